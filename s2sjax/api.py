@@ -1,0 +1,71 @@
+"""The vocabulary everything else is written in: dimension letters, a batch, an output, and what a model can do.
+
+Dimension letters, used in every shape of this package:
+
+    B  batch (rows)           S  source length        T  target length       L  length of a key-value cache
+    K  hypotheses (beam)      N  hypotheses returned  D  model width         F  hidden width of an MLP
+    H  attention heads        C  width of one head    V  vocabulary          M  any number of tokens
+
+A batch is a mapping of arrays. Bucketed and packed batches are the same thing: segments and positions are
+always there, and a bucketed row simply holds one segment.
+
+    inputs            [B, S] int32   source tokens, each sentence ended by end-of-sentence
+    targets           [B, T] int32   target tokens, each sentence ended by end-of-sentence
+    decoder_inputs    [B, T] int32   targets shifted right within each segment, begun by begin-of-sentence
+    input_segments    [B, S] int32   0 is padding, 1.. names the example within a packed row
+    target_segments   [B, T] int32   the same, with the same names
+    input_positions   [B, S] int32   position within the segment, from 0
+    target_positions  [B, T] int32   position within the segment, from 0
+    weights           [B, T] float32 0 where the loss does not look
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from jax import Array
+
+Batch = Mapping[str, Array]
+Cache = Any
+"""What changes between decoding steps: a pytree of arrays. The one law: every leaf leads with [B, K]."""
+Memory = Any
+"""What stays constant while decoding: a pytree of arrays, every leaf leads with [B]. It is never copied per hypothesis."""
+
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
+"""Special token ids, the same for every tokenizer."""
+
+
+class Output(NamedTuple):
+    """What teacher forcing returns: features and the projection that turns them into logits.
+
+    Losses get features, not logits, so that the projection and the cross-entropy can run in chunks and a float32
+    `[B, T, V]` array need never exist.
+    """
+
+    features: Array
+    """[B, T, D]"""
+    kernel: Array
+    """[D, V], float32 parameters of the output projection."""
+    bias: Array | None = None
+    """[V] or None."""
+
+
+class Model(Protocol):
+    """A Linen module used through `model.apply`: scores a whole batch at once (teacher forcing)."""
+
+    def __call__(self, batch: Batch, *, train: bool) -> Output: ...
+
+
+class Stepwise(Model, Protocol):
+    """A model that can also score the next token given what was decoded so far (stepping)."""
+
+    def encode(self, batch: Batch) -> Memory:
+        """Read the source once. Needs `inputs`, `input_segments`, `input_positions`."""
+        ...
+
+    def init_cache(self, memory: Memory, *, width: int, max_len: int) -> Cache:
+        """Return the cache before the first step, for `width` hypotheses of up to `max_len` tokens."""
+        ...
+
+    def decode_step(self, tokens: Array, cache: Cache, memory: Memory) -> tuple[Array, Cache]:
+        """Score what follows `tokens` [B, K], the previous target ids: logits [B, K, V] in float32, and the new cache."""
+        ...

@@ -1,0 +1,88 @@
+"""From nested mappings (ConfigDict, JSON) to frozen dataclasses and back.
+
+Config files and flags speak ml-collections; the code speaks frozen dataclasses, one beside each thing it configures.
+This file is the bridge, and knows no particular section.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from s2sjax.errors import UserError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the closest known name, or all of them: the way out in an error message."""
+    known = sorted(known)
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    listing = f"known: {', '.join(known)}"
+    return f"did you mean '{match[0]}'? ({listing})" if match else listing
+
+
+def to_json(section: Any) -> dict[str, Any]:
+    """A dataclass instance as plain JSON values; `build` is its inverse."""
+    return _plain(section)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+    """Build the frozen dataclass `cls` from a mapping, checking names and types.
+
+    Raises:
+        UserError: for an unknown key (naming the nearest known one) or a value of the wrong type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise UserError(f"{where}.{name} is not a config key: {nearest(name, fields)}")
+        made[name] = _coerce(value, hints[name], f"{where}.{name}")
+    return cls(**made)
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        (hint,) = [h for h in typing.get_args(hint) if h is not type(None)]
+        origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_coerce(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = origin or hint
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        raise UserError(f"{where} is {value!r}, but a value of type {expected.__name__} was expected")
+    return value
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
+    """Keys at which two nested JSON mappings differ, as `{dotted key: (old, new)}`; a missing key is `None`."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in sorted({*old, *new}):
+        a, b, path = old.get(key), new.get(key), f"{where}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found |= differences(a, b, f"{path}.")
+        elif a != b:
+            found[path] = (a, b)
+    return found
+
+
+def choose(value: str, choices: Iterable[str], where: str) -> None:
+    """Raise a `UserError` unless `value` is one of `choices`."""
+    if value not in (choices := tuple(choices)):
+        raise UserError(f"{where} is '{value}': {nearest(value, choices)}")

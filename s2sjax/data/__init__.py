@@ -1,0 +1,1 @@
+"""Everything between files and batches: NumPy and grain, never JAX."""

@@ -1,0 +1,52 @@
+"""From a planned batch and token rows to the arrays of a batch (`api` names them)."""
+
+import numpy as np
+
+from s2sjax.data.plan import PlannedBatch
+from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.tokenizer import BOS, PAD
+
+
+def assemble(planned: PlannedBatch, split: TokenizedSplit, *, part: int = 0, parts: int = 1) -> dict[str, np.ndarray]:
+    """The arrays of one batch, or of the `part`-th of `parts` equal slices of its rows.
+
+    Rows without an example are all padding: segment 0, weight 0.
+    """
+    rows_here = planned.shape.rows // parts
+    here = (planned.rows >= part * rows_here) & (planned.rows < (part + 1) * rows_here)
+    examples, rows = planned.examples[here], planned.rows[here] - part * rows_here
+    # 1-based number of the example within its row
+    segments = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
+    inputs = _fill(split.source, examples, rows, segments, (rows_here, planned.shape.source))
+    targets = _fill(split.target, examples, rows, segments, (rows_here, planned.shape.target))
+    return {
+        "inputs": inputs["tokens"],
+        "input_segments": inputs["segments"],
+        "input_positions": inputs["positions"],
+        "targets": targets["tokens"],
+        "target_segments": targets["segments"],
+        "target_positions": targets["positions"],
+        "decoder_inputs": shift_right(targets["tokens"], targets["positions"], targets["segments"]),
+        "weights": (targets["segments"] > 0).astype(np.float32),
+    }
+
+
+def shift_right(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    """Each segment moved one to the right, begun by begin-of-sentence; padding stays padding. [B, T] -> [B, T]"""
+    shifted = np.roll(tokens, 1, axis=1)
+    return np.where(segments == 0, PAD, np.where(positions == 0, BOS, shifted)).astype(np.int32)
+
+
+def _fill(ragged: Ragged, examples, rows, segments, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    lengths = ragged.offsets[examples + 1] - ragged.offsets[examples]
+    ends = np.cumsum(lengths)
+    # column at which each example begins: tokens before it, less the tokens before its row
+    before = ends - lengths
+    columns = before - before[np.searchsorted(rows, rows)] if len(rows) else before
+    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(before, lengths)
+    cells = np.repeat(rows * shape[1] + columns, lengths) + within
+    out = {name: np.zeros(shape, np.int32) for name in ("tokens", "segments", "positions")}
+    out["tokens"].flat[cells] = ragged.tokens[np.repeat(ragged.offsets[examples], lengths) + within]
+    out["segments"].flat[cells] = np.repeat(segments, lengths)
+    out["positions"].flat[cells] = within
+    return out

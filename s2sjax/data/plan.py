@@ -1,0 +1,272 @@
+"""The plan: which examples stand in which batch, as a pure function of (lengths, config, seed, batch index).
+
+Batch `i` needs nothing but the integer `i`, so resuming is exact and instant, and every process can make its own rows of
+the same global batch. All shapes are known before the first step, and so is the padding.
+
+Bucketed: an epoch's examples are shuffled, dealt to buckets by length, and each bucket is cut into batches of its own
+number of rows, under one token budget. Packed: examples share rows by first-fit. In both, every example stands in
+exactly one batch an epoch, and the last batch of a bucket is filled up with empty rows rather than dropped.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from s2sjax.data.sources import DataConfig
+from s2sjax.errors import UserError
+
+OPEN_ROWS = 512
+"""First-fit looks at this many open rows; with more, packing gets slower and hardly denser."""
+
+
+class Shape(NamedTuple):
+    """The shape of a batch: rows, and source and target positions a row."""
+
+    rows: int
+    source: int
+    target: int
+
+
+class PlannedBatch(NamedTuple):
+    """One batch: example `examples[j]` stands in row `rows[j]`; examples of one row are neighbours, in order."""
+
+    shape: Shape
+    examples: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All batches of all epochs. `index` is global: epoch `index // batches_per_epoch`."""
+
+    source_lengths: np.ndarray
+    target_lengths: np.ndarray
+    groups: tuple["Bucket | Packing", ...]
+    seed: int
+    shuffle: bool
+    too_long: np.ndarray
+    """Indices of examples over the length limits, which stand in no batch."""
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        return tuple(group.shape for group in self.groups)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return sum(group.batches for group in self.groups)
+
+    @property
+    def examples_per_epoch(self) -> int:
+        return sum(len(group.members) for group in self.groups)
+
+    @property
+    def padding(self) -> float:
+        """Share of positions, source and target, that hold padding."""
+        cells = sum(
+            group.batches * group.shape.rows * (group.shape.source + group.shape.target) for group in self.groups
+        )
+        members = np.concatenate([group.members for group in self.groups])
+        return 1 - float(self.source_lengths[members].sum() + self.target_lengths[members].sum()) / cells
+
+    def batch(self, index: int) -> PlannedBatch:
+        """The batch at global `index` >= 0."""
+        epoch, position = divmod(index, self.batches_per_epoch)
+        order, groups = self._epoch(epoch)
+        group, number = order[position]
+        return groups[group](number)
+
+    # Two epochs are kept: workers of a prefetching pipeline straddle their border.
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
+    def _epoch(self, epoch: int):
+        """Order of (group, batch number) pairs, and for each group a function from batch number to batch."""
+        rng = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
+        groups = [group.arrange(rng) for group in self.groups]
+        order = [(g, number) for g, group in enumerate(self.groups) for number in range(group.batches)]
+        if rng is not None:
+            order = [order[i] for i in rng.permutation(len(order))]
+        return order, groups
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """Examples of similar length, one a row."""
+
+    shape: Shape
+    members: np.ndarray
+
+    @property
+    def batches(self) -> int:
+        return -(-len(self.members) // self.shape.rows)
+
+    def arrange(self, rng: np.random.Generator | None):
+        members = self.members if rng is None else rng.permutation(self.members)
+
+        def batch(number: int) -> PlannedBatch:
+            examples = members[number * self.shape.rows : (number + 1) * self.shape.rows]
+            return PlannedBatch(self.shape, examples, np.arange(len(examples)))
+
+        return batch
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Examples that share rows. Which lengths share a row is fixed, so that every epoch has as many batches; which
+    examples of those lengths is drawn anew each epoch."""
+
+    shape: Shape
+    members: np.ndarray
+    """Examples in slot order: row by row."""
+    row_starts: np.ndarray
+    """Slot at which each row begins, and the number of slots at the end."""
+    length_keys: np.ndarray
+    """For each slot a number that names its (source, target) lengths."""
+
+    @property
+    def batches(self) -> int:
+        return -(-(len(self.row_starts) - 1) // self.shape.rows)
+
+    def arrange(self, rng: np.random.Generator | None):
+        members, order = self.members, np.arange(len(self.row_starts) - 1)
+        if rng is not None:
+            slots = np.argsort(self.length_keys, kind="stable")
+            drawn = np.lexsort((rng.permutation(len(members)), self.length_keys))
+            members = np.empty_like(members)
+            members[slots] = self.members[drawn]
+            order = rng.permutation(order)
+
+        def batch(number: int) -> PlannedBatch:
+            rows = order[number * self.shape.rows : (number + 1) * self.shape.rows]
+            slots = [np.arange(self.row_starts[row], self.row_starts[row + 1]) for row in rows]
+            index = np.repeat(np.arange(len(rows)), [len(s) for s in slots])
+            return PlannedBatch(self.shape, members[np.concatenate(slots)], index)
+
+        return batch
+
+
+def make_plan(
+    source_lengths: np.ndarray,
+    target_lengths: np.ndarray,
+    config: DataConfig,
+    *,
+    seed: int,
+    divisor: int = 1,
+    shuffle: bool = True,
+) -> Plan:
+    """Plan batches for examples of these lengths (tokens, end-of-sentence counted).
+
+    Args:
+        divisor: every batch gets a multiple of this many rows: data shards times accumulation steps.
+        shuffle: False for evaluation: examples in order of length.
+
+    Raises:
+        UserError: if no example is within the length limits, or the token budget does not hold `divisor` rows.
+    """
+    fits = (source_lengths <= config.max_source_length) & (target_lengths <= config.max_target_length)
+    members, too_long = np.flatnonzero(fits), np.flatnonzero(~fits)
+    if not len(members):
+        raise UserError(
+            f"none of the {len(source_lengths)} examples is within config.data.max_source_length "
+            f"{config.max_source_length} and max_target_length {config.max_target_length} tokens; raise these limits"
+        )
+    make_groups = _buckets if config.batching == "bucket" else _packing
+    groups = make_groups(source_lengths, target_lengths, members, config, seed, divisor)
+    return Plan(source_lengths, target_lengths, groups, seed, shuffle and config.shuffle, too_long)
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-int(value) // multiple) * multiple
+
+
+def _rows(config: DataConfig, length: int, divisor: int, wanted: int) -> int:
+    """Rows of `length` positions under the token budget: a multiple of `divisor`, and no more than `wanted` needs."""
+    rows = config.batch_tokens // length
+    # Multiples of 8 rows a device where there are so many: what matrix units and vector loops are made for.
+    rows = rows // (8 * divisor) * (8 * divisor) or rows // divisor * divisor
+    if rows == 0:
+        raise UserError(
+            f"config.data.batch_tokens {config.batch_tokens} does not hold {divisor} rows (data shards times "
+            f"config.train.accumulate) of {length} tokens; raise it to {divisor * length} or lower the length limits"
+        )
+    return min(rows, _round_up(wanted, divisor))
+
+
+def bucket_boundaries(lengths: np.ndarray, buckets: int, multiple: int) -> list[int]:
+    """At most `buckets` upper length limits, multiples of `multiple`, that waste the least padding.
+
+    Exact, by dynamic programming over the histogram of rounded lengths: O(buckets * n^2) for n distinct values.
+    """
+    values, counts = np.unique(-(-lengths // multiple) * multiple, return_counts=True)
+    n, total = len(values), np.concatenate([[0], np.cumsum(counts)])
+    # cost[j]: fewest padded positions for the first j values, the last bucket ending at value j - 1
+    cost, cuts = np.concatenate([[0.0], np.full(n, np.inf)]), []
+    for _ in range(min(buckets, n)):
+        # candidate[i, j]: buckets so far end before value i, and one more holds values i..j-1
+        candidate = cost[:, None] + (total[None, :] - total[:, None]) * np.concatenate([[0], values])[None, :]
+        candidate[np.tril_indices(n + 1)] = np.inf
+        cuts.append(np.argmin(candidate, axis=0))
+        cost = np.minimum(np.min(candidate, axis=0), np.concatenate([[0.0], np.full(n, np.inf)]))
+    boundaries, j = [], n
+    for cut in reversed(cuts):
+        if j == 0:
+            break
+        boundaries.append(int(values[j - 1]))
+        j = int(cut[j])
+    return boundaries[::-1]
+
+
+def _buckets(source, target, members, config, seed, divisor) -> tuple[Bucket, ...]:
+    longest = np.maximum(source[members], target[members])
+    limits = bucket_boundaries(longest, config.buckets, config.length_multiple)
+    groups, low = [], 0
+    for high in limits:
+        chosen = members[(longest > low) & (longest <= high)]
+        # In order of length, so that without shuffling neighbours cost the same.
+        chosen = chosen[np.lexsort((chosen, target[chosen], source[chosen]))]
+        S = _round_up(source[chosen].max(), config.length_multiple)
+        T = _round_up(target[chosen].max(), config.length_multiple)
+        groups.append(Bucket(Shape(_rows(config, max(S, T), divisor, len(chosen)), S, T), chosen))
+        low = high
+    return tuple(groups)
+
+
+def _packing(source, target, members, config, seed, divisor) -> tuple[Packing, ...]:
+    # Rows are as long in the source as in the target, unless the data's ratio of lengths says otherwise.
+    ratio = source[members].sum() / target[members].sum()
+    T = _round_up(max(config.pack_length, target[members].max()), config.length_multiple)
+    S = _round_up(max(config.pack_length * max(ratio, 0.25), source[members].max()), config.length_multiple)
+    slots = np.random.default_rng([seed, 0x9AC7]).permutation(members)
+    rows = first_fit(np.stack([source[slots], target[slots]], axis=1), np.array([S, T]))
+    order = np.argsort(rows, kind="stable")
+    slots, rows = slots[order], rows[order]
+    row_starts = np.concatenate([[0], np.flatnonzero(np.diff(rows)) + 1, [len(rows)]])
+    shape = Shape(_rows(config, max(S, T), divisor, len(row_starts) - 1), S, T)
+    keys = source[slots].astype(np.int64) * (int(target.max()) + 1) + target[slots]
+    return (Packing(shape, slots, row_starts, keys),)
+
+
+def first_fit(sizes: np.ndarray, capacity: np.ndarray) -> np.ndarray:
+    """Assign each item, in order, to the first of the `OPEN_ROWS` last opened rows that holds it; else open a row.
+
+    Args:
+        sizes: [n, d] item sizes; an item fits when it fits in every one of the d dimensions.
+        capacity: [d]. No item may exceed it.
+
+    Returns:
+        [n] row numbers from 0.
+    """
+    free = np.zeros((OPEN_ROWS, len(capacity)), np.int64)
+    assigned, opened = np.empty(len(sizes), np.int64), 0
+    for i, size in enumerate(sizes):
+        low = max(0, opened - OPEN_ROWS)
+        candidates = np.arange(low, opened) % OPEN_ROWS
+        fits = np.flatnonzero((free[candidates] >= size).all(axis=1))
+        if len(fits):
+            row = low + int(fits[0])
+        else:
+            row, opened = opened, opened + 1
+            free[row % OPEN_ROWS] = capacity
+        free[row % OPEN_ROWS] -= size
+        assigned[i] = row
+    return assigned

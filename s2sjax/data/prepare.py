@@ -1,0 +1,290 @@
+"""Text to token files: once, in shards, kept under the hash of what they were made from.
+
+Under the cache directory:
+
+    tokenizer-HASH/        HASH of the training split's content and the tokenizer's config
+    tokens-HASH/           HASH of a split's content and the tokenizers
+      shards-SIZE/7.npz    finished shards, gone when the split is complete
+      source_tokens.npy    all rows one after another, int32, each with its end-of-sentence
+      source_offsets.npy   int64 [n + 1], row i is tokens[offsets[i] : offsets[i + 1]]
+      target_*.npy         likewise
+      complete.json        written last
+
+Every file is written under a name of its own, synced and renamed. So a killed process costs one shard, and two
+processes that prepare the same thing at once do the work twice and leave the same files.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from s2sjax.data import tokenizer as tokenizers_lib
+from s2sjax.data.sources import DataConfig, Source, open_split
+from s2sjax.data.tokenizer import EOS, TokenizerConfig, TokenizerPair
+from s2sjax.errors import UserError
+
+SHARD_SIZE = 16384  # examples
+
+Progress = Callable[[str, int, int], None]  # (what is going on, how many are done, of how many)
+
+_FORMAT = 1  # part of every hash: raise it when the meaning of the files changes
+_SIDES = ("source", "target")
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of different lengths, one after another. tokens: int32 [sum of lengths]; offsets: int64 [n + 1]."""
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[np.ndarray]) -> "Ragged":
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        return cls(np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32, copy=False), offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedSplit:
+    """Every example of a split, none dropped; each row ends with end-of-sentence. Read-only memory maps."""
+
+    source: Ragged
+    target: Ragged
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    tokenizers: TokenizerPair
+    splits: Mapping[str, TokenizedSplit]
+
+
+def prepare(
+    data: DataConfig,
+    tokenizer: TokenizerConfig,
+    splits: Sequence[str] = ("train", "validation"),
+    *,
+    progress: Progress | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> Prepared:
+    """Trains or loads the tokenizers and tokenises the splits; what is there already is re-used.
+
+    Raises:
+      UserError: as `open_split`; training the tokenizers failed; the cache directory cannot be written.
+    """
+    pair = prepare_tokenizers(data, tokenizer, progress=progress)
+    return Prepared(
+        pair, {split: tokenize(data, pair, split, progress=progress, shard_size=shard_size) for split in splits}
+    )
+
+
+def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: Progress | None = None) -> TokenizerPair:
+    """The given models, or tokenizers trained on the training split, from the cache if they are there."""
+    if given := tokenizers_lib.given_tokenizers(config):
+        return given
+    source = open_split(data, "train")
+    digest = _digest(source.fingerprint(), json.dumps(dataclasses.asdict(config), sort_keys=True))
+    directory = cache_directory(data) / f"tokenizer-{digest}"
+    if not os.path.exists(directory):
+        indices = tokenizers_lib.sample_indices(len(source), config)
+        if progress:
+            progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 0, 1)
+        examples = (source[int(i)] for i in indices)
+        pair = tokenizers_lib.train_tokenizers(config, [(e["source"], e["target"]) for e in examples])
+        _save_tokenizers(pair, directory)
+        if progress:
+            progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 1, 1)
+    # Read it even if just trained: where two processes trained at once, both use the one whose directory stayed.
+    return tokenizers_lib.load(directory)
+
+
+def tokenize(
+    data: DataConfig,
+    tokenizers: TokenizerPair,
+    split: str,
+    *,
+    progress: Progress | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> TokenizedSplit:
+    """Tokenises one split with tokenizers that exist, for instance those of a run directory."""
+    source = open_split(data, split)
+    models = [f"{t.kind} {hashlib.blake2b(t.to_bytes()).hexdigest()}" for t in (tokenizers.source, tokenizers.target)]
+    digest = _digest(source.fingerprint(), *models)
+    directory = cache_directory(data) / f"tokens-{digest}"
+    complete = directory / "complete.json"
+    # os.path.exists, unlike Path.exists, takes a directory that may not be read for an absent one; writing reports it.
+    if os.path.exists(complete):
+        _report(progress, split, len(source), len(source))
+    while not os.path.exists(complete):
+        try:
+            _build(source, tokenizers, directory, shard_size, lambda done: _report(progress, split, done, len(source)))
+        except UserError:
+            # Another process may have completed the split and removed the shards that this one was using.
+            if not os.path.exists(complete):
+                raise
+    return TokenizedSplit(_load_side(directory, "source"), _load_side(directory, "target"), digest)
+
+
+def cache_directory(data: DataConfig) -> Path:
+    default = os.environ.get("S2SJAX_CACHE") or "~/.cache/s2sjax"
+    return Path(data.cache_dir or default).expanduser()
+
+
+def _load_side(directory: Path, side: str) -> Ragged:
+    # As plain arrays: slicing an np.memmap makes a new np.memmap each time, which is several times slower.
+    with _cache_errors(directory):
+        tokens, offsets = (
+            np.asarray(np.load(directory / f"{side}_{name}.npy", mmap_mode="r", allow_pickle=False))
+            for name in ("tokens", "offsets")
+        )
+    return Ragged(tokens, offsets)
+
+
+def _report(progress: Progress | None, split: str, done: int, total: int) -> None:
+    if progress:
+        progress(f"tokenising {split}", done, total)
+
+
+def _build(
+    source: Source, tokenizers: TokenizerPair, directory: Path, shard_size: int, report: Callable[[int], None]
+) -> None:
+    starts = range(0, len(source), shard_size)
+    # The size is in the name: shards of another size are no part of this set.
+    shards = directory / f"shards-{shard_size}"
+    with _cache_errors(directory):
+        shards.mkdir(parents=True, exist_ok=True)
+    paths = [shards / f"{number}.npz" for number in range(len(starts))]
+    for start, path in zip(starts, paths, strict=True):
+        stop = min(start + shard_size, len(source))
+        if not _readable(path):
+            _write_shard(path, tokenizers, [source[i] for i in range(start, stop)])
+        report(stop)
+    for side in _SIDES:
+        _write_array(directory / f"{side}_tokens.npy", paths, f"{side}_tokens", np.int32)
+        lengths = [_read_shard(path, f"{side}_lengths") for path in paths]
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+        _write(directory / f"{side}_offsets.npy", functools.partial(np.save, arr=offsets))
+    record = json.dumps({"examples": len(source)}).encode()
+    _write(directory / "complete.json", lambda file: file.write(record))
+    for leftover in directory.glob("shards-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _write_shard(path: Path, tokenizers: TokenizerPair, examples: Sequence[Mapping[str, str]]) -> None:
+    def encode(side: str) -> Ragged:
+        rows = getattr(tokenizers, side).encode([example[side] for example in examples])
+        return Ragged.from_rows([np.append(row, np.int32(EOS)) for row in rows])
+
+    source, target = encode("source"), encode("target")
+
+    def write(file: IO[bytes]) -> None:
+        np.savez(
+            file,
+            source_tokens=source.tokens,
+            source_lengths=source.lengths,
+            target_tokens=target.tokens,
+            target_lengths=target.lengths,
+        )
+
+    _write(path, write)
+
+
+def _readable(path: Path) -> bool:
+    """Whether a shard is there and whole; one that a disk spoiled is made again."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (FileNotFoundError, EOFError, zipfile.BadZipFile):
+        return False
+
+
+def _read_shard(path: Path, name: str) -> np.ndarray:
+    with _cache_errors(path.parent), np.load(path, allow_pickle=False) as shard:
+        return shard[name]
+
+
+def _write_array(path: Path, shards: Sequence[Path], name: str, dtype: type) -> None:
+    """One .npy file from an array of every shard, without holding all of them in memory."""
+    total = sum(len(_read_shard(shard, name)) for shard in shards)
+
+    def write(file: IO[bytes]) -> None:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (total,)}
+        )
+        for shard in shards:
+            file.write(_read_shard(shard, name).tobytes())
+
+    _write(path, write)
+
+
+def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file under a name of its own, syncs it and renames it: `path` is absent, or whole."""
+    with _cache_errors(path.parent):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+
+
+def _save_tokenizers(pair: TokenizerPair, directory: Path) -> None:
+    with _cache_errors(directory.parent):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f"{directory.name}.") as temporary:
+            whole = Path(temporary) / "tokenizer"
+            tokenizers_lib.save(pair, whole)
+            try:
+                whole.rename(directory)
+            except OSError:
+                # Another process was faster; its tokenizer is the one to use.
+                if not directory.exists():
+                    raise
+
+
+@contextlib.contextmanager
+def _cache_errors(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot use the cache directory {directory}: {error.strerror or error}; "
+            "make room there, or set data.cache_dir (or S2SJAX_CACHE) to a directory that can be written"
+        ) from error
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b(json.dumps([_FORMAT, *parts]).encode(), digest_size=12).hexdigest()

@@ -1,0 +1,340 @@
+"""Where sentence pairs come from: text, JSON lines, TSV, CSV, TFDS and the embedded phrases, all by random access."""
+
+import csv
+import difflib
+import hashlib
+import io
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2sjax.data.lines import Lines, misalignment
+from s2sjax.errors import UserError
+
+FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
+BATCHINGS = ("bucket", "pack")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The `data` section: which pairs there are, and how they are put into batches.
+
+    Attributes:
+      format: "text" (line N of one file belongs to line N of the other), "jsonl", "tsv", "csv", "tfds" or "phrases".
+      dir: directory of the files; for TFDS its `data_dir` (empty: TFDS's own default).
+      name: TFDS builder name; may hold a config and a version, "ted_hrlr_translate/pt_to_en:1.0.0".
+      file: pattern of the file name for jsonl, tsv and csv: "{split}.jsonl".
+      header: tsv and csv begin with a row of column names.
+      source, target: text: patterns of file names, "{split}.en". jsonl and tfds: names of fields, dots for nested ones
+        ("translation.en"). tsv and csv: names of columns, or without a header their numbers, from 0.
+      train, validation, test: what each split is called in file names or in TFDS ("train[:90%]").
+      cache_dir: where prepared data is kept (empty: $S2SJAX_CACHE, else ~/.cache/s2sjax).
+      max_source_length, max_target_length: tokens, end-of-sentence counted; longer examples are left out of training.
+      batching: "bucket" (rows of similar length) or "pack" (several examples a row).
+      batch_tokens: padded tokens a batch may hold on its longer side.
+      buckets: number of bucket shapes. length_multiple: they are rounded up to a multiple of this.
+      pack_length: tokens in a packed row. shuffle: a new order every epoch.
+    """
+
+    format: str = "text"
+    dir: str = ""
+    name: str = ""
+    file: str = ""
+    header: bool = True
+    source: str = "source"
+    target: str = "target"
+    train: str = "train"
+    validation: str = "validation"
+    test: str = "test"
+    cache_dir: str = ""
+    max_source_length: int = 256
+    max_target_length: int = 256
+    batching: str = "bucket"
+    batch_tokens: int = 4096
+    buckets: int = 6
+    length_multiple: int = 4
+    pack_length: int = 256
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        for field, choices in (("format", FORMATS), ("batching", BATCHINGS)):
+            value = getattr(self, field)
+            if value not in choices:
+                raise UserError(f"data.{field} is {value!r}; expected one of {', '.join(choices)}")
+        for field in (
+            "max_source_length", "max_target_length", "batch_tokens", "buckets", "length_multiple", "pack_length"
+        ):  # fmt: skip
+            if getattr(self, field) < 1:
+                raise UserError(f"data.{field} is {getattr(self, field)}; expected at least 1")
+
+    def split_name(self, split: str) -> str:
+        """What `split` is called on disk; a name other than train, validation and test stands for itself."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}.get(split, split)
+
+
+class Source(ABC):
+    """Sentence pairs by number: `source[i]` is `{"source": str, "target": str}`."""
+
+    def __init__(self, *parts: str) -> None:
+        self._fingerprint = _digest(*parts)
+
+    def fingerprint(self) -> str:
+        """Hash of the content, the same on every machine and under every path."""
+        return self._fingerprint
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> dict[str, str]: ...
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        return (self[i] for i in range(len(self)))
+
+
+def open_split(config: DataConfig, split: str) -> Source:
+    """Opens one split.
+
+    Plain files are memory-mapped and only indexed; compressed files and CSV are held in memory, which suits a few GB:
+    decompress what is larger.
+
+    Args:
+      split: "train", "validation", "test" (as the config maps them), or any name used literally.
+
+    Raises:
+      UserError: a file or builder is missing, line counts differ, text is not UTF-8, there is no example, or the
+        field or column is not there. A broken line of JSON or TSV is reported when it is read.
+    """
+    name = config.split_name(split)
+    match config.format:
+        case "text":
+            source: Source = _Text(*(Lines(_find_file(config, field, name)) for field in ("source", "target")))
+        case "jsonl":
+            source = _JsonLines(Lines(_find_file(config, "file", name)), config.source, config.target)
+        case "tsv":
+            source = _Tsv(Lines(_find_file(config, "file", name)), config)
+        case "csv":
+            source = _read_csv(Lines(_find_file(config, "file", name)), config)
+        case "tfds":
+            source = _Tfds(config, name)
+        case _:
+            from s2sjax.data.phrases import phrases
+
+            pairs = [(pair["source"], pair["target"]) for pair in phrases(name)]
+            source = _InMemory(pairs, "phrases", json.dumps(pairs))
+    if not len(source):
+        raise UserError(f"split {split!r} has no examples (data.format={config.format!r}, data.dir={config.dir!r})")
+    return source
+
+
+class _Text(Source):
+    def __init__(self, source: Lines, target: Lines) -> None:
+        if len(source) != len(target):
+            raise UserError(misalignment(source, target))
+        super().__init__("text", source.digest(), target.digest())
+        self._source, self._target = source, target
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        return {"source": self._source[index], "target": self._target[index]}
+
+
+class _JsonLines(Source):
+    def __init__(self, lines: Lines, source: str, target: str) -> None:
+        super().__init__("jsonl", source, target, lines.digest())
+        self._lines, self._fields = lines, (source, target)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        where = self._lines.where(index)
+        try:
+            record = json.loads(self._lines[index])
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not a JSON value ({error}); expected one object a line") from None
+        return _pair(record, self._fields, where)
+
+
+class _Tsv(Source):
+    def __init__(self, lines: Lines, config: DataConfig) -> None:
+        super().__init__("tsv", str(config.header), config.source, config.target, lines.digest())
+        self._lines, self._first = lines, int(config.header)
+        self._columns = _columns(config, lines[0].split("\t"), lines.path) if len(lines) else (0, 0)
+
+    def __len__(self) -> int:
+        return max(0, len(self._lines) - self._first)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        line = index + self._first
+        return _row_pair(self._lines[line].split("\t"), self._columns, self._lines.where(line))
+
+
+class _InMemory(Source):
+    def __init__(self, pairs: Sequence[tuple[str, str]], *parts: str) -> None:
+        super().__init__(*parts)
+        self._pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        source, target = self._pairs[index]
+        return {"source": source, "target": target}
+
+
+def _read_csv(lines: Lines, config: DataConfig) -> Source:
+    """CSV as in RFC 4180: quoted fields may hold commas, doubled quotes and line ends. Blank lines are no rows."""
+    text = lines.data[:].decode("utf-8-sig")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    pairs: list[tuple[str, str]] = []
+    columns: tuple[int, int] | None = None
+    try:
+        for row in reader:
+            if not row:
+                continue
+            if columns is None:
+                columns = _columns(config, row, lines.path)
+                if config.header:
+                    continue
+            pair = _row_pair(row, columns, f"{lines.path}, line {reader.line_num}")
+            pairs.append((pair["source"], pair["target"]))
+    except csv.Error as error:
+        raise UserError(f"{lines.path}, line {reader.line_num}: not valid CSV ({error})") from None
+    return _InMemory(pairs, "csv", str(config.header), config.source, config.target, lines.digest())
+
+
+class _Tfds(Source):
+    """A prepared TFDS data set in the array_record format, read without TensorFlow."""
+
+    def __init__(self, config: DataConfig, split: str) -> None:
+        import tensorflow_datasets as tfds
+
+        try:
+            builder = tfds.builder(config.name, data_dir=config.dir or None, file_format="array_record")
+            self._records = builder.as_data_source(split)
+        # TFDS says "no such builder", "no such config", "not prepared" and "no such split" in all these ways.
+        except (ValueError, LookupError, AssertionError, NotImplementedError, ImportError, OSError) as error:
+            raise UserError(_tfds_message(config, split, error)) from error
+        self._fields = (config.source, config.target)
+        self._where = f"{builder.info.full_name}, split {split}"
+        shards = sorted((s.name, s.num_bytes, list(s.shard_lengths or ())) for s in builder.info.splits.values())
+        parts = ["tfds", builder.info.full_name, split, config.source, config.target, json.dumps(shards)]
+        # Names and sizes alone would miss a builder that was edited and prepared again under the same version.
+        ends = [self[0], self[len(self) - 1]] if len(self) else []
+        super().__init__(*parts, json.dumps(ends))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        return _pair(self._records[index], self._fields, f"{self._where}, example {index}")
+
+
+def _tfds_message(config: DataConfig, split: str, error: Exception) -> str:
+    import tensorflow_datasets as tfds
+
+    reason = str(error.args[0] if error.args else error).partition("\n")[0]
+    message = f"cannot open split {split!r} of TFDS data.name={config.name!r} in data.dir={config.dir!r}: {reason}."
+    if isinstance(error, tfds.core.DatasetNotFoundError):
+        # Community data sets would be looked up in a bucket, through TensorFlow.
+        names = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(re.split("[/:]", config.name)[0], names, n=3)
+        message += f" Near names: {', '.join(near)}." if near else ""
+    place = f", data_dir={json.dumps(config.dir)}" if config.dir else ""
+    return (
+        f"{message} If it is not prepared yet: python -c 'import tensorflow_datasets as tfds; "
+        f'tfds.builder({json.dumps(config.name)}{place}, file_format="array_record").download_and_prepare()\''
+    )
+
+
+def _find_file(config: DataConfig, field: str, split: str) -> Path:
+    """The file of a split: the pattern in `data.<field>` as it is, or with .gz or .xz after it."""
+    pattern = getattr(config, field)
+    if "{split}" not in pattern:
+        raise UserError(f"data.{field} is {pattern!r}; expected a file name with {{split}} in it, such as {{split}}.en")
+    path = Path(config.dir).expanduser() / pattern.replace("{split}", split)
+    tried = [path, path.with_name(path.name + ".gz"), path.with_name(path.name + ".xz")]
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    if not path.parent.is_dir():
+        raise UserError(f"no file {path}: the directory {path.parent} does not exist (data.dir={config.dir!r})")
+    names = [entry.name for entry in path.parent.iterdir()]
+    near = sorted(difflib.get_close_matches(path.name, names, n=8, cutoff=0.4))
+    raise UserError(
+        f"no file for split {split!r}; tried {', '.join(map(str, tried))}. Near names in {path.parent}: "
+        f"{', '.join(near) or 'none'}. Set data.dir, data.{field}, or what the split is called (data.validation=...)"
+    )
+
+
+def _columns(config: DataConfig, first: Sequence[str], path: Path) -> tuple[int, int]:
+    """Numbers of the source and target columns, from the first row of a TSV or CSV file."""
+
+    def number(name: str) -> int:
+        if config.header:
+            if name not in first:
+                raise UserError(f"{path}: no column {name!r}; {_alternatives(name, first)}")
+            return first.index(name)
+        if not name.isdecimal():
+            raise UserError(f"data.header is false, so columns are numbers from 0, but {name!r} was given for {path}")
+        return int(name)
+
+    return number(config.source), number(config.target)
+
+
+def _row_pair(row: Sequence[str], columns: tuple[int, int], where: str) -> dict[str, str]:
+    if max(columns) >= len(row):
+        raise UserError(f"{where}: {len(row)} columns, expected at least {max(columns) + 1}")
+    return {"source": row[columns[0]], "target": row[columns[1]]}
+
+
+def _pair(record: Any, fields: tuple[str, str], where: str) -> dict[str, str]:
+    return {"source": _field(record, fields[0], where), "target": _field(record, fields[1], where)}
+
+
+def _field(record: Any, name: str, where: str) -> str:
+    """The text in a field of a nested record, "translation.en" for `record["translation"]["en"]`."""
+    value = record
+    for part in [name] if isinstance(record, Mapping) and name in record else name.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise UserError(f"{where}: no field {name!r}; {_alternatives(name, list(_names(record)))}")
+        value = value[part]
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, str):
+            value.encode()  # JSON can spell a lone surrogate, which no tokenizer could encode
+            return value
+    except UnicodeError as error:
+        raise UserError(f"{where}: field {name!r} is not valid Unicode ({error})") from None
+    raise UserError(f"{where}: field {name!r} is a {type(value).__name__}, expected text")
+
+
+def _names(record: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(record, Mapping):
+        for key, value in record.items():
+            if isinstance(value, Mapping):
+                yield from _names(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}"
+
+
+def _alternatives(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"there are: {', '.join(names) or 'none'}"
+
+
+def _digest(*parts: str) -> str:
+    """blake2b of the parts, each preceded by its length so that no two lists of parts run together."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode()
+        hasher.update(len(data).to_bytes(8, "little") + data)
+    return hasher.hexdigest()

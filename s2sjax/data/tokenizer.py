@@ -1,0 +1,398 @@
+"""Text to token ids and back: SentencePiece, characters and bytes behind one interface.
+
+Every tokenizer has pad 0, unk 1, bos 2, eos 3. `encode` adds none of them; `decode` stops at eos and drops the others.
+
+What `decode(encode(text))` keeps: bytes keep everything; characters keep what the training text held. SentencePiece is
+trained with the identity normalisation, so spaces, case and Unicode forms stay as they are and a reference can be
+rebuilt from its tokens; its default, nmt_nfkc, would rewrite full-width characters, ligatures and runs of spaces. What
+it does not keep: U+2581 "▁", its own mark for a space, comes back as a space, and a character that training did not
+see is unk and vanishes, unless `byte_fallback` spells it in bytes.
+"""
+
+import itertools
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from s2sjax.errors import UserError
+
+PAD, UNK, BOS, EOS = range(4)
+SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
+KINDS = ("unigram", "bpe", "char", "byte")
+
+_FORMAT = 1
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """The `tokenizer` section.
+
+    Attributes:
+      kind: "unigram" or "bpe" (SentencePiece), "char" or "byte".
+      vocab_size: most entries a vocabulary may have, specials included; unused by "byte" (260 and the user symbols).
+        A small corpus may give fewer, which is logged.
+      joint: one vocabulary for source and target.
+      user_symbols: strings without spaces that are always one token, such as "<2de>".
+      byte_fallback: spell unknown characters in bytes (SentencePiece).
+      split_digits: every digit is a token (SentencePiece).
+      character_coverage: share of the training text's characters that the vocabulary must hold (SentencePiece).
+      max_train_sentences: train on at most so many sentences, evenly spaced through the training split.
+      source_model, target_model: paths of SentencePiece models to take instead of training; joint has only the first.
+    """
+
+    kind: str = "bpe"
+    vocab_size: int = 8000
+    joint: bool = True
+    user_symbols: tuple[str, ...] = ()
+    byte_fallback: bool = False
+    split_digits: bool = False
+    character_coverage: float = 1.0
+    max_train_sentences: int = 2_000_000
+    source_model: str = ""
+    target_model: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UserError(f"tokenizer.kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+        if self.vocab_size <= len(SPECIALS):
+            raise UserError(f"tokenizer.vocab_size is {self.vocab_size}; expected more than {len(SPECIALS)}")
+        if self.max_train_sentences < 1:
+            raise UserError(f"tokenizer.max_train_sentences is {self.max_train_sentences}; expected at least 1")
+        if not 0 < self.character_coverage <= 1:
+            raise UserError(f"tokenizer.character_coverage is {self.character_coverage}; expected between 0 and 1")
+        if self.kind in ("char", "byte"):
+            for field in ("byte_fallback", "split_digits", "source_model"):
+                if getattr(self, field):
+                    raise UserError(f"tokenizer.{field} is for unigram and bpe; leave it out with kind={self.kind!r}")
+        if self.target_model and (self.joint or not self.source_model):
+            raise UserError("tokenizer.target_model needs tokenizer.joint=False and a tokenizer.source_model")
+        if self.source_model and not self.joint and not self.target_model:
+            raise UserError("tokenizer.joint is False: give tokenizer.target_model beside tokenizer.source_model")
+        for symbol in self.user_symbols:
+            if not symbol or symbol in SPECIALS or "▁" in symbol or re.search(r"\s", symbol):
+                raise UserError(f"tokenizer.user_symbols holds {symbol!r}; expected text without spaces, ▁, {SPECIALS}")
+        if len(set(self.user_symbols)) != len(self.user_symbols):
+            raise UserError(f"tokenizer.user_symbols holds a symbol twice: {self.user_symbols}")
+
+
+class Tokenizer(Protocol):
+    kind: str  # "sentencepiece", "char" or "byte": which class reads `to_bytes()` again
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids, int32, one array a text; no end-of-sentence added."""
+        ...
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Text of the ids before the first end-of-sentence; the other specials are dropped."""
+        ...
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """Each id, specials too, as something to show."""
+        ...
+
+    def to_bytes(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class TokenizerPair:
+    """Source and target tokenizers; the same object when the vocabulary is joint."""
+
+    source: Tokenizer
+    target: Tokenizer
+
+    @property
+    def joint(self) -> bool:
+        return self.source is self.target
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226) from its serialized form.
+
+    Raises:
+      UserError: the bytes are no model, or its special ids are not pad 0, unk 1, bos 2, eos 3.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes, origin: str = "the SentencePiece model") -> None:
+        import sentencepiece
+
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise UserError(f"{origin} is not a SentencePiece model: {error}") from None
+        p = self._processor
+        found = (p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id())
+        if found != (PAD, UNK, BOS, EOS):
+            raise UserError(
+                f"{origin} has pad, unk, bos, eos ids {found}; expected (0, 1, 2, 3). Train it with "
+                "spm_train --pad_id=0 --unk_id=1 --bos_id=2 --eos_id=3"
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        return self._processor.GetPieceSize()
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        return [np.asarray(ids, np.int32) for ids in self._processor.Encode(texts)]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return self._processor.Decode(_text_ids(ids))
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        return [self._processor.IdToPiece(int(i)) for i in ids]
+
+    def to_bytes(self) -> bytes:
+        return self._model
+
+
+class _UnitTokenizer:
+    """What characters and bytes share: a text is a row of units, a unit's id stands in a table, symbols come first."""
+
+    def __init__(self, symbols: Sequence[str], table: np.ndarray, first_symbol: int) -> None:
+        self.symbols = tuple(symbols)
+        self._table = table  # id of every unit, int32
+        self._symbol_ids = {self._units(s): first_symbol + i for i, s in enumerate(symbols)}
+        longest_first = sorted(self._symbol_ids, key=len, reverse=True)
+        self._pattern = re.compile(self._units("|").join(map(re.escape, longest_first))) if symbols else None
+
+    def _units(self, text: str) -> Any:
+        raise NotImplementedError
+
+    def _codes(self, units: Any) -> np.ndarray:
+        raise NotImplementedError
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        # One table look-up for the whole list. No symbol holds a line end, so none is found across two texts.
+        rows = [self._units(text) for text in texts]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        ends = np.cumsum(lengths + 1) - 1
+        starts = ends - lengths
+        joined = self._units("\n").join(rows)
+        ids = self._table[self._codes(joined)]
+        if self._pattern:
+            kept = np.ones(len(ids), bool)
+            for match in self._pattern.finditer(joined):
+                ids[match.start()] = self._symbol_ids[match.group()]
+                kept[match.start() + 1 : match.end()] = False
+            moved = np.concatenate([[0], np.cumsum(kept)])
+            ids, starts, ends = ids[kept], moved[starts], moved[ends]
+        return [ids[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+class CharTokenizer(_UnitTokenizer):
+    """Characters: specials, user symbols, then characters in the order given; another character is unk."""
+
+    kind = "char"
+
+    def __init__(self, characters: Sequence[str], symbols: Sequence[str] = ()) -> None:
+        self._vocabulary = [*SPECIALS, *symbols, *characters]
+        self._characters = tuple(characters)
+        first = len(SPECIALS) + len(symbols)
+        table = np.full(0x110000, UNK, np.int32)
+        table[[ord(c) for c in characters]] = np.arange(first, first + len(characters), dtype=np.int32)
+        super().__init__(symbols, table, len(SPECIALS))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._vocabulary)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return "".join(self.pieces(_text_ids(ids)))
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        return [self._vocabulary[i] for i in ids]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"symbols": self.symbols, "characters": "".join(self._characters)}).encode()
+
+    def _units(self, text: str) -> str:
+        return text
+
+    def _codes(self, units: str) -> np.ndarray:
+        return np.frombuffer(units.encode("utf-32-le"), np.dtype("<u4"))
+
+
+class ByteTokenizer(_UnitTokenizer):
+    """UTF-8 bytes as ids 4 to 259 (ByT5, Xue et al. 2021, arXiv:2105.13626, with our specials), then user symbols."""
+
+    kind = "byte"
+
+    def __init__(self, symbols: Sequence[str] = ()) -> None:
+        first = len(SPECIALS)
+        self._bytes = [b""] * first + [bytes([b]) for b in range(256)] + [s.encode() for s in symbols]
+        super().__init__(symbols, np.arange(first, first + 256, dtype=np.int32), first + 256)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._bytes)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return b"".join(self._bytes[i] for i in _text_ids(ids)).decode(errors="replace")
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        def show(i: int) -> str:
+            if i < len(SPECIALS):
+                return SPECIALS[i]
+            piece = self._bytes[i]
+            return piece.decode() if len(piece) > 1 or 32 <= piece[0] < 127 else f"<0x{piece[0]:02X}>"
+
+        return [show(int(i)) for i in ids]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"symbols": self.symbols}).encode()
+
+    def _units(self, text: str) -> bytes:
+        return text.encode()
+
+    def _codes(self, units: bytes) -> np.ndarray:
+        return np.frombuffer(units, np.uint8)
+
+
+def train_tokenizers(config: TokenizerConfig, pairs: Sequence[tuple[str, str]]) -> TokenizerPair:
+    """Trains on (source, target) pairs; deterministic. See `sample_indices` for which pairs to give."""
+    sources, targets = (list(side) for side in zip(*pairs, strict=True))
+    if config.joint:
+        tokenizer = _train(config, sources + targets)
+        return TokenizerPair(tokenizer, tokenizer)
+    return TokenizerPair(_train(config, sources), _train(config, targets))
+
+
+def sample_indices(count: int, config: TokenizerConfig) -> range | np.ndarray:
+    """Numbers of the examples, of `count`, to train on: all, or evenly spaced ones within `max_train_sentences`."""
+    # A joint vocabulary sees two sentences of every example.
+    most = max(1, config.max_train_sentences // (2 if config.joint else 1))
+    return range(count) if count <= most else np.arange(most) * count // most
+
+
+def given_tokenizers(config: TokenizerConfig) -> TokenizerPair | None:
+    """The models that `source_model` and `target_model` name, or None where they are empty."""
+    if not config.source_model:
+        return None
+    source = _read_model(config.source_model, "source_model", config.user_symbols)
+    if config.joint:
+        return TokenizerPair(source, source)
+    return TokenizerPair(source, _read_model(config.target_model, "target_model", config.user_symbols))
+
+
+def save(pair: TokenizerPair, directory: Path) -> None:
+    """Writes source.model, target.model (unless joint) and, last, tokenizer.json, which says how to read them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    kinds = {"source": pair.source.kind} | ({} if pair.joint else {"target": pair.target.kind})
+    for side in kinds:
+        (directory / f"{side}.model").write_bytes(getattr(pair, side).to_bytes())
+    (directory / "tokenizer.json").write_text(json.dumps({"format": _FORMAT, "kinds": kinds}) + "\n")
+
+
+def load(directory: Path) -> TokenizerPair:
+    """Reads what `save` wrote. File names are fixed: nothing inside the files is followed as a path or run as code."""
+    try:
+        record = json.loads((directory / "tokenizer.json").read_text())
+        if record.get("format") != _FORMAT:
+            raise UserError(f"{directory}/tokenizer.json has format {record.get('format')!r}; expected {_FORMAT}")
+        source = _from_bytes(record["kinds"]["source"], directory / "source.model")
+        if "target" not in record["kinds"]:
+            return TokenizerPair(source, source)
+        return TokenizerPair(source, _from_bytes(record["kinds"]["target"], directory / "target.model"))
+    except UserError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{directory} holds no readable tokenizer: {error!r}") from None
+
+
+def _from_bytes(kind: str, path: Path) -> Tokenizer:
+    data = path.read_bytes()
+    match kind:
+        case "sentencepiece":
+            return SentencePieceTokenizer(data, str(path))
+        case "char":
+            record = json.loads(data)
+            return CharTokenizer(record["characters"], record["symbols"])
+        case "byte":
+            return ByteTokenizer(json.loads(data)["symbols"])
+        case _:
+            raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char or byte")
+
+
+def _train(config: TokenizerConfig, texts: list[str]) -> Tokenizer:
+    if config.kind == "byte":
+        return ByteTokenizer(config.user_symbols)
+    return _train_char(config, texts) if config.kind == "char" else _train_sentencepiece(config, texts)
+
+
+def _train_char(config: TokenizerConfig, texts: Iterable[str]) -> CharTokenizer:
+    counts = Counter(itertools.chain.from_iterable(texts))
+    by_frequency = sorted(counts.keys() - set(config.user_symbols), key=lambda c: (-counts[c], c))
+    room = max(0, config.vocab_size - len(SPECIALS) - len(config.user_symbols))
+    return CharTokenizer(by_frequency[:room], config.user_symbols)
+
+
+def _train_sentencepiece(config: TokenizerConfig, texts: list[str]) -> SentencePieceTokenizer:
+    import sentencepiece
+
+    model = BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=config.vocab_size,
+            hard_vocab_limit=False,  # else a corpus too small for the vocabulary would be an error
+            pad_id=PAD,
+            unk_id=UNK,
+            bos_id=BOS,
+            eos_id=EOS,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            user_defined_symbols=list(config.user_symbols),
+            byte_fallback=config.byte_fallback,
+            split_digits=config.split_digits,
+            character_coverage=config.character_coverage,
+            max_sentence_length=1 << 16,  # bytes; longer sentences are left out
+            num_threads=16,  # fixed: unigram sums its counts by thread, so the model depends on it
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"SentencePiece cannot train tokenizer.kind={config.kind!r} with tokenizer.vocab_size={config.vocab_size} "
+            f"on {len(texts)} sentences: {error}"
+        ) from None
+    tokenizer = SentencePieceTokenizer(model.getvalue())
+    if tokenizer.vocab_size < config.vocab_size:
+        _log.warning("the text gives only %d of %d pieces", tokenizer.vocab_size, config.vocab_size)
+    return tokenizer
+
+
+def _read_model(path: str, field: str, symbols: Sequence[str]) -> SentencePieceTokenizer:
+    try:
+        model = Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read tokenizer.{field}={path!r}: {error}") from None
+    tokenizer = SentencePieceTokenizer(model, f"tokenizer.{field}={path!r}")
+    missing = [symbol for symbol in symbols if symbol not in tokenizer.pieces(tokenizer.encode([symbol])[0])]
+    if missing:
+        raise UserError(
+            f"tokenizer.{field}={path!r} does not know the user symbols {', '.join(missing)}; train it with "
+            f"--user_defined_symbols={','.join(symbols)}"
+        )
+    return tokenizer
+
+
+def _text_ids(ids: Sequence[int] | np.ndarray) -> list[int]:
+    """The ids before the first end-of-sentence, without specials, as Python integers."""
+    text = itertools.takewhile(lambda i: i != EOS, np.asarray(ids, np.int64).tolist())
+    return [i for i in text if i >= len(SPECIALS)]

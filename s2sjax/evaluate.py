@@ -1,0 +1,150 @@
+"""Evaluation: the loss over every example once, and decoded text against references."""
+
+import dataclasses
+import functools
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from s2sjax import models, sharding
+from s2sjax.data import pipeline
+from s2sjax.data.examples import assemble
+from s2sjax.data.plan import PlannedBatch, Shape, make_plan
+from s2sjax.data.prepare import Prepared, TokenizedSplit
+from s2sjax.data.sources import Source, open_split
+from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.errors import UserError
+from s2sjax.experiment import Experiment
+from s2sjax.metrics import text_metrics
+from s2sjax.ops.linear import Precision
+from s2sjax.plots import attention_map
+from s2sjax.report import Reporter
+from s2sjax.tasks.likelihood import loss_sums
+from s2sjax.tasks.translate import Translator, cross_attention, padded_length
+
+
+class LossEvaluator:
+    """Mean negative log-likelihood a target token over every example of a split, each exactly once, none left out."""
+
+    def __init__(self, model: nn.Module, experiment: Experiment, split: TokenizedSplit, mesh: Mesh):
+        self._split, self._mesh = split, mesh
+        shards = sharding.batch_shards(mesh)
+        source, target = split.source.lengths, split.target.lengths
+        # Evaluation leaves nothing out: the limits and, for one very long example, the budget give way.
+        longest = int(max(source.max(initial=1), target.max(initial=1)))
+        data = dataclasses.replace(
+            experiment.data,
+            batching="bucket",
+            buckets=min(experiment.data.buckets, 3),  # each shape costs a compilation, and this is a small split
+            max_source_length=longest,
+            max_target_length=longest,
+            batch_tokens=max(experiment.data.batch_tokens, shards * (longest + experiment.data.length_multiple)),
+        )
+        self._plan = make_plan(source, target, data, seed=0, divisor=shards, shuffle=False)
+
+        def sums(params, batch):
+            return loss_sums(
+                model, params, batch, dropout_key=None, label_smoothing=0.0, z_loss=0.0,
+                chunk=experiment.train.loss_chunk, shards=shards, precision=Precision(experiment.train.precision),
+            )  # fmt: skip
+
+        self._sums = jax.jit(sums)
+
+    def __call__(self, params) -> float:
+        nll = weight = 0.0
+        place = sharding.batch_sharding(self._mesh)
+        part, parts = jax.process_index(), jax.process_count()
+        stream = pipeline.batches(
+            self._plan, self._split, start=0, stop=self._plan.batches_per_epoch, part=part, parts=parts
+        )
+        for batch in stream:
+            sums = self._sums(params, sharding.to_devices(batch, place))
+            nll, weight = nll + float(sums.nll), weight + float(sums.weight)
+        return nll / weight
+
+
+class Validator:
+    """What happens every `evaluate.every_steps`: validation loss, decoded metrics, samples and their attention."""
+
+    def __init__(self, experiment: Experiment, prepared: Prepared, mesh: Mesh, report: Reporter):
+        self._experiment, self._prepared, self._mesh, self._report = experiment, prepared, mesh, report
+        family = models.family(experiment.model_name)
+        sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
+        self._loss = LossEvaluator(
+            family.build(experiment.model, *sizes, precision=Precision(experiment.train.precision)),
+            experiment, prepared.splits["validation"], mesh,
+        )  # fmt: skip
+        self._model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
+        self._source = open_split(experiment.data, "validation")
+        self._attention = jax.jit(functools.partial(cross_attention, self._model))
+        self._translator: Translator | None = None
+
+    def __call__(self, step: int, params) -> dict[str, float]:
+        experiment = self._experiment
+        began = time.monotonic()
+        metrics: dict[str, float] = {"loss": self._loss(params)}
+        if self._translator is None:
+            self._translator = make_translator(experiment, self._model, params, self._prepared.tokenizers, self._mesh)
+        self._translator.params = params
+        chosen = (
+            range(len(self._source))
+            if experiment.evaluate.decode
+            else sample_rows(self._source, experiment.evaluate.samples)
+        )
+        rows = [self._source[i] for i in chosen]
+        hypotheses = [best[0].text for best in self._translator([row["source"] for row in rows])] if rows else []
+        if experiment.evaluate.decode:
+            scores = text_metrics(hypotheses, [row["target"] for row in rows])
+            metrics |= {name: value for name, value in scores.items() if isinstance(value, float)}
+        self._report.validation(step, metrics, seconds=time.monotonic() - began)
+        picked = [(i, chosen.index(i)) for i in sample_rows(self._source, experiment.evaluate.samples)]
+        self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for _, j in picked])
+        if picked:
+            self._plot_attention(params, [i for i, _ in picked])
+        return metrics
+
+    def _plot_attention(self, params, examples: Sequence[int]) -> None:
+        """Attention between the source and the reference of each sample, teacher forced."""
+        split, pieces = self._prepared.splits["validation"], self._prepared.tokenizers
+        sources, targets = [split.source[i] for i in examples], [split.target[i] for i in examples]
+        shape = Shape(len(examples), *(padded_length(max(map(len, side))) for side in (sources, targets)))
+        batch = assemble(PlannedBatch(shape, np.array(examples), np.arange(len(examples))), split)
+        weights = np.asarray(self._attention(params, batch))
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            attention_map(
+                pieces.source.pieces(source.tolist()),
+                pieces.target.pieces(target.tolist()),
+                weights[number, : len(target), : len(source)],
+                self._report.workdir / "plots" / f"attention_{number + 1}.png",
+            )
+
+
+def sample_rows(source: Source, count: int) -> list[int]:
+    """Rows spread evenly over a split: the same ones every time."""
+    count = min(count, len(source))
+    return [(2 * n + 1) * len(source) // (2 * count) for n in range(count)]
+
+
+def make_translator(
+    experiment: Experiment, model: nn.Module, params, tokenizers: TokenizerPair, mesh: Mesh
+) -> Translator:
+    return Translator(
+        model, params, tokenizers, experiment.decode, max_source_length=experiment.data.max_source_length, mesh=mesh
+    )
+
+
+def write_results(path: Path, results: dict[str, float | str]) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error

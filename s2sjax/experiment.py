@@ -1,0 +1,152 @@
+"""The whole config of a run: one frozen dataclass, made of the sections that live beside the code they configure.
+
+A config file builds on `base_config`, which holds every key with its default:
+
+    from s2sjax.experiment import base_config
+
+    def get_config(argument: str = ""):
+        config = base_config(model="transformer")
+        config.model.width = 256
+        return config
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from s2sjax import models
+from s2sjax.checkpoint import CheckpointConfig
+from s2sjax.config import build, choose, nearest, to_json
+from s2sjax.data.sources import DataConfig
+from s2sjax.data.tokenizer import TokenizerConfig
+from s2sjax.errors import UserError
+from s2sjax.ops.linear import Precision
+from s2sjax.optim import OptimizerConfig
+from s2sjax.sharding import MeshConfig
+from s2sjax.tasks.translate import DecodeConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 10_000
+    precision: str = "float32"
+    """"float32", "bfloat16" (for GPUs and TPUs) or "bfloat16_products" (for CPUs): see `ops.linear`."""
+    label_smoothing: float = 0.1
+    z_loss: float = 0.0
+    loss_chunk: int = 256
+    """Tokens whose logits exist at one time, on each device."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, to save memory. The result is that of the whole batch."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the parameters, which is then what is evaluated and decoded with; 0: none."""
+    log_every: int = 100
+
+    def __post_init__(self):
+        choose(self.precision, tuple(Precision), "config.train.precision")
+        for name in ("steps", "loss_chunk", "accumulate", "log_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.train.{name} is {getattr(self, name)}, but must be at least 1")
+        for name in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"config.train.{name} is {getattr(self, name)}, but must be in 0..1, below 1")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    every_steps: int = 1000
+    """A multiple of this many steps, and the last one, is evaluated on the validation split."""
+    decode: bool = True
+    """Decode the validation split too, for BLEU, chrF and exact match; else only the loss is computed."""
+    samples: int = 3
+    """Validation sentences whose translations are shown in the log."""
+
+    def __post_init__(self):
+        if self.every_steps < 1 or self.samples < 0:
+            raise UserError("config.evaluate.every_steps must be at least 1 and samples at least 0")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run depends on. `model` is the `Config` of the family called `model_name`."""
+
+    model_name: str
+    model: Any
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+def base_config(model: str = "transformer") -> ConfigDict:
+    """Every config key with its default, for one model family. Locked: a new key is an error."""
+    return config_dict(Experiment(model, models.family(model).Config()))
+
+
+def config_dict(experiment: Experiment) -> ConfigDict:
+    """An experiment as users see it: a ConfigDict with `model.name` beside the family's own keys."""
+    values = to_json(experiment)
+    values["model"] = {"name": values.pop("model_name"), **values["model"]}
+    config = ConfigDict(values, convert_dict=True)
+    # Lists stay lists and tuples tuples under overrides; the dataclasses convert.
+    for section in config.values():
+        if isinstance(section, ConfigDict):
+            for key, value in section.items():
+                section[key] = tuple(value) if isinstance(value, list) else value
+    config.lock()
+    return config
+
+
+def resolve(config: Mapping[str, Any]) -> Experiment:
+    """A ConfigDict, or the same as JSON values, as an `Experiment`.
+
+    Raises:
+        UserError: for an unknown key, a value of a wrong type, or one that its section does not accept.
+    """
+    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    model = dict(values.pop("model", {}))
+    name = model.pop("name", None)
+    if not isinstance(name, str):
+        raise UserError(f"config.model.name is {name!r}: {nearest('', models.families())}")
+    known = {f.name: f for f in dataclasses.fields(Experiment) if f.name not in ("model", "model_name")}
+    for key in values:
+        if key not in known:
+            raise UserError(f"config.{key} is not a config key: {nearest(key, [*known, 'model'])}")
+    sections = {
+        key: build(known[key].type, value, f"config.{key}") if dataclasses.is_dataclass(known[key].type) else value
+        for key, value in values.items()
+    }
+    if type(sections.get("seed", 0)) is not int:
+        raise UserError(f"config.seed is {sections['seed']!r}, but a value of type int was expected")
+    return Experiment(name, build(models.family(name).Config, model, "config.model"), **sections)
+
+
+def save(experiment: Experiment, path: Path) -> None:
+    """Write the config as JSON, the form that a run directory keeps it in."""
+    path.write_text(json.dumps(config_dict(experiment).to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> Experiment:
+    """Read what `save` wrote. Only data is read: nothing in it can run.
+
+    Raises:
+        UserError: if the file is missing or is no config.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path.parent} is not a run directory: it has no {path.name}; give one that train wrote"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); restore it, or train in another workdir") from error
+    return resolve(values)

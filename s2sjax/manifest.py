@@ -1,0 +1,154 @@
+"""A directory of files sealed by checksums: what is in it, and a proof that it is still all there.
+
+A manifest is the file `manifest.json` at the top of a directory. It names every other file with its size and SHA-256,
+carries a body of the caller's own, and ends with the SHA-256 of all that. It is written last, so a directory without a
+valid one was never finished. Checksums find accidents, not forgery: whoever can write files can write a manifest.
+
+Nothing here follows a symbolic link, opens a path taken from a manifest, or unpickles anything: files are found by
+walking the directory, and a manifest's paths are only compared with what was found.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+NAME = "manifest.json"
+FORMAT = "s2sjax-manifest"
+VERSION = 1
+
+
+class DamagedError(Exception):
+    """A directory is not what its manifest says; the message names the file and what is wrong with it."""
+
+
+def seal(directory: Path, body: Mapping[str, Any]) -> None:
+    """Flush every file of `directory` to the disk and write its manifest.
+
+    Args:
+        directory: a directory of regular files, which nobody changes any more.
+        body: JSON values stored beside the checksums; `read` returns them.
+
+    Raises:
+        OSError: the disk is full, read-only or broken.
+    """
+    files = {}
+    folders = {directory}
+    for name, path in _walk(directory).items():
+        files[name] = {"size": path.stat().st_size, "sha256": _checksum(path, flush=True)}
+        folders.update(parent for parent in path.parents if parent.is_relative_to(directory))
+    document = {"format": FORMAT, "version": VERSION, "body": dict(body), "files": files}
+    with open(directory / NAME, "xb") as out:
+        out.write(_serialise(document | {"sha256": _digest(document)}))
+        out.flush()
+        os.fsync(out.fileno())
+    for folder in folders:
+        flush_directory(folder)
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The body of the directory's manifest, whose own checksum is verified and the files' are not.
+
+    Raises:
+        DamagedError: there is no manifest, or it is not the one that was written.
+    """
+    return _read(directory)["body"]
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """As `read`, after comparing every file with the manifest: names, sizes, checksums.
+
+    Raises:
+        DamagedError: for the first file that is missing, added, of another size or of another content.
+    """
+    document = _read(directory)
+    listed, found = document["files"], _walk(directory)
+    found.pop(NAME)
+    for name in sorted(listed.keys() - found.keys()):
+        raise DamagedError(f"file {name}: missing")
+    for name in sorted(found.keys() - listed.keys()):
+        raise DamagedError(f"file {name}: not in the manifest")
+    for name, path in found.items():
+        size = path.stat().st_size
+        if size != listed[name]["size"]:
+            raise DamagedError(f"file {name}: {size} bytes instead of {listed[name]['size']}")
+        try:
+            checksum = _checksum(path)
+        except OSError as error:
+            raise DamagedError(f"file {name}: {error.strerror}") from error
+        if checksum != listed[name]["sha256"]:
+            raise DamagedError(f"file {name}: checksum differs")
+    return document["body"]
+
+
+def flush_directory(directory: Path) -> None:
+    """Make the directory's entries (names, renames) survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(directory: Path) -> dict[str, Any]:
+    if directory.is_symlink() or not directory.is_dir():
+        raise DamagedError("not a directory")
+    try:
+        with open(os.open(directory / NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DamagedError(f"file {NAME}: not a regular file")
+            content = file.read()
+    except OSError as error:
+        raise DamagedError(f"file {NAME}: {error.strerror}") from error
+    try:
+        document = json.loads(content)
+        digest = document.pop("sha256")
+        # Compared as bytes too: 1e-05 and 1E-05 are one flipped bit apart and mean the same.
+        intact = digest == _digest(document) and content == _serialise(document | {"sha256": digest})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise DamagedError(f"file {NAME}: cannot be read as a manifest") from error
+    if not intact:
+        raise DamagedError(f"file {NAME}: checksum differs")
+    if document.get("format") != FORMAT or document.get("version") != VERSION:
+        raise DamagedError(f"file {NAME}: not of format {FORMAT} version {VERSION}")
+    if not isinstance(document.get("body"), dict) or not isinstance(document.get("files"), dict):
+        raise DamagedError(f"file {NAME}: body or files missing")
+    for name, entry in document["files"].items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or str(path) != name:
+            raise DamagedError(f"file {NAME}: the path '{name}' leaves the directory")
+        if not isinstance(entry, dict) or not {"size", "sha256"} <= entry.keys():
+            raise DamagedError(f"file {NAME}: no size or checksum for {name}")
+    return document
+
+
+def _walk(directory: Path) -> dict[str, Path]:
+    """Every file below `directory` by its relative posix path, sorted. Raises DamagedError for links and devices."""
+    found = {}
+    for folder, folders, files in os.walk(directory, followlinks=False):
+        for entry in (*folders, *files):
+            path = Path(folder, entry)
+            name, mode = path.relative_to(directory).as_posix(), path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                found[name] = path
+            elif not stat.S_ISDIR(mode):
+                raise DamagedError(f"file {name}: a link or a device; only regular files are read")
+    return dict(sorted(found.items()))
+
+
+def _checksum(path: Path, *, flush: bool = False) -> str:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        if flush:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_serialise(document)).hexdigest()
+
+
+def _serialise(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()

@@ -1,0 +1,214 @@
+"""Pictures for the workdir: learning curves, and the attention between a source and its translation.
+
+Drawn with matplotlib's Agg canvas, without pyplot and so without global state, a display, or a thread of its own.
+A picture is renamed into place when it is whole. Both functions raise OSError if the disk is full.
+"""
+
+import functools
+import json
+import os
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2sjax.errors import UserError
+
+_STYLE: Any = {
+    "figure.facecolor": "white",
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": "#333333",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "font.size": 10,
+    "legend.frameon": False,
+}
+_BLUE, _ORANGE, _GREEN, _GREY = "#2f6db3", "#d9772b", "#3a923a", "#666666"
+_SCORES = (("bleu", "BLEU", _BLUE), ("chrf", "chrF", _GREEN), ("exact_match", "exact match", _ORANGE))
+_DEFAULT_FONT = "DejaVu Sans"
+# Longer pieces than this would leave no room for the picture.
+_LABEL_LENGTH = 24
+
+
+def learning_curves(metrics_jsonl: Path, out: Path) -> None:
+    """Draw what a run recorded: loss, and where there are any scores and learning rate, against the step.
+
+    Args:
+        metrics_jsonl: written by `report.Reporter`.
+        out: a PNG, whose directory is made.
+
+    Raises:
+        UserError: nothing was recorded yet.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    train, validation = _read(metrics_jsonl)
+    if not train and not validation:
+        raise UserError(f"{metrics_jsonl} holds no metrics yet")
+    scores = [(_series(validation, name), label, color) for name, label, color in _SCORES]
+    scores = [score for score in scores if score[0][0]]
+    rates = _series(train, "learning_rate")
+    heights = [3.0, *([2.0] if scores else []), *([1.2] if rates[0] else [])]
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 1.0 + sum(heights)), dpi=120, layout="constrained")
+        panels = iter(figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
+        axes = next(panels)
+        _draw(axes, _series(train, "loss"), "training, as optimised", _BLUE, marker=None)
+        _draw(axes, _series(validation, "loss"), "validation", _ORANGE)
+        axes.set_ylabel("loss (nats per token)")
+        _legend(axes)
+        if scores:
+            axes = next(panels)
+            for series, label, color in scores:
+                _draw(axes, series, f"{label} {series[1][-1]:.1f}", color)
+            axes.set_ylabel("validation (%)")
+            _legend(axes)
+        if rates[0]:
+            axes = next(panels)
+            _draw(axes, rates, "learning rate", _GREY, marker=None)
+            axes.set_ylabel("learning rate")
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("step (updates)")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.margins(x=0.01)
+        _save(figure, out)
+
+
+def attention_map(
+    source_pieces: Sequence[str], target_pieces: Sequence[str], weights: np.ndarray, out: Path, title: str = ""
+) -> None:
+    """Draw how much each target piece attends to each source piece.
+
+    Args:
+        weights: `[T, S]`, rows of probabilities.
+        out: a PNG, whose directory is made.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    T, S = np.shape(weights)
+    assert len(target_pieces) == T and len(source_pieces) == S, "a row a target piece, a column a source piece"
+    families, labels = _displayable([*source_pieces, *target_pieces, title])
+    cell = 0.28  # inches; long sentences get a larger picture, to a limit
+    longest = max(map(len, labels), default=0)
+    margin = 0.6 + 0.08 * min(longest, _LABEL_LENGTH)
+    size = (min(cell * S, 24) + margin + 1.4, min(cell * T, 24) + margin + 0.6)
+    style: Any = _STYLE | {"axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}
+    with matplotlib.rc_context(style | {"font.family": families}):
+        figure = Figure(figsize=size, dpi=120, layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
+        text: dict[str, Any] = {"fontsize": 9, "parse_math": False}  # a dollar is a dollar
+        shown = [_shorten(label) for label in labels]
+        axes.set_xticks(range(S), shown[:S], rotation=60, ha="left", rotation_mode="anchor", **text)
+        axes.set_yticks(range(T), shown[S : S + T], **text)
+        axes.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False, length=0, labelcolor="#222222")
+        axes.set_xticks(np.arange(S + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(T + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="#eeeeee", linewidth=0.5)
+        axes.tick_params(which="minor", length=0)
+        axes.xaxis.set_label_position("top")
+        axes.set_xlabel("source")
+        axes.set_ylabel("target")
+        if title:
+            figure.suptitle(labels[-1], fontsize=11, parse_math=False)
+        bar = figure.colorbar(image, ax=axes, fraction=0.05, aspect=30, shrink=min(1.0, 4 / (cell * T)), pad=0.02)
+        bar.set_label("attention weight")
+        bar.outline.set_visible(False)
+        _save(figure, out)
+
+
+def _draw(axes: Any, series: tuple[list[int], list[float]], label: str, color: str, marker: str | None = "o") -> None:
+    if series[0]:
+        one = len(series[0]) == 1  # a line of one point would not be seen
+        axes.plot(*series, label=label, color=color, marker="o" if one else marker, markersize=4, linewidth=1.5)
+
+
+def _legend(axes: Any) -> None:
+    """In one row above the panel, where no curve can run through it."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0, borderpad=0.3)
+
+
+def _save(figure: Any, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        figure.savefig(temporary, format="png")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and validation records; a line that a kill left unfinished is passed over."""
+    kinds: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("}\n"):
+                    record = json.loads(line)
+                    kinds.get(record["kind"], []).append(record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as the metrics of a run: {error}") from error
+    return kinds["train"], kinds["validation"]
+
+
+def _series(records: Iterable[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a metric, without the steps where it was not finite."""
+    points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _displayable(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Font families that together show the texts, and the texts, U+XXXX in place of what no installed font has."""
+    missing = {ord(c) for text in texts for c in text} - _coverage(_DEFAULT_FONT)
+    families = [_DEFAULT_FONT]
+    for family in sorted(_regular_fonts(), key=_preference) if missing else ():
+        found = missing & _coverage(family)
+        if found:
+            families.append(family)
+            missing -= found
+        if not missing:
+            break
+    # Spaces of all kinds look alike, and controls must not reach the layout.
+    plain = {c: " " if unicodedata.category(chr(c)) == "Zs" else f" U+{c:04X} " for c in missing}
+    return families, [" ".join(text.translate(plain).split()) or text for text in texts]
+
+
+def _preference(family: str) -> tuple[bool, str]:
+    """Families made for many scripts first."""
+    return not family.startswith(("Noto Sans", "Unifont", "Droid Sans")), family
+
+
+@functools.cache
+def _regular_fonts() -> dict[str, str]:
+    """Installed font families and the file of their upright face of normal weight."""
+    from matplotlib.font_manager import fontManager
+
+    return {
+        font.name: font.fname
+        for font in fontManager.ttflist
+        # The font of last resort has a box for everything, which says less than U+XXXX.
+        if font.style == "normal" and font.weight in (400, "normal", "regular") and "Last Resort" not in font.name
+    }
+
+
+@functools.cache
+def _coverage(family: str) -> frozenset[int]:
+    """Code points that a font family has glyphs for, controls never."""
+    from matplotlib.font_manager import get_font
+
+    points = get_font(_regular_fonts()[family]).get_charmap()
+    return frozenset(point for point in points if unicodedata.category(chr(point)) != "Cc")
+
+
+def _shorten(label: str) -> str:
+    return label if len(label) <= _LABEL_LENGTH else label[: _LABEL_LENGTH - 1] + "…"

@@ -1,0 +1,213 @@
+"""Checkpoints, read: found by their manifests, verified before they are believed, restored bit for bit.
+
+`DIRECTORY/STEP/` is a committed checkpoint: `state/`, written by orbax, and `manifest.json` with the step, the metrics,
+the shape and type of every array, and a checksum of every file (`s2sjax.manifest`). Orbax detects no flipped bit, casts
+to another type in silence, and believes names of directories: all three are looked after here.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from s2sjax import manifest
+from s2sjax.errors import UserError
+from s2sjax.manifest import DamagedError
+
+PyTree = Any
+
+_STEP = re.compile(r"[1-9][0-9]{0,17}|0")
+METRIC_SIGNS = {"loss": 1, "bleu": -1, "chrf": -1, "exact_match": -1}
+"""Metrics that can choose the best checkpoint: by the smallest value times this."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A state read back, and what was passed over to get it."""
+
+    step: int
+    state: PyTree
+    metrics: dict[str, float]
+    rejected: tuple[str, ...]
+    """For each newer checkpoint that is damaged, a sentence that names the file and what is wrong."""
+
+
+class CheckpointReader:
+    """The checkpoints of a directory, which is only looked at: no lock, no writing, also while a run trains in it.
+
+    Args:
+        directory: need not exist.
+        metric: what `best_step` goes by, a key of `METRIC_SIGNS`.
+    """
+
+    def __init__(self, directory: Path | str, metric: str = "loss") -> None:
+        self.directory = Path(os.path.abspath(directory))
+        self._metric = metric
+
+    def steps(self) -> list[int]:
+        """The committed steps, ascending: those with an intact manifest. Files are read by `restore` and `verify`."""
+        return [step for step in self._candidates() if self._is_committed(step)]
+
+    def latest_step(self) -> int | None:
+        """The newest committed step."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """The committed step with the best metric, the newer of equals; None if none has it."""
+        ranked = self._ranked(self.steps())
+        return ranked[0] if ranked else None
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The metrics that `step` was saved with. Raises: UserError if there is no such checkpoint."""
+        try:
+            return _metrics(self._body(step))
+        except DamagedError as damage:
+            raise UserError(f"checkpoint {step} in {self.directory}: {damage}; {self._others(step)}") from damage
+
+    def verify(self, step: int) -> str | None:
+        """Read every byte of a checkpoint: what is wrong ("file X: checksum differs"), or None if nothing is."""
+        try:
+            self._body(step, whole=True)
+        except DamagedError as damage:
+            return str(damage)
+        return None
+
+    def restore(self, abstract_state: PyTree, step: int | None = None, *, partial: bool = False) -> Restored | None:
+        """Read a checkpoint back, bit for bit, onto the shardings of `abstract_state`.
+
+        Args:
+            abstract_state: a pytree of `jax.ShapeDtypeStruct`; without a sharding an array goes to the first device.
+            step: None for the newest that is undamaged.
+            partial: `abstract_state` may lack some of what was saved, which is then not read.
+
+        Returns:
+            None if `step` is None and there is no checkpoint at all.
+
+        Raises:
+            UserError: the step does not exist or is damaged, all are damaged, or the checkpoint is of another model.
+        """
+        if step is not None:
+            if step not in self._candidates():
+                raise UserError(f"there is no checkpoint {step} in {self.directory}; {self._others(step)}")
+            damage = self.verify(step)
+            if damage is not None:
+                raise UserError(f"checkpoint {step} in {self.directory} is damaged: {damage}; {self._others(step)}")
+            return self._read(abstract_state, step, (), partial)
+        rejected: list[str] = []
+        for candidate in reversed(self._candidates()):
+            damage = self.verify(candidate)
+            if damage is None:
+                messages = tuple(f"{message}; going on from checkpoint {candidate}" for message in rejected)
+                return self._read(abstract_state, candidate, messages, partial)
+            rejected.append(f"checkpoint {candidate}: {damage}")
+        if rejected:
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged: {'; '.join(rejected)}. "
+                "Move them away to begin anew, or choose another workdir."
+            )
+        return None
+
+    def _read(self, abstract_state: PyTree, step: int, rejected: tuple[str, ...], partial: bool) -> Restored:
+        body = self._body(step)
+        expected = flatten(abstract_state)
+        differing = _differences(_arrays(body), expected, partial)  # which orbax would cast, cut or pad without a word
+        if differing:
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            raise UserError(
+                f"checkpoint {step} in {self.directory} is of another model or optimizer: "
+                f"{'; '.join(differing[:5])}{more}. Use the config it was trained with, or another workdir."
+            )
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        placed = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
+            for name, leaf in expected.items()
+        }
+        filled = {name: leaf for name, leaf in placed.items() if leaf.size}
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            arrays = reader.restore(
+                self.directory / str(step) / "state",
+                args=ocp.args.PyTreeRestore(
+                    item=filled,
+                    restore_args=ocp.checkpoint_utils.construct_restore_args(filled),
+                    partial_restore=partial,
+                ),
+            )
+        for name in placed.keys() - filled.keys():
+            arrays[name] = jax.device_put(np.zeros(placed[name].shape, placed[name].dtype), placed[name].sharding)
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in placed])
+        return Restored(step=step, state=jax.block_until_ready(state), metrics=_metrics(body), rejected=rejected)
+
+    def _candidates(self) -> list[int]:
+        """Whatever is named like a step, ascending, checkpoint or not."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if _STEP.fullmatch(path.name))
+
+    def _body(self, step: int, *, whole: bool = False) -> dict[str, Any]:
+        """What the manifest says, after verifying it, or every file if `whole`. Raises: DamagedError."""
+        directory = self.directory / str(step)
+        body = manifest.verify(directory) if whole else manifest.read(directory)
+        try:
+            _arrays(body), _metrics(body)
+            saved_as = body["step"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedError(f"file {manifest.NAME}: incomplete") from error
+        if saved_as != step:
+            raise DamagedError(f"it was saved as step {saved_as}")
+        return body
+
+    def _is_committed(self, step: int) -> bool:
+        try:
+            self._body(step)
+        except DamagedError:
+            return False
+        return True
+
+    def _ranked(self, steps: list[int]) -> list[int]:
+        """Those of `steps` that have the metric, best first, newer before older."""
+        sign = METRIC_SIGNS[self._metric]
+        values = {step: self.metrics(step).get(self._metric, math.nan) for step in steps}
+        return sorted((s for s in steps if not math.isnan(values[s])), key=lambda s: (sign * values[s], -s))
+
+    def _others(self, step: int) -> str:
+        others = [str(other) for other in self.steps() if other != step]
+        return f"there are: {', '.join(others)}" if others else "there is no other"
+
+
+def flatten(tree: PyTree) -> dict[str, Any]:
+    """Leaves by path, `params/encoder/kernel`. Files hold this flat form, which knows no NamedTuples or classes."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError("two leaves of the state have the same path")
+    return named
+
+
+def _arrays(body: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {name: (tuple(map(int, entry["shape"])), str(entry["dtype"])) for name, entry in body["arrays"].items()}
+
+
+def _metrics(body: Mapping[str, Any]) -> dict[str, float]:
+    return {name: math.nan if value is None else float(value) for name, value in body["metrics"].items()}
+
+
+def _differences(
+    saved: Mapping[str, tuple[tuple[int, ...], str]], expected: Mapping[str, Any], partial: bool
+) -> list[str]:
+    wanted = {name: (tuple(leaf.shape), np.dtype(leaf.dtype).name) for name, leaf in expected.items()}
+    return [
+        f"{name}: saved {_describe(saved.get(name))}, expected {_describe(wanted.get(name))}"
+        for name in (wanted if partial else dict.fromkeys([*wanted, *saved]))
+        if saved.get(name) != wanted.get(name)
+    ]
+
+
+def _describe(array: tuple[tuple[int, ...], str] | None) -> str:
+    return "nothing" if array is None else f"{array[1]}[{','.join(map(str, array[0]))}]"

@@ -1,0 +1,141 @@
+"""A run directory, opened for use: decode, score, evaluate. It needs nothing but the directory.
+
+A run directory is data. Reading one never runs code: the config is JSON, checkpoints are arrays and JSON, SentencePiece
+models are read by SentencePiece.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from s2sjax import experiment as experiments
+from s2sjax import models, optim, sharding
+from s2sjax.checkpoint import CheckpointReader
+from s2sjax.data import prepare as preparation
+from s2sjax.data import tokenizer as tokenizers_lib
+from s2sjax.data.examples import assemble
+from s2sjax.data.plan import PlannedBatch, Shape
+from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.sources import open_split
+from s2sjax.data.tokenizer import EOS, TokenizerPair
+from s2sjax.errors import UserError
+from s2sjax.evaluate import LossEvaluator, make_translator, write_results
+from s2sjax.experiment import Experiment
+from s2sjax.metrics import text_metrics
+from s2sjax.ops.linear import Precision
+from s2sjax.report import progress
+from s2sjax.state import abstract_state, initializer
+from s2sjax.tasks.likelihood import sentence_log_probs
+from s2sjax.tasks.translate import Hypothesis, Translator, padded_length
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model with all that belongs to it. Made by `load`."""
+
+    workdir: Path
+    experiment: Experiment
+    step: int
+    """Of the checkpoint that was read."""
+    params: dict
+    """The parameter tree; the moving average if the run kept one."""
+    tokenizers: TokenizerPair
+    mesh: Mesh
+    model: nn.Module
+    """The Linen module, in `decode.precision`."""
+    translator: Translator
+
+    def decode(
+        self, sources: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
+    ) -> list[list[Hypothesis]]:
+        """The `decode.nbest` best translations of each source, best first; an empty source gives an empty one."""
+        return self.translator(sources, progress=progress)
+
+    def score(
+        self, sources: Sequence[str], targets: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
+    ) -> list[float]:
+        """Log-probability of each target given its source, in nats, end-of-sentence counted."""
+        texts = zip((self.tokenizers.source, self.tokenizers.target), (sources, targets), strict=True)
+        source, target = (
+            Ragged.from_rows([np.append(row, EOS) for row in tokenizer.encode(list(lines))])
+            for tokenizer, lines in texts
+        )
+        split = TokenizedSplit(source, target, fingerprint="")
+        scores = np.zeros(len(sources))
+        score = jax.jit(sentence_log_probs, static_argnums=0, static_argnames="precision")
+        order = np.lexsort((source.lengths, target.lengths))[::-1]
+        done = 0
+        while done < len(order):
+            # The next rows are the longest left in the target; their sources may be of any length.
+            T = padded_length(int(target.lengths[order[done]]))
+            rows = max(1, min(self.experiment.decode.batch_size, self.experiment.decode.batch_size * 64 // T))
+            batch = order[done : done + rows]
+            shape = Shape(rows if len(order) > 1 else 1, padded_length(int(source.lengths[batch].max())), T)
+            arrays = assemble(PlannedBatch(shape, batch, np.arange(len(batch))), split)
+            precision = Precision(self.experiment.decode.precision)
+            scores[batch] = np.asarray(score(self.model, self.params, arrays, precision=precision))[: len(batch)]
+            done += len(batch)
+            progress(len(batch))
+        return scores.tolist()
+
+    def evaluate(self, split: str) -> dict[str, float | str]:
+        """Loss and decoded metrics on one split; also written to `WORKDIR/results/SPLIT.json`.
+
+        Raises:
+            UserError: for a split that is missing, or a results directory that cannot be written.
+        """
+        began = time.monotonic()
+        source = open_split(self.experiment.data, split)
+        with progress(f"tokenising {split}") as advance:
+            tokenized = preparation.tokenize(self.experiment.data, self.tokenizers, split, progress=advance)
+        loss = LossEvaluator(self.model, self.experiment, tokenized, self.mesh)(self.params)
+        rows = [source[i] for i in range(len(source))]
+        with progress(f"decoding {split}", len(rows)) as advance:
+            hypotheses = self.decode([row["source"] for row in rows], progress=advance)
+        scores = text_metrics([best[0].text for best in hypotheses], [row["target"] for row in rows])
+        results = {"loss": loss, **scores, "step": self.step, "seconds": time.monotonic() - began}
+        write_results(self.workdir / "results" / f"{split.replace('/', '_')}.json", results)
+        return results
+
+
+def load(workdir: str | Path, *, experiment: Experiment | None = None) -> Run:
+    """Open a run directory.
+
+    Args:
+        experiment: the run's config with other `decode`, `data` or `mesh` values; the saved one if None.
+
+    Raises:
+        UserError: if the directory is no run, or has no undamaged checkpoint.
+    """
+    workdir = Path(workdir)
+    experiment = experiment or experiments.load(workdir / "config.json")
+    mesh = sharding.make_mesh(experiment.mesh)
+    tokenizers = tokenizers_lib.load(workdir / "tokenizer")
+    family = models.family(experiment.model_name)
+    sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
+    model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
+    step, params = _restore(workdir, experiment, model, mesh, family.SHARDING_RULES)
+    translator = make_translator(experiment, model, params, tokenizers, mesh)
+    return Run(workdir, experiment, step, params, tokenizers, mesh, model, translator)
+
+
+def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh, rules: sharding.Rules):
+    """The step and parameters that `decode.checkpoint` names; nothing else of the state is read."""
+    reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
+    optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
+    ema = experiment.train.ema_decay > 0
+    abstract = abstract_state(initializer(model, optimizer, ema=ema), mesh, rules)
+    wanted = {"ema": abstract.ema} if ema else {"params": abstract.params}
+    choice = experiment.decode.checkpoint
+    step = reader.best_step() if choice == "best" else None if choice == "last" else int(choice)
+    restored = reader.restore(wanted, step, partial=True)
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint yet; train it first, or wait for its first one")
+    (params,) = restored.state.values()
+    return restored.step, params

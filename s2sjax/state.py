@@ -1,0 +1,71 @@
+"""The train state: all that a step changes, and all that a checkpoint holds."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from s2sjax.sharding import Rules, replicated, shard_like_parameters, shard_parameters
+
+Params = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    step: Array
+    """Updates made so far, int32. Batch, dropout and learning rate of the next update follow from it."""
+    params: Params
+    opt_state: optax.OptState
+    ema: Params | None
+    """Moving average of the parameters, if there is one."""
+
+    @property
+    def best_params(self) -> Params:
+        """What to evaluate and decode with: the average if there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def initializer(
+    model: nn.Module, optimizer: optax.GradientTransformation, *, ema: bool
+) -> Callable[[Array], TrainState]:
+    """A function from a random key to the state before the first update."""
+    # Parameters do not depend on the shape of a batch: the smallest will do.
+    names = (
+        "inputs",
+        "targets",
+        "decoder_inputs",
+        "input_segments",
+        "target_segments",
+        "input_positions",
+        "target_positions",
+    )
+    batch = {name: jnp.ones((1, 2), jnp.int32) for name in names}
+
+    def init(key: Array) -> TrainState:
+        params = model.init(key, batch, train=False)["params"]
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params if ema else None)
+
+    return init
+
+
+def abstract_state(init: Callable[[Array], TrainState], mesh: Mesh, rules: Rules) -> TrainState:
+    """The state's shapes, types and shardings, without allocating anything."""
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    params = shard_parameters(mesh, shapes.params, rules)
+    shardings = TrainState(
+        step=replicated(mesh),
+        params=params,
+        opt_state=shard_like_parameters(mesh, shapes.opt_state, shapes.params, params),
+        ema=None if shapes.ema is None else params,
+    )
+    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings)
+
+
+def shardings(abstract: TrainState) -> TrainState:
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)

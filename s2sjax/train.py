@@ -1,0 +1,353 @@
+"""The training loop, top to bottom: config, mesh, data, shapes, init, restore, step function, loop, close.
+
+A run is a pure function of its config: batch, dropout and learning rate of step `i` follow from the seed and from `i`, so a
+run that was interrupted anywhere and resumed ends with the same bits as one that was left alone.
+"""
+
+import contextlib
+import functools
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import Array
+from jax.sharding import Mesh
+
+from s2sjax import experiment as experiments
+from s2sjax import models, optim, sharding
+from s2sjax.api import Batch
+from s2sjax.checkpoint import Checkpointer
+from s2sjax.config import differences
+from s2sjax.data import pipeline
+from s2sjax.data import tokenizer as tokenizers_lib
+from s2sjax.data.plan import Plan, make_plan
+from s2sjax.data.prepare import Prepared, prepare
+from s2sjax.errors import UserError
+from s2sjax.evaluate import Validator
+from s2sjax.experiment import Experiment
+from s2sjax.ops.linear import Precision
+from s2sjax.plots import learning_curves
+from s2sjax.report import Reporter, progress
+from s2sjax.state import TrainState, abstract_state, initializer, shardings
+from s2sjax.tasks.likelihood import loss_sums
+
+INTERRUPTED = 75
+"""Exit code of a run that saved and stopped on SIGTERM or SIGINT: EX_TEMPFAIL, "try again"."""
+
+CHANGEABLE = (
+    "train.steps",
+    "train.log_every",
+    "train.loss_chunk",
+    "evaluate.",
+    "decode.",
+    "checkpoint.",
+    "mesh.",
+    "data.dir",
+    "data.cache_dir",
+)
+"""Config keys that may differ when a run is resumed; all others decide what is computed."""
+
+
+def train(experiment: Experiment, workdir: Path) -> int:
+    """Train from scratch, or resume what stands in `workdir`. Returns the exit code: 0, or `INTERRUPTED`.
+
+    Raises:
+        UserError: for bad data, a workdir of another config, a checkpoint of another shape, a disk that is full.
+    """
+    # ---- Config and mesh ----
+    mesh = sharding.make_mesh(experiment.mesh)
+    experiment = claim_workdir(experiment, workdir)
+    config, precision = experiment.train, Precision(experiment.train.precision)
+
+    # ---- Data ----
+    prepared = prepare_data(experiment, workdir)
+    train_split = prepared.splits["train"]
+    divisor = sharding.batch_shards(mesh) * config.accumulate
+    plan = make_plan(
+        train_split.source.lengths, train_split.target.lengths, experiment.data, seed=experiment.seed, divisor=divisor
+    )
+
+    # ---- Model, optimizer, state ----
+    family = models.family(experiment.model_name)
+    vocabularies = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
+    model = family.build(experiment.model, *vocabularies, precision=precision)
+    optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
+    init = initializer(model, optimizer, ema=config.ema_decay > 0)
+    abstract = abstract_state(init, mesh, family.SHARDING_RULES)
+
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpointer(workdir / "checkpoints", experiment.checkpoint))
+        # ---- Restore or init ----
+        restored = checkpoints.restore(abstract, set_aside=True)
+        start = restored.step if restored else 0
+        report = stack.enter_context(Reporter(workdir, total_steps=config.steps, resumed_from=start))
+        for message in restored.rejected if restored else ():
+            report.message(message)
+        if restored:
+            state = restored.state
+        else:
+            state = jax.jit(init, out_shardings=shardings(abstract))(stream_key(experiment.seed, "init"))
+        describe(report, experiment, plan, mesh, state, start)
+        validator = Validator(experiment, prepared, mesh, report)
+
+        # ---- Step function ----
+        step_fn = make_step(model, optimizer, experiment, mesh, shardings(abstract))
+        schedule = optim.make_schedule(experiment.optimizer, config.steps)
+        feed = sharding.prefetch(
+            pipeline.batches(
+                plan, train_split, start=start, stop=config.steps, part=jax.process_index(), parts=jax.process_count()
+            ),
+            lambda batch: sharding.to_devices(batch, sharding.batch_sharding(mesh)),
+        )
+        stack.callback(feed.close)
+        stop = stack.enter_context(_stop_requests())
+
+        # ---- Loop ----
+        window = Window()
+        pending: tuple[int, Mapping[str, Array]] | None = None
+        compiled: set[tuple[int, ...]] = set()
+
+        def settle() -> None:
+            """Read the metrics of the last dispatched step. Called after the next one is on its way."""
+            nonlocal pending
+            if pending is None:
+                return
+            step, metrics = pending
+            pending = None
+            window.add({name: float(value) for name, value in metrics.items()})
+            if not math.isfinite(window.last_loss):
+                raise UserError(
+                    f"the loss is {window.last_loss} at step {step}. The last checkpoint is {checkpoints.latest_step()}; "
+                    "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and use another workdir"
+                )
+            if step % config.log_every == 0 or step == config.steps:
+                report.step_line(step, {**window.summary(), "learning_rate": float(schedule(step - 1))})
+            report.advance(step)
+
+        for step in range(start + 1, config.steps + 1):
+            batch = next(feed)
+            shape = batch["inputs"].shape + batch["targets"].shape[1:]
+            if shape not in compiled:
+                settle()
+                began = time.monotonic()
+            state, metrics = step_fn(state, batch)
+            if shape not in compiled:
+                compiled.add(shape)
+                window.skip(time.monotonic() - began)
+                report.message(
+                    f"compiled shape {len(compiled)} of {len(set(plan.shapes))}: {shape[0]} rows of {shape[1]} source and "
+                    f"{shape[2]} target tokens, {time.monotonic() - began:.1f} s"
+                )
+            settle()
+            pending = step, metrics
+
+            last = step == config.steps
+            evaluate = last or step % experiment.evaluate.every_steps == 0
+            if evaluate or stop() or step % experiment.checkpoint.every_steps == 0:
+                settle()
+                began = time.monotonic()
+                scores = validator(step, state.best_params) if evaluate else None
+                checkpoints.save(step, state, scores)
+                window.skip(time.monotonic() - began)
+            for problem in checkpoints.poll():
+                report.message(problem)
+            if stop() and not last:
+                checkpoints.wait()
+                report.message(f"stopped at step {step}, which is saved; the same command goes on from there")
+                return INTERRUPTED
+
+        # ---- Close ----
+        if start >= config.steps:
+            report.message(
+                f"nothing to do: this run is at step {start} of {config.steps}; raise config.train.steps to go on"
+            )
+    if (workdir / "metrics.jsonl").exists() and start < config.steps:
+        learning_curves(workdir / "metrics.jsonl", workdir / "plots" / "learning_curves.png")
+    return 0
+
+
+def make_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    experiment: Experiment,
+    mesh: Mesh,
+    state_shardings: TrainState,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """One update, jitted once a shape, its state donated. Metrics are sums over the batch, and the gradient's norm."""
+    config, shards = experiment.train, sharding.batch_shards(mesh)
+    dropout = stream_key(experiment.seed, "dropout")
+
+    def loss(params, batch: Batch, key: Array):
+        sums = loss_sums(
+            model, params, batch, dropout_key=key, label_smoothing=config.label_smoothing, z_loss=config.z_loss,
+            chunk=config.loss_chunk, shards=shards, precision=Precision(config.precision),
+        )  # fmt: skip
+        return sums.loss, sums
+
+    def gradients(params, batch: Batch, key: Array):
+        """Sums of the loss and of its gradient over the batch, in `accumulate` parts of its rows."""
+        gradient = jax.grad(loss, has_aux=True)
+        if config.accumulate == 1:
+            return gradient(params, batch, key)
+
+        def split(x: Array) -> Array:  # [B, ...] -> [parts, B / parts, ...]; strided, so that no row changes its device
+            return x.reshape(-1, config.accumulate, *x.shape[1:]).swapaxes(0, 1)
+
+        def part(total, x):
+            number, batch = x
+            return jax.tree.map(jnp.add, total, gradient(params, batch, jax.random.fold_in(key, number))), None
+
+        parts = jnp.arange(config.accumulate), jax.tree.map(split, dict(batch))
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, batch, key))
+        return jax.lax.scan(part, zero, parts)[0]
+
+    def step(state: TrainState, batch: Batch):
+        grads, sums = gradients(state.params, batch, jax.random.fold_in(dropout, state.step))
+        # One division by the weight of the whole batch: accumulation and sharding cannot change what is computed.
+        grads = jax.tree.map(lambda g: g / sums.weight, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = None
+        if state.ema is not None:
+            # Young averages forget faster, so that the first, random parameters do not linger.
+            decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+            ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
+        cells = batch["inputs"].size + batch["targets"].size
+        filled = sum(jnp.sum(batch[name] > 0) for name in ("input_segments", "target_segments"))
+        metrics = {**sums._asdict(), "gradient_norm": optax.global_norm(grads), "cells": cells, "filled": filled}
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None))
+
+
+class Window:
+    """Metrics since the last line: sums and weights until the last moment, and the time they took."""
+
+    def __init__(self) -> None:
+        self.last_loss = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self._began = time.monotonic()
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        self.last_loss = metrics["loss"]
+        self._steps += 1
+        for name, value in metrics.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def skip(self, seconds: float) -> None:
+        """Leave out time that was not spent on steps: compiling, evaluating."""
+        self._began += seconds
+
+    def summary(self) -> dict[str, float]:
+        """Means a target token (nats), rates, and shares (0..1); the window begins anew."""
+        s, seconds = self._sums, max(time.monotonic() - self._began, 1e-9)
+        result = {
+            "loss": s["loss"] / s["weight"],
+            "perplexity": math.exp(min(s["nll"] / s["weight"], 700)),
+            "accuracy": s["correct"] / s["weight"],
+            "tokens_per_second": s["weight"] / seconds,
+            "padding": 1 - s["filled"] / s["cells"],
+            "gradient_norm": s["gradient_norm"] / self._steps,
+        }
+        self._reset()
+        return result
+
+
+@functools.cache
+def stream_key(seed: int, stream: str) -> Array:
+    """The key of one use of randomness ("init", "dropout"): distinct streams never meet."""
+    return jax.random.fold_in(jax.random.key(seed), ("init", "dropout").index(stream))
+
+
+def prepare_data(experiment: Experiment, workdir: Path) -> Prepared:
+    """Tokenised train and validation splits; the tokenizers go to the workdir, where all later commands find them."""
+    with progress("preparing data") as advance:
+        prepared = prepare(experiment.data, experiment.tokenizer, ("train", "validation"), progress=advance)
+    directory = workdir / "tokenizer"
+    if not directory.exists():
+        tokenizers_lib.save(prepared.tokenizers, directory)
+    else:
+        kept = tokenizers_lib.load(directory)
+        pairs = ((kept.source, prepared.tokenizers.source), (kept.target, prepared.tokenizers.target))
+        if any(a.to_bytes() != b.to_bytes() for a, b in pairs):
+            raise UserError(
+                f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} is not what "
+                f"{workdir} was trained on: it gives another tokenizer; restore the data or use another workdir"
+            )
+    return prepared
+
+
+def claim_workdir(experiment: Experiment, workdir: Path) -> Experiment:
+    """Write the resolved config into a new workdir; in an existing one, check that this is the same run."""
+    path = workdir / "config.json"
+    try:
+        if path.exists():
+            old = experiments.config_dict(experiments.load(path)).to_dict()
+            new = experiments.config_dict(experiment).to_dict()
+            changed = {k: v for k, v in differences(old, new).items() if not k.startswith(CHANGEABLE)}
+            if changed:
+                listing = "; ".join(f"config.{key} was {a!r} and is {b!r}" for key, (a, b) in changed.items())
+                raise UserError(
+                    f"{workdir} holds a run of another config: {listing}. Use these values, or another workdir"
+                )
+        elif workdir.exists() and any(workdir.iterdir()):
+            raise UserError(f"{workdir} is not empty and has no config.json, so it is no run; use another workdir")
+        (workdir / "plots").mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        experiments.save(experiment, temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
+    return experiment
+
+
+def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, state: TrainState, start: int) -> None:
+    """What is about to happen, before the first step."""
+    count = sum(p.size for p in jax.tree.leaves(state.params))
+    devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
+    report.message(
+        f"{experiment.model_name}, {count:,} parameters, {experiment.train.precision}, on {devices}"
+        + (f"; resuming at step {start}" if start else "")
+    )
+    shapes = ", ".join(f"{s.rows}x({s.source}+{s.target})" for s in plan.shapes)
+    report.message(
+        f"{plan.examples_per_epoch:,} examples, {plan.batches_per_epoch:,} batches an epoch, "
+        f"{experiment.train.steps / plan.batches_per_epoch:.1f} epochs; {len(plan.shapes)} shapes: {shapes}; "
+        f"padding {plan.padding:.1%}"
+    )
+    if len(plan.too_long):
+        report.message(
+            f"{len(plan.too_long):,} of {len(plan.source_lengths):,} training examples are over "
+            f"{experiment.data.max_source_length} source or {experiment.data.max_target_length} target tokens and are left "
+            "out (config.data.max_source_length, max_target_length)"
+        )
+
+
+@contextlib.contextmanager
+def _stop_requests():
+    """SIGTERM and SIGINT ask the loop to save and stop; a second SIGINT does not wait."""
+    asked = False
+
+    def ask(number, frame):
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,217 @@
+"""What every model has to keep, whatever it is made of."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from s2sjax import models, sharding
+from s2sjax.data.examples import assemble
+from s2sjax.data.plan import PlannedBatch, Shape
+from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.ops.linear import Precision
+from s2sjax.tasks.likelihood import loss_sums
+from s2sjax.tasks.translate import cross_attention, source_batch
+from tests.contract.conftest import SPLIT, VOCAB, bucketed, packed
+
+
+def stepped(subject, batch, *, width=1, model=None):
+    """Logits [B, T, K, V] of stepping through the targets, the same ones in each of `width` hypotheses."""
+    model = model or subject.model
+
+    @jax.jit
+    def run(params, inputs, tokens):
+        def method(name, *args, **kwargs):
+            return model.apply({"params": params}, *args, method=name, **kwargs)
+
+        memory = method("encode", source_batch(inputs))
+        cache = method("init_cache", memory, width=width, max_len=tokens.shape[1])
+        logits = []
+        for t in range(tokens.shape[1]):
+            step, cache = method("decode_step", jnp.repeat(tokens[:, t : t + 1], width, axis=1), cache, memory)
+            logits.append(step)
+        return jnp.stack(logits, axis=1)
+
+    return np.asarray(run(subject.params, batch["inputs"], batch["decoder_inputs"]))
+
+
+@pytest.mark.parametrize("precision, tolerance", [(Precision.FLOAT32, 1e-4), (Precision.BFLOAT16, 0.15)])
+def test_stepping_equals_teacher_forcing(subject, precision, tolerance):
+    batch, model = bucketed(), subject.build(precision)
+    mask = batch["weights"] > 0
+    forced = subject.logits(batch, model=model)[mask]
+    for hypothesis in np.moveaxis(stepped(subject, batch, width=3, model=model), 2, 0):
+        np.testing.assert_allclose(hypothesis[mask], forced, atol=tolerance * np.abs(forced).max())
+
+
+def test_the_future_does_not_leak(subject):
+    batch = bucketed()
+
+    def logits_at(tokens, t):
+        return subject.logits({**batch, "decoder_inputs": tokens})[:, t]
+
+    base = batch["decoder_inputs"]
+    for t in (0, 2):
+        changed = base.copy()
+        changed[:, t + 1 :] = 4 + (changed[:, t + 1 :] + 5) % (VOCAB - 4)
+        a, b = logits_at(base, t), logits_at(changed, t)
+        np.testing.assert_array_equal(a, b)
+        changed[:, t] = 4 + (changed[:, t] + 5) % (VOCAB - 4)
+        assert np.abs(logits_at(changed, t) - a).max() > 1e-3, "the present must matter"
+
+
+def test_the_gradient_of_a_position_with_respect_to_later_embeddings_is_exactly_zero(subject):
+    batch = bucketed()
+    # Each row's inputs are distinct tokens, so the embedding table's row of a token is that position's own.
+    batch["decoder_inputs"] = np.tile(np.arange(6, dtype=np.int32) + 5, (8, 1))
+    batch["inputs"] = np.where(batch["inputs"] > 0, 4, 0).astype(np.int32)
+    paths = [
+        p for p, _ in jax.tree.leaves_with_path(subject.params) if sharding.path_name(p) == "target_embedding/table"
+    ]
+    if not paths:
+        pytest.skip("this family has no target embedding to differentiate by")
+
+    def feature(params, batch):
+        return jnp.sum(subject.model.apply({"params": params}, batch, train=False).features[:, 2] ** 2)
+
+    table = np.asarray(jax.jit(jax.grad(feature))(subject.params, batch)["target_embedding"]["table"])
+    assert np.abs(table[5:8]).sum(axis=1).all(), "positions 0, 1 and 2 matter at position 2"
+    np.testing.assert_array_equal(table[8:11], 0)
+
+
+def test_padding_the_source_and_the_target_leaves_the_logits_unchanged(subject):
+    tight, loose = bucketed(), bucketed(source=11, target=9, rows=10)
+    a, b = subject.logits(tight), subject.logits(loose)[:8, :6]
+    mask = tight["weights"] > 0
+    np.testing.assert_allclose(b[mask], a[mask], atol=2e-5 * np.abs(a).max())
+
+
+def test_packing_is_invisible(subject):
+    alone, together = bucketed(), packed()
+    a, b = subject.logits(alone), subject.logits(together)
+    rows, slot = [0, 0, 0, 1, 1, 1, 2, 2], [1, 2, 3, 1, 2, 3, 1, 2]
+    for i in range(8):
+        here = together["target_segments"][rows[i]] == slot[i]
+        expected = a[i, : len(SPLIT.target[i])]
+        np.testing.assert_allclose(b[rows[i], here], expected, atol=2e-5 * np.abs(a).max())
+
+
+def test_permuting_hypotheses_permutes_outputs(subject):
+    """One gather over axis 1 of every cache leaf is all that search has to do."""
+    batch = bucketed()
+
+    @jax.jit
+    def run(params, permutation):
+        def method(name, *args, **kwargs):
+            return subject.model.apply({"params": params}, *args, method=name, **kwargs)
+
+        memory = method("encode", source_batch(jnp.asarray(batch["inputs"])))
+        cache = method("init_cache", memory, width=3, max_len=6)
+        tokens = jnp.stack([jnp.full(8, t, jnp.int32) for t in (5, 9, 12)], axis=1)
+        _, cache = method("decode_step", tokens, cache, memory)
+        assert all(leaf.shape[:2] == (8, 3) for leaf in jax.tree.leaves(cache)), "every cache leaf leads with [B, K]"
+        cache = jax.tree.map(lambda leaf: leaf[:, permutation], cache)
+        return method("decode_step", tokens[:, permutation], cache, memory)[0]
+
+    plain = np.asarray(run(subject.params, jnp.array([0, 1, 2])))
+    permuted = np.asarray(run(subject.params, jnp.array([2, 0, 1])))
+    np.testing.assert_allclose(permuted, plain[:, [2, 0, 1]], atol=1e-5 * np.abs(plain).max())
+    assert np.abs(plain[:, 0] - plain[:, 1]).max() > 1e-3
+
+
+def test_jit_equals_eager(subject):
+    batch = bucketed()
+    output = subject.model.apply({"params": subject.params}, jax.tree.map(jnp.asarray, batch), train=False)
+    eager = output.features @ output.kernel + (0 if output.bias is None else output.bias)
+    jitted = subject.logits(batch)
+    np.testing.assert_allclose(jitted, eager, atol=2e-5 * np.abs(jitted).max())
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)], ids=str)
+def test_eight_devices_equal_one(subject, axes):
+    """Loss and gradients with dropout, over data, fsdp and tensor axes."""
+    dropping = {"dropout": 0.2} if "dropout" in {f.name for f in dataclasses.fields(subject.model.config)} else {}
+    model, batch = subject.build(**dropping), bucketed()
+
+    def loss(params, batch, shards):
+        sums = loss_sums(
+            model, params, batch, dropout_key=jax.random.key(3), label_smoothing=0.1, z_loss=1e-4, chunk=5,
+            shards=shards, precision=Precision.FLOAT32,
+        )  # fmt: skip
+        return sums.loss
+
+    value = jax.jit(jax.value_and_grad(loss), static_argnums=2)
+    expected = value(subject.params, batch, 1)
+    mesh = sharding.make_mesh(sharding.MeshConfig(*axes))
+    rules = models.family(subject.family).SHARDING_RULES
+    params = jax.device_put(subject.params, sharding.shard_parameters(mesh, subject.params, rules))
+    batch = sharding.to_devices(batch, sharding.batch_sharding(mesh))
+    got = value(params, batch, sharding.batch_shards(mesh))
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max() + 1e-6)
+
+
+def test_dropout_acts_in_training_only_and_by_its_key(subject):
+    fields = {f.name for f in dataclasses.fields(subject.model.config)}
+    if "dropout" not in fields:
+        pytest.skip("no dropout")
+    model, batch = subject.build(dropout=0.4), bucketed()
+
+    @jax.jit
+    def features(params, key):
+        return model.apply({"params": params}, batch, train=True, rngs={"dropout": key}).features
+
+    a, b, c = (np.asarray(features(subject.params, jax.random.key(k))) for k in (0, 0, 1))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a - c).max() > 1e-2
+    plain = jax.jit(lambda p: model.apply({"params": p}, jax.tree.map(jnp.asarray, batch), train=False).features)(
+        subject.params
+    )
+    assert np.abs(a - plain).max() > 1e-2
+
+
+def test_attention_rows_are_distributions_over_the_sentences_own_source(subject):
+    batch = packed()
+    weights = np.asarray(jax.jit(lambda p, b: cross_attention(subject.model, p, b))(subject.params, batch))
+    same = batch["target_segments"][:, :, None] == batch["input_segments"][:, None, :]
+    real = batch["target_segments"] > 0
+    np.testing.assert_allclose(weights[real].sum(axis=-1), 1, rtol=1e-4)
+    np.testing.assert_array_equal(weights[real][~same[real]], 0)
+
+
+def test_the_copy_task_is_learned_in_seconds(subject):
+    rng = np.random.default_rng(0)
+
+    def batch_of(n):
+        rows = [np.append(rng.integers(4, VOCAB, rng.integers(2, 6)), 3).astype(np.int32) for _ in range(n)]
+        ragged = Ragged.from_rows(rows)
+        return assemble(PlannedBatch(Shape(n, 6, 6), np.arange(n), np.arange(n)), TokenizedSplit(ragged, ragged, ""))
+
+    model = subject.build(width=48) if subject.family == "rnn_seq2seq" else subject.build(width=48, hidden=96)
+    params = jax.jit(lambda key, batch: model.init(key, batch, train=False))(jax.random.key(0), batch_of(2))["params"]
+    optimizer = optax.adam(optax.linear_schedule(0, 4e-3, 40), b2=0.98)
+
+    def loss(params, batch):
+        sums = loss_sums(
+            model, params, batch, dropout_key=None, label_smoothing=0.0, z_loss=0.0, chunk=256, shards=1,
+            precision=Precision.FLOAT32,
+        )  # fmt: skip
+        return sums.loss / sums.weight, sums.correct / sums.weight
+
+    @jax.jit
+    def step(params, state, batch):
+        (_, accuracy), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
+        updates, state = optimizer.update(grads, state)
+        return optax.apply_updates(params, updates), state, accuracy
+
+    state, accuracy = optimizer.init(params), 0.0
+    for i in range(600):
+        params, state, latest = step(params, state, batch_of(64))
+        if i % 20 == 19:
+            accuracy = float(latest)
+            if accuracy > 0.98:
+                return
+    pytest.fail(f"accuracy {accuracy:.2f} after 600 steps")

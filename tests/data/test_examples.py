@@ -1,0 +1,74 @@
+"""Batch arrays against a loop, and slices against the whole."""
+
+import numpy as np
+import pytest
+
+from s2sjax.data.examples import assemble
+from s2sjax.data.pipeline import batches
+from s2sjax.data.plan import make_plan
+from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.sources import DataConfig
+
+RNG = np.random.default_rng(0)
+
+
+def ragged(n: int) -> Ragged:
+    return Ragged.from_rows([np.append(RNG.integers(4, 99, RNG.integers(0, 20)), 3) for _ in range(n)])
+
+
+SPLIT = TokenizedSplit(ragged(100), ragged(100), fingerprint="")
+
+
+def plan(batching: str, divisor: int = 1):
+    config = DataConfig(batching=batching, batch_tokens=200, pack_length=40, buckets=2)
+    return make_plan(SPLIT.source.lengths, SPLIT.target.lengths, config, seed=0, divisor=divisor)
+
+
+def by_loop(planned) -> dict[str, np.ndarray]:
+    rows, S, T = planned.shape
+    names = ("inputs", "input_segments", "input_positions"), ("targets", "target_segments", "target_positions")
+    out = {name: np.zeros((rows, n), int) for side, n in zip(names, (S, T), strict=True) for name in side}
+    out["decoder_inputs"] = np.zeros((rows, T), int)
+    filled, members = np.zeros((rows, 2), int), np.zeros(rows, int)
+    for example, row in zip(planned.examples, planned.rows, strict=True):
+        members[row] += 1
+        for side, tokens in enumerate((SPLIT.source[example], SPLIT.target[example])):
+            for position, token in enumerate(tokens):
+                column = filled[row, side] + position
+                for name, value in zip(names[side], (token, members[row], position), strict=True):
+                    out[name][row, column] = value
+                if side == 1:
+                    out["decoder_inputs"][row, column] = 2 if position == 0 else tokens[position - 1]
+            filled[row, side] += len(tokens)
+    return out | {"weights": (out["target_segments"] > 0).astype(float)}
+
+
+@pytest.mark.parametrize("batching", ["bucket", "pack"])
+def test_arrays_equal_a_loop_over_examples_and_tokens(batching):
+    made = plan(batching)
+    for i in range(made.batches_per_epoch):
+        expected, got = by_loop(made.batch(i)), assemble(made.batch(i), SPLIT)
+        assert got.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
+            assert got[name].dtype == (np.float32 if name == "weights" else np.int32)
+
+
+@pytest.mark.parametrize("batching", ["bucket", "pack"])
+def test_the_slices_of_four_processes_make_the_global_batch(batching):
+    made = plan(batching, divisor=4)
+    for i in range(made.batches_per_epoch):
+        whole = assemble(made.batch(i), SPLIT)
+        parts = [assemble(made.batch(i), SPLIT, part=p, parts=4) for p in range(4)]
+        for name in whole:
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name], err_msg=name)
+
+
+def test_the_pipeline_starts_anywhere_and_stays_in_order():
+    made = plan("pack")
+    stop = 2 * made.batches_per_epoch + 3
+    whole = list(batches(made, SPLIT, start=0, stop=stop))
+    tail = list(batches(made, SPLIT, start=7, stop=stop, threads=3))
+    assert len(whole) == stop and len(tail) == stop - 7
+    for a, b in zip(whole[7:], tail, strict=True):
+        np.testing.assert_array_equal(a["inputs"], b["inputs"])

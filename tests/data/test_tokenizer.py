@@ -1,0 +1,238 @@
+import dataclasses
+import gzip
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2sjax.data import tokenizer as tokenizers
+from s2sjax.data.tokenizer import EOS, PAD, UNK, ByteTokenizer, CharTokenizer, TokenizerConfig, train_tokenizers
+from s2sjax.errors import UserError
+
+MULTI30K = Path(__file__).parents[2] / "../shared/data/multi30k"
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+WORDS = ["the", "cat", "house", "Hund", "läuft", "über", "3", "2021", "May", "Straße", "and", "green", "grün"]
+
+
+def sentences(count=300):
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, 6)) for _ in range(count)]
+
+
+def pairs(count=300):
+    texts = sentences(2 * count)
+    return list(zip(texts[:count], texts[count:], strict=True))
+
+
+def train(**config):
+    return train_tokenizers(TokenizerConfig(**{"vocab_size": 60, **config}), pairs())
+
+
+ALL = pytest.mark.parametrize("kind", ["unigram", "bpe", "char", "byte"])
+
+
+@ALL
+def test_every_kind_has_the_same_special_ids_and_decodes_what_it_encodes(kind):
+    tokenizer = train(kind=kind).source
+    texts = ["the cat", " the  green  house ", "", "Straße über 3 May"]
+    rows = tokenizer.encode(texts)
+    assert [row.dtype for row in rows] == [np.int32] * 4
+    assert [tokenizer.decode(row) for row in rows] == texts
+    assert all(4 <= token < tokenizer.vocab_size for row in rows for token in row)
+    assert tokenizer.pieces([0, 1, 2, 3]) == ["<pad>", "<unk>", "<s>", "</s>"]
+    assert tokenizer.encode([]) == []
+
+
+@ALL
+def test_decoding_drops_specials_and_stops_at_end_of_sentence(kind):
+    tokenizer = train(kind=kind).source
+    cat, house = (row.tolist() for row in tokenizer.encode(["cat", "house"]))
+    assert tokenizer.decode([2, *cat, PAD, UNK, EOS, *house, EOS]) == "cat"
+    assert tokenizer.decode(np.array([*cat, EOS], np.int64)) == "cat"
+    assert tokenizer.decode([]) == tokenizer.decode([EOS]) == ""
+
+
+@ALL
+def test_names_of_specials_in_text_are_text(kind):
+    tokenizer = train(kind=kind).source
+    assert not {0, 2, 3} & set(tokenizer.encode(["</s> <s> <pad> <unk>"])[0].tolist())
+
+
+@ALL
+def test_user_symbols_are_one_token_wherever_they_stand(kind):
+    tokenizer = train(kind=kind, vocab_size=80, user_symbols=("<2de>", "<2d", "=>")).source
+    for text in ("<2de> 3 May 2021", "the<2de>cat =>=>", "a<2d e>", "<2d", "<2de"):
+        (ids,) = tokenizer.encode([text])
+        pieces = tokenizer.pieces(ids)
+        for symbol in ("<2de>", "=>"):
+            assert pieces.count(symbol) == text.count(symbol)
+        assert pieces.count("<2d") == text.count("<2d") - text.count("<2de>")
+    # a symbol is not found across two texts of one list
+    assert all("<2de>" not in tokenizer.pieces(ids) for ids in tokenizer.encode(["<2", "de>"]))
+    assert tokenizer.decode(tokenizer.encode(["<2de> 3 May"])[0]) == "<2de> 3 May"
+
+
+@ALL
+def test_a_tokenizer_is_the_same_after_saving_and_loading(kind, tmp_path):
+    for joint in (True, False):
+        pair = train(kind=kind, joint=joint, user_symbols=("<2de>",))
+        tokenizers.save(pair, tmp_path / str(joint))
+        loaded = tokenizers.load(tmp_path / str(joint))
+        assert loaded.joint == joint
+        for ours, theirs in ((pair.source, loaded.source), (pair.target, loaded.target)):
+            assert ours.to_bytes() == theirs.to_bytes()
+            assert ours.vocab_size == theirs.vocab_size
+            assert [r.tolist() for r in ours.encode(sentences(9))] == [r.tolist() for r in theirs.encode(sentences(9))]
+
+
+@ALL
+def test_training_twice_gives_the_same_tokenizer(kind):
+    assert train(kind=kind).source.to_bytes() == train(kind=kind).source.to_bytes()
+
+
+@given(texts=st.lists(TEXT), symbols=st.lists(st.sampled_from(["<2de>", "ä", "ab", "<2"]), unique=True))
+def test_bytes_bring_back_any_text(texts, symbols):
+    tokenizer = ByteTokenizer(symbols)
+    texts = [text.join(["<2de>", "ab"]) for text in texts] + texts
+    rows = tokenizer.encode(texts)
+    assert [tokenizer.decode(row) for row in rows] == texts
+    assert ["".join(tokenizer.pieces(row)) for row in tokenizer.encode(["<2de>ab"])] == ["<2de>ab"]
+
+
+@settings(deadline=None)
+@given(texts=st.lists(TEXT), symbols=st.lists(st.sampled_from(["<2de>", "ä", "ab", "<2"]), unique=True))
+def test_characters_bring_back_any_text_of_the_training_alphabet(texts, symbols):
+    texts = [text.join(["<2de>", "ab"]) for text in texts] + texts
+    config = TokenizerConfig(kind="char", vocab_size=10**6, user_symbols=tuple(symbols))
+    tokenizer = train_tokenizers(config, [(text, text) for text in [*texts, "<>abde2"]]).source
+    assert [tokenizer.decode(row) for row in tokenizer.encode(texts)] == texts
+
+
+def test_half_a_character_decodes_to_the_replacement_character():
+    tokenizer = ByteTokenizer()
+    assert tokenizer.decode(tokenizer.encode(["aä"])[0][:-1]) == "a\ufffd"
+    assert tokenizer.pieces(tokenizer.encode(["aä"])[0]) == ["a", "<0xC3>", "<0xA4>"]
+
+
+def test_characters_are_ordered_by_frequency_then_code_point_and_the_rest_is_unk():
+    config = TokenizerConfig(kind="char", vocab_size=9, user_symbols=("<2de>", "z"))
+    tokenizer = train_tokenizers(config, [("ccbzzz", "aabdd")]).source  # a, b, c, d twice each; one place too few
+    assert tokenizer.pieces(range(tokenizer.vocab_size))[4:] == ["<2de>", "z", "a", "b", "c"]
+    assert tokenizer.encode(["dazé\U0010ffff"])[0].tolist() == [UNK, 6, 5, UNK, UNK]
+
+
+def test_separate_vocabularies_are_trained_on_their_own_sides():
+    config = TokenizerConfig(kind="char", joint=False)
+    pair = train_tokenizers(config, [("ab", "xy")])
+    assert pair.source.decode(pair.source.encode(["abxy"])[0]) == "ab"
+    assert pair.target.decode(pair.target.encode(["abxy"])[0]) == "xy"
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_corpus_too_small_for_the_vocabulary_gives_a_smaller_one_and_a_warning(kind, caplog):
+    tokenizer = train_tokenizers(TokenizerConfig(kind=kind, vocab_size=8000), [("a cat", "eine Katze")]).source
+    assert 4 < tokenizer.vocab_size < 100
+    assert f"only {tokenizer.vocab_size} of 8000 pieces" in caplog.text
+    assert tokenizer.decode(tokenizer.encode(["eine cat"])[0]) == "eine cat"
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_vocabulary_too_small_for_the_characters_and_empty_text_are_user_errors(kind):
+    with pytest.raises(UserError, match="tokenizer.vocab_size=8 .* Increase vocab_size"):
+        train(kind=kind, vocab_size=8)
+    with pytest.raises(UserError, match="cannot train"):
+        train_tokenizers(TokenizerConfig(kind=kind), [("", "")])
+
+
+def test_byte_fallback_spells_what_training_did_not_see_and_digits_split():
+    tokenizer = train(byte_fallback=True, split_digits=True, vocab_size=360).source
+    assert tokenizer.decode(tokenizer.encode(["the 日本 cat\t"])[0]) == "the 日本 cat\t"
+    assert "".join(tokenizer.pieces(tokenizer.encode(["2021"])[0])[-4:]) == "2021"
+
+
+def test_training_takes_evenly_spaced_examples_within_its_limit():
+    config = TokenizerConfig(max_train_sentences=6, joint=False)
+    assert list(tokenizers.sample_indices(12, config)) == [0, 2, 4, 6, 8, 10]
+    assert list(tokenizers.sample_indices(12, dataclasses.replace(config, joint=True))) == [0, 4, 8]
+    assert list(tokenizers.sample_indices(5, config)) == [0, 1, 2, 3, 4]
+
+
+def test_a_given_model_is_taken_if_its_special_ids_are_ours(tmp_path):
+    import sentencepiece
+
+    ours = train(user_symbols=("<2de>",)).source
+    (tmp_path / "ours.model").write_bytes(ours.to_bytes())
+    config = TokenizerConfig(source_model=str(tmp_path / "ours.model"), user_symbols=("<2de>",))
+    given_pair = tokenizers.given_tokenizers(config)
+    assert given_pair.joint
+    assert given_pair.source.to_bytes() == ours.to_bytes()
+    both = dataclasses.replace(config, joint=False, target_model=config.source_model)
+    assert not tokenizers.given_tokenizers(both).joint
+    assert tokenizers.given_tokenizers(TokenizerConfig()) is None
+    with pytest.raises(UserError, match="does not know the user symbols <2fr>; train it with --user_defined_symbols"):
+        tokenizers.given_tokenizers(dataclasses.replace(config, user_symbols=("<2fr>",)))
+
+    default = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(sentences()), model_writer=default, vocab_size=60, hard_vocab_limit=False, minloglevel=2
+    )
+    (tmp_path / "default.model").write_bytes(default.getvalue())
+    for content, message in (
+        (default.getvalue(), r"ids \(-1, 0, 1, 2\); expected \(0, 1, 2, 3\). Train it with spm_train --pad_id=0"),
+        (b"garbage", "is not a SentencePiece model"),
+        (b"", "is not a SentencePiece model"),
+    ):
+        (tmp_path / "default.model").write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            tokenizers.given_tokenizers(TokenizerConfig(source_model=str(tmp_path / "default.model")))
+    with pytest.raises(UserError, match="cannot read tokenizer.source_model='nowhere'"):
+        tokenizers.given_tokenizers(TokenizerConfig(source_model="nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "word"}, "tokenizer.kind is 'word'; expected one of unigram, bpe, char, byte"),
+        ({"vocab_size": 4}, "vocab_size is 4"),
+        ({"user_symbols": ("<2 de>",)}, "user_symbols holds '<2 de>'"),
+        ({"user_symbols": ("</s>",)}, "user_symbols holds '</s>'"),
+        ({"user_symbols": ("a", "a")}, "a symbol twice"),
+        ({"kind": "char", "byte_fallback": True}, "tokenizer.byte_fallback is for unigram and bpe"),
+        ({"target_model": "x"}, "tokenizer.target_model needs"),
+        ({"source_model": "x", "joint": False}, "give tokenizer.target_model"),
+        ({"character_coverage": 0.0}, "character_coverage is 0.0"),
+        ({"max_train_sentences": 0}, "max_train_sentences is 0"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        TokenizerConfig(**fields)
+
+
+def test_loading_follows_no_path_from_the_json_and_reports_what_it_cannot_read(tmp_path):
+    with pytest.raises(UserError, match="holds no readable tokenizer"):
+        tokenizers.load(tmp_path)
+    tokenizers.save(train(kind="char"), tmp_path / "here")
+    record = tmp_path / "here" / "tokenizer.json"
+    for broken in ("{", "[]", '{"format": 1}', '{"format": 2}', '{"format": 1, "kinds": {"source": "../elsewhere"}}'):
+        record.write_text(broken)
+        with pytest.raises(UserError, match=r"no readable tokenizer|has format 2|is of kind '../elsewhere'"):
+            tokenizers.load(tmp_path / "here")
+    record.write_text(json.dumps({"format": 1, "kinds": {"source": "char"}, "source": "/etc/passwd"}))
+    assert isinstance(tokenizers.load(tmp_path / "here").source, CharTokenizer)
+
+
+@pytest.mark.skipif(not MULTI30K.is_dir(), reason="needs ../shared/data/multi30k")
+def test_every_german_caption_of_multi30k_survives_bpe():
+    files = (MULTI30K / f"val.{language}.gz" for language in ("en", "de"))
+    english, german = (gzip.decompress(file.read_bytes()).decode().split("\n")[:-1] for file in files)
+    pair = train_tokenizers(TokenizerConfig(vocab_size=2000), list(zip(english, german, strict=True)))
+    assert pair.source is pair.target
+    assert pair.target.vocab_size == 2000
+    rows = pair.target.encode(german)
+    assert len(rows) == 1014
+    assert [pair.target.decode(row) for row in rows] == german

@@ -1,0 +1,101 @@
+"""The chunked cross-entropy against its plain twin."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from s2sjax.ops.linear import Precision
+from s2sjax.ops.losses import chunked_cross_entropy, cross_entropy, token_losses
+
+B, T, D, V = 4, 7, 8, 23
+KEYS = jax.random.split(jax.random.key(0), 5)
+FEATURES = jax.random.normal(KEYS[0], (B, T, D))
+KERNEL = jax.random.normal(KEYS[1], (D, V))
+BIAS = jax.random.normal(KEYS[2], (V,))
+TARGETS = jax.random.randint(KEYS[3], (B, T), 0, V)
+WEIGHTS = jax.random.bernoulli(KEYS[4], 0.7, (B, T)).astype(jnp.float32)
+
+
+def both(chunk, *, bias=BIAS, shards=1, **options):
+    """(sums, gradients) of the plain and of the chunked form."""
+
+    def values(function, **more):
+        def loss(features, kernel, bias):
+            sums = function(features, kernel, bias, TARGETS, WEIGHTS, **options, **more)
+            return 3.0 * sums.loss, sums  # 3: a cotangent that is not 1
+
+        grads, sums = jax.grad(loss, argnums=(0, 1) if bias is None else (0, 1, 2), has_aux=True)(
+            FEATURES, KERNEL, bias
+        )
+        return sums, grads
+
+    return values(cross_entropy), values(chunked_cross_entropy, chunk=chunk, shards=shards)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 5, 28, 1000])
+def test_chunked_loss_equals_the_plain_form_in_values_and_gradients_also_where_the_chunk_does_not_divide(chunk):
+    plain, chunked = both(chunk, label_smoothing=0.1, z_loss=1e-2)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(chunked), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("label_smoothing, z_loss", [(0.0, 0.0), (0.2, 0.0), (0.0, 0.1)])
+def test_each_term_of_the_loss_has_the_gradient_of_autodiff(label_smoothing, z_loss):
+    plain, chunked = both(6, bias=None, label_smoothing=label_smoothing, z_loss=z_loss)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(chunked), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_sharding_the_loop_over_tokens_changes_nothing(shards):
+    plain, chunked = both(3, shards=shards, label_smoothing=0.1)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(chunked), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+def test_without_gradients_the_sums_are_the_same():
+    plain = cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, label_smoothing=0.1, z_loss=0.01)
+    chunked = chunked_cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, label_smoothing=0.1, z_loss=0.01, chunk=5)
+    np.testing.assert_allclose(jnp.stack(plain), jnp.stack(chunked), rtol=1e-5)
+
+
+def test_tokens_of_weight_zero_change_nothing_whatever_stands_there():
+    def loss(features, targets):
+        return chunked_cross_entropy(features, KERNEL, BIAS, targets, WEIGHTS, label_smoothing=0.1, chunk=5).loss
+
+    masked = WEIGHTS == 0
+    other = jnp.where(masked[..., None], FEATURES + 5, FEATURES), jnp.where(masked, (TARGETS + 1) % V, TARGETS)
+    a, b = jax.grad(loss)(FEATURES, TARGETS), jax.grad(loss)(*other)
+    assert float(loss(FEATURES, TARGETS)) == pytest.approx(float(loss(*other)), rel=1e-6)
+    np.testing.assert_array_equal(np.asarray(a)[masked], 0)
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_no_intermediate_holds_all_logits():
+    B, T, V = 16, 64, 999
+
+    def loss(features, kernel):
+        sums = chunked_cross_entropy(
+            features, kernel, None, jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)), label_smoothing=0.1, chunk=32
+        )
+        return sums.loss
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(jnp.zeros((B, T, D)), jnp.zeros((D, V))).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * B * T * V / 4, "a quarter of [B, T, V] floats"
+
+
+def test_smoothed_loss_of_a_perfect_and_of_a_uniform_model_by_hand():
+    uniform = token_losses(jnp.zeros((1, 4)), jnp.array([2]), label_smoothing=0.1, z_loss=0.0)
+    np.testing.assert_allclose(jnp.stack(uniform), np.log(4), rtol=1e-6)
+    # One word has all the mass: the smoothed part pays the other three words' 0.1 / 4 each at a cost of 20 nats.
+    sharp = token_losses(jnp.array([[0.0, 20.0, 0.0, 0.0]]), jnp.array([1]), label_smoothing=0.1, z_loss=0.0)
+    np.testing.assert_allclose(sharp[0], 3 * 0.1 / 4 * 20, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", [Precision.BFLOAT16, Precision.BFLOAT16_PRODUCTS])
+def test_bfloat16_products_stay_within_their_rounding(precision):
+    exact = cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS)
+    rounded = chunked_cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, chunk=8, precision=precision)
+    assert float(rounded.loss) == pytest.approx(float(exact.loss), rel=1e-2)
+    assert float(rounded.loss) != float(exact.loss), "the policy had no effect"

@@ -1,0 +1,101 @@
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from s2sjax import plots
+from s2sjax.errors import UserError
+from s2sjax.plots import attention_map, learning_curves
+
+
+def write(path, *records, tail=""):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records) + tail, encoding="utf-8")
+    return path
+
+
+def read_png(path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return imread(path)
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """The matplotlib figure of the last picture saved."""
+    seen = []
+    monkeypatch.setattr(plots, "_save", lambda figure, out: seen.append(figure))
+    return seen
+
+
+def test_learning_curves_have_a_panel_for_each_kind_of_number(tmp_path, figure):
+    train = [{"step": s, "kind": "train", "loss": 9 / s, "learning_rate": s * 1e-4} for s in range(1, 9)]
+    validation = [{"step": s, "kind": "validation", "loss": 8 / s, "bleu": 4.0 * s} for s in (4, 8)]
+    learning_curves(write(tmp_path / "metrics.jsonl", *train, *validation), tmp_path / "curves.png")
+    loss, scores, rate = figure[0].axes
+    assert [line.get_label() for line in loss.lines] == ["training, as optimised", "validation"]
+    assert list(loss.lines[1].get_xdata()) == [4, 8] and list(loss.lines[1].get_ydata()) == [2, 1]
+    assert [line.get_label() for line in scores.lines] == ["BLEU 32.0"]
+    assert list(rate.lines[0].get_ydata()) == [record["learning_rate"] for record in train]
+    labels = [axes.get_ylabel() for axes in figure[0].axes]
+    assert labels == ["loss (nats per token)", "validation (%)", "learning rate"]
+    assert rate.get_xlabel() == "step (updates)"
+
+
+def test_what_was_not_recorded_or_not_finite_is_left_out(tmp_path, figure):
+    records = [{"step": s, "kind": "train", "loss": None if s == 2 else 1.0} for s in (1, 2, 3)]
+    learning_curves(write(tmp_path / "m.jsonl", *records, tail='{"step": 4, "ki'), tmp_path / "curves.png")
+    (axes,) = figure[0].axes
+    assert list(axes.lines[0].get_xdata()) == [1, 3]
+
+
+def test_metrics_that_are_missing_empty_or_broken_are_a_users_error(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read as the metrics of a run: .*No such file"):
+        learning_curves(tmp_path / "none.jsonl", tmp_path / "curves.png")
+    with pytest.raises(UserError, match="holds no metrics yet"):
+        learning_curves(write(tmp_path / "empty.jsonl"), tmp_path / "curves.png")
+    with pytest.raises(UserError, match="cannot be read as the metrics"):
+        learning_curves(write(tmp_path / "broken.jsonl", tail="{oops}\n"), tmp_path / "curves.png")
+
+
+def test_pictures_are_png_files_that_show_something(tmp_path):
+    metrics = write(tmp_path / "metrics.jsonl", {"step": 1, "kind": "validation", "loss": 1.0})
+    learning_curves(metrics, tmp_path / "plots" / "curves.png")
+    attention_map(["a", "b", "c"], ["x", "y"], np.eye(2, 3), tmp_path / "plots" / "map.png", "title")
+    for name in ("curves.png", "map.png"):
+        pixels = read_png(tmp_path / "plots" / name)
+        assert min(pixels.shape[:2]) > 100 and pixels[..., :3].std() > 0.01
+    assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["curves.png", "map.png"]
+
+
+def test_rows_are_target_pieces_and_columns_source_pieces(tmp_path, figure):
+    weights = np.array([[0.1, 0.2, 0.7], [0.5, 0.4, 0.1]])
+    attention_map(["a", "$b$", "c"], ["x", "y"], weights, tmp_path / "map.png")
+    axes = figure[0].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "$b$", "c"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
+    assert not any(label.get_parse_math() for label in axes.get_xticklabels())  # a dollar is a dollar
+    assert np.array_equal(axes.images[0].get_array(), weights)
+    with pytest.raises(AssertionError, match="a row a target piece"):
+        attention_map(["a", "b"], ["x", "y", "z"], weights, tmp_path / "map.png")
+
+
+def test_scripts_that_no_font_has_are_spelled_and_nothing_is_warned_of(tmp_path, monkeypatch):
+    regular = plots._regular_fonts()
+    monkeypatch.setattr(plots, "_regular_fonts", lambda: {"DejaVu Sans": regular["DejaVu Sans"]})
+    pieces = ["▁март", "年月", "मार्च", "مارس", "a\u202f\x07b", "\U000f0000", "", " ", "x" * 40]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attention_map(pieces, pieces[::-1], np.eye(len(pieces)), tmp_path / "map.png", "title 年")
+    families, shown = plots._displayable(pieces)
+    assert families == ["DejaVu Sans"]
+    assert shown[:2] == ["▁март", "U+5E74 U+6708"] and shown[3] == "مارس" and "U+0007" in shown[4]
+    assert shown[5] == "U+F0000"
+
+
+def test_an_installed_font_is_used_where_the_default_has_no_glyph(monkeypatch):
+    coverage = {"DejaVu Sans": {97}, "Aaa": {97, 98}, "Bbb": {24180}, "Noto Sans CJK JP": {24180}}
+    monkeypatch.setattr(plots, "_regular_fonts", lambda: dict.fromkeys(coverage, "file"))
+    monkeypatch.setattr(plots, "_coverage", lambda family: frozenset(coverage[family]))
+    assert plots._displayable(["a年"]) == (["DejaVu Sans", "Noto Sans CJK JP"], ["a年"])
+    assert plots._displayable(["a"]) == (["DejaVu Sans"], ["a"])

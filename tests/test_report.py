@@ -1,0 +1,238 @@
+import errno
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from s2sjax import report
+from s2sjax.report import Reporter, align, progress
+
+METRICS = {
+    "loss": 3.21,
+    "perplexity": 24.78,
+    "accuracy": 0.4,
+    "tokens_per_second": 8312.4,
+    "padding": 0.0412,
+    "learning_rate": 8.9e-4,
+    "gradient_norm": 1.02,
+}
+
+
+def make_reporter(workdir, **options):
+    stream = io.StringIO()
+    return Reporter(workdir, total_steps=1000, stream=stream, **options), stream
+
+
+def records(workdir, name="metrics.jsonl"):
+    return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+
+
+def test_a_line_of_training_shows_the_columns_and_records_everything(tmp_path):
+    reporter, stream = make_reporter(tmp_path)
+    with reporter:
+        reporter.step_line(50, METRICS)
+    pattern = (
+        r"step   50/1000 | loss  3.2100 | ppl    24.78 |   8,312 tok/s | pad  4.1% | lr 8.90e-04 | grad   1.020 | eta "
+    )
+    assert re.fullmatch(re.escape(pattern) + r"\d+:\d\d:\d\d\n", stream.getvalue())
+    assert records(tmp_path) == [{"step": 50, "kind": "train", **METRICS}]
+
+
+def test_lines_are_aligned_whatever_the_size_of_the_numbers(tmp_path):
+    reporter, stream = make_reporter(tmp_path)
+    with reporter:
+        for step, scale in ((1, 1.0), (10, 1e-3), (1000, 12.0)):
+            reporter.step_line(step, {name: value * scale for name, value in METRICS.items()})
+    bars = [[i for i, c in enumerate(line) if c == "|"] for line in stream.getvalue().splitlines()]
+    assert bars[0] == bars[1] == bars[2]
+
+
+def test_the_eta_counts_from_where_the_run_was_resumed(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    reporter, stream = make_reporter(tmp_path, resumed_from=400)
+    with reporter:
+        now[0] += 60
+        reporter.step_line(500, {})
+    assert stream.getvalue() == "step  500/1000 | eta 0:05:00\n"
+
+
+def test_nan_and_infinity_are_recorded_as_null(tmp_path):
+    reporter, _ = make_reporter(tmp_path)
+    with reporter:
+        reporter.step_line(1, {"loss": float("nan"), "perplexity": float("inf"), "padding": 0.5})
+    assert records(tmp_path) == [{"step": 1, "kind": "train", "loss": None, "perplexity": None, "padding": 0.5}]
+
+
+def test_validation_and_samples_are_printed_and_recorded(tmp_path):
+    reporter, stream = make_reporter(tmp_path)
+    with reporter:
+        reporter.validation(100, {"loss": 2.5, "bleu": 31.234}, seconds=3.21)
+        reporter.samples(100, [("A dog.", "Ein Hund.", "Ein \x1b[31mHund\u2028 狗")])
+    assert "step  100/1000 | validation | loss 2.5000 | bleu 31.23 | 3.2 s\n" in stream.getvalue()
+    assert (
+        "    source      A dog.\n    reference   Ein Hund.\n    hypothesis  Ein \ufffd[31mHund\u2028 狗\n"
+        in stream.getvalue()
+    )
+    assert records(tmp_path) == [{"step": 100, "kind": "validation", "loss": 2.5, "bleu": 31.234}]
+    (line,) = (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert json.loads(line)["hypothesis"] == "Ein \x1b[31mHund\u2028 狗"
+
+
+def test_a_resumed_run_records_as_if_it_had_never_been_interrupted(tmp_path):
+    def run(workdir, first, last, resumed_from):
+        reporter, _ = make_reporter(workdir, resumed_from=resumed_from, tensorboard=False)
+        with reporter:
+            for step in range(first, last + 1):
+                reporter.step_line(step, {"loss": step / 7})
+                if step % 4 == 0:
+                    reporter.validation(step, {"loss": step / 9})
+                    reporter.samples(step, [("s", "r", f"h{step}")])
+
+    alone, interrupted = tmp_path / "alone", tmp_path / "interrupted"
+    for workdir in (alone, interrupted):
+        workdir.mkdir()
+    run(alone, 1, 12, 0)
+    run(interrupted, 1, 7, 0)
+    with open(interrupted / "metrics.jsonl", "a") as out:
+        out.write('{"step": 8, "ki')  # a kill in the middle of a line
+    run(interrupted, 4 + 1, 12, 4)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        assert (interrupted / name).read_bytes() == (alone / name).read_bytes()
+    run(interrupted, 1, 12, 0)  # begun anew: no checkpoint had been written
+    assert (interrupted / "metrics.jsonl").read_bytes() == (alone / "metrics.jsonl").read_bytes()
+
+
+def test_tensorboard_gets_the_numbers_and_forgets_what_a_resumed_run_does_again(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.record_writer import masked_crc32c
+
+    reporter, _ = make_reporter(tmp_path, resumed_from=40)
+    with reporter:
+        reporter.step_line(50, {"loss": 0.5})
+        reporter.validation(50, {"bleu": 12.5})
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    assert "tfevents" in path.name
+    content, events = path.read_bytes(), []
+    while content:
+        size = int.from_bytes(content[:8], "little")
+        assert int.from_bytes(content[8:12], "little") == masked_crc32c(content[:8])
+        assert int.from_bytes(content[12 + size : 16 + size], "little") == masked_crc32c(content[12 : 12 + size])
+        events.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[1].step, events[1].session_log.status) == (41, SessionLog.START)
+    scalars = [(e.step, v.tag, v.simple_value) for e in events[2:] for v in e.summary.value]
+    assert scalars == [(50, "train/loss", 0.5), (50, "validation/bleu", 12.5)]
+
+
+def test_a_full_disk_costs_lines_and_one_warning_and_leaves_no_torn_line(tmp_path, monkeypatch):
+    reporter, stream = make_reporter(tmp_path)
+    with reporter:
+        reporter.step_line(1, {"loss": 1.0})
+        file = reporter._files["metrics.jsonl"]._file
+
+        class Full:
+            """Room for seven more bytes."""
+
+            def __getattr__(self, name):
+                return getattr(file, name)
+
+            def write(self, data):
+                return file.write(data[:7])
+
+        reporter._files["metrics.jsonl"]._file = Full()
+        reporter.step_line(2, {"loss": 2.0})
+        reporter.step_line(3, {"loss": 3.0})
+        reporter._files["metrics.jsonl"]._file = file
+        reporter.step_line(4, {"loss": 4.0})
+        with reporter.losing("plots/curve.png"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    warnings = [line for line in stream.getvalue().splitlines() if "warning" in line]
+    assert warnings == [
+        "warning: metrics.jsonl cannot be written (No space left on device); the run goes on without",
+        "warning: metrics.jsonl: 2 writes were lost (No space left on device)",
+        "warning: plots/curve.png: 1 writes were lost (No space left on device)",
+    ]
+    assert [record["step"] for record in records(tmp_path)] == [1, 4]
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    stream = open("/dev/full", "w")  # noqa: SIM115
+    with Reporter(tmp_path, total_steps=10, stream=stream) as reporter:
+        reporter.step_line(1, {"loss": 1.0})
+    assert records(tmp_path)[0]["step"] == 1
+    with pytest.raises(OSError):
+        stream.close()
+
+
+def test_tables_are_aligned_and_wide_characters_counted():
+    rows = [("metric", "value"), ("bleu", 31.2), ("精度", 7), ("tokens", 12345.678)]
+    assert align(rows) == ["  metric  value", "  bleu        31.20", "  精度            7", "  tokens  12,345.68"]
+
+
+def test_other_work_prints_a_line_every_few_seconds_with_what_is_left(monkeypatch):
+    now, stream = [0.0], io.StringIO()
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    with progress("preparing", stream=stream) as bar:
+        for done in range(0, 101, 10):
+            bar("tokenising train", done, 100)
+            now[0] += 2
+        bar("tokenising validation", 1, 2)
+    assert stream.getvalue().splitlines() == [
+        "tokenising train: 30 of 100 (30%), 0:00:14 left",
+        "tokenising train: 60 of 100 (60%), 0:00:08 left",
+        "tokenising train: 90 of 100 (90%), 0:00:02 left",
+    ]
+
+
+def test_advance_adds_up(monkeypatch):
+    now, stream = [0.0], io.StringIO()
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    with progress("decoding", 200, stream=stream) as bar:
+        bar.advance(64)
+        now[0] += 60
+        bar(36)
+    assert stream.getvalue() == "decoding: 100 of 200 (50%), 0:01:00 left\n"
+
+
+def test_a_terminal_gets_a_bar_below_the_lines_and_stdout_is_left_alone(tmp_path):
+    script = """
+import sys, time
+from s2sjax.report import Reporter, progress
+with Reporter(sys.argv[1], total_steps=10) as reporter:
+    for step in range(1, 11):
+        time.sleep(0.03)
+        reporter.advance(step)
+    reporter.message("a [bold]line[/bold] above")
+with progress("decoding", 3) as bar:
+    print("to the pipe", flush=True)
+    bar.advance(2)
+    time.sleep(0.6)
+"""
+    parent, child = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    run = subprocess.Popen(
+        [sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, stderr=child, env=environment
+    )
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            data = os.read(parent, 4096)
+        except OSError:  # Linux's end of file of a terminal
+            break
+        if not data:
+            break
+        shown += data
+    os.close(parent)
+    assert run.communicate()[0] == b"to the pipe\n" and run.returncode == 0
+    text = shown.decode()
+    assert "a [bold]line[/bold] above" in text and "training" in text and "10/10" in text and "2/3" in text
