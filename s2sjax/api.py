@@ -28,10 +28,7 @@ Batch = Mapping[str, Array]
 Cache = Any
 """What changes between decoding steps: a pytree of arrays. The one law: every leaf leads with [B, K]."""
 Memory = Any
-"""What stays constant while decoding: a pytree of arrays, every leaf leads with [B]. It is never copied per hypothesis."""
-
-PAD, UNK, BOS, EOS = 0, 1, 2, 3
-"""Special token ids, the same for every tokenizer."""
+"""What stays constant while decoding: a pytree of arrays, every leaf leads with [B], never copied per hypothesis."""
 
 
 class Output(NamedTuple):
@@ -67,5 +64,5 @@ class Stepwise(Model, Protocol):
         ...
 
     def decode_step(self, tokens: Array, cache: Cache, memory: Memory) -> tuple[Array, Cache]:
-        """Score what follows `tokens` [B, K], the previous target ids: logits [B, K, V] in float32, and the new cache."""
+        """Score what follows `tokens` [B, K], the previous target ids: float32 logits [B, K, V], and the new cache."""
         ...

@@ -36,7 +36,7 @@ WINDOW = 2048
 
 
 def run_command(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0, 2 for a mistake of the user's, 75 for a training run that saved and was told to stop."""
+    """Run one command and exit: 0, 2 for a mistake of the user's, 75 for a training run told to stop that saved."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(argv)
@@ -138,7 +138,7 @@ def _score(argv: list[str]) -> int:
 
 
 def _parse(argv: list[str], options: dict[str, str | None], *, config_file: bool = False) -> dict:
-    """Flags of one command; an option whose default is None is required. `config` is a ConfigDict with overrides applied."""
+    """Flags of one command; an option whose default is None is required. `config` is a ConfigDict, overridden."""
     values = flags.FlagValues()
     for name, default in options.items():
         flags.DEFINE_string(name, default, "", flag_values=values)

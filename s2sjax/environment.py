@@ -11,8 +11,8 @@ TUNABLES = "GLIBC_TUNABLES"
 def restart_with_huge_pages() -> None:
     """Restart this very command with transparent huge pages for malloc, if it runs on Linux without them.
 
-    Large buffers go back to the kernel after every step and come back page by page; with huge pages a step on a CPU takes
-    a quarter less. glibc (2.35 and later) reads the setting when a process starts, so setting it means starting again.
+    Large buffers go back to the kernel after every step and come back page by page; with huge pages a step on a CPU
+    takes a quarter less. glibc (2.35 and later) reads the setting at a process's start, so setting it means another.
     A user's own GLIBC_TUNABLES are left alone.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or TUNABLES in os.environ:
@@ -22,7 +22,7 @@ def restart_with_huge_pages() -> None:
 
 
 def cache_compilations() -> None:
-    """Keep compiled programs in $S2SJAX_CACHE/xla (default ~/.cache/s2sjax), at most 2 GiB, least recently used go first."""
+    """Keep compiled programs in $S2SJAX_CACHE/xla (default ~/.cache/s2sjax): 2 GiB, least recently used go first."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:

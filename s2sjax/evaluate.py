@@ -118,12 +118,14 @@ class Validator:
         batch = assemble(PlannedBatch(shape, np.array(examples), np.arange(len(examples))), split)
         weights = np.asarray(self._attention(params, batch))
         for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
-            attention_map(
-                pieces.source.pieces(source.tolist()),
-                pieces.target.pieces(target.tolist()),
-                weights[number, : len(target), : len(source)],
-                self._report.workdir / "plots" / f"attention_{number + 1}.png",
-            )
+            name = f"plots/attention_{number + 1}.png"
+            with self._report.losing(name):
+                attention_map(
+                    pieces.source.pieces(source.tolist()),
+                    pieces.target.pieces(target.tolist()),
+                    weights[number, : len(target), : len(source)],
+                    self._report.workdir / name,
+                )
 
 
 def sample_rows(source: Source, count: int) -> list[int]:

@@ -23,7 +23,7 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.sources import open_split
-from s2sjax.data.tokenizer import EOS, TokenizerPair
+from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.evaluate import LossEvaluator, make_translator, write_results
 from s2sjax.experiment import Experiment
@@ -33,6 +33,7 @@ from s2sjax.report import progress
 from s2sjax.state import abstract_state, initializer
 from s2sjax.tasks.likelihood import sentence_log_probs
 from s2sjax.tasks.translate import Hypothesis, Translator, padded_length
+from s2sjax.vocabulary import EOS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The training loop, top to bottom: config, mesh, data, shapes, init, restore, step function, loop, close.
 
-A run is a pure function of its config: batch, dropout and learning rate of step `i` follow from the seed and from `i`, so a
-run that was interrupted anywhere and resumed ends with the same bits as one that was left alone.
+A run is a pure function of its config: batch, dropout and learning rate of step `i` follow from the seed and from `i`,
+so a run that was interrupted anywhere and resumed ends with the same bits as one that was left alone.
 """
 
 import contextlib
@@ -124,7 +124,7 @@ def train(experiment: Experiment, workdir: Path) -> int:
             window.add({name: float(value) for name, value in metrics.items()})
             if not math.isfinite(window.last_loss):
                 raise UserError(
-                    f"the loss is {window.last_loss} at step {step}. The last checkpoint is {checkpoints.latest_step()}; "
+                    f"the loss is {window.last_loss} at step {step}; the last checkpoint is {checkpoints.latest_step()}: "
                     "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and use another workdir"
                 )
             if step % config.log_every == 0 or step == config.steps:
@@ -142,8 +142,8 @@ def train(experiment: Experiment, workdir: Path) -> int:
                 compiled.add(shape)
                 window.skip(time.monotonic() - began)
                 report.message(
-                    f"compiled shape {len(compiled)} of {len(set(plan.shapes))}: {shape[0]} rows of {shape[1]} source and "
-                    f"{shape[2]} target tokens, {time.monotonic() - began:.1f} s"
+                    f"compiled shape {len(compiled)} of {len(set(plan.shapes))}, {shape[0]}x({shape[1]}+{shape[2]}), in "
+                    f"{time.monotonic() - began:.1f} s"
                 )
             settle()
             pending = step, metrics
@@ -168,8 +168,9 @@ def train(experiment: Experiment, workdir: Path) -> int:
             report.message(
                 f"nothing to do: this run is at step {start} of {config.steps}; raise config.train.steps to go on"
             )
-    if (workdir / "metrics.jsonl").exists() and start < config.steps:
-        learning_curves(workdir / "metrics.jsonl", workdir / "plots" / "learning_curves.png")
+        else:
+            with report.losing("plots/learning_curves.png"):
+                learning_curves(workdir / "metrics.jsonl", workdir / "plots" / "learning_curves.png")
     return 0
 
 
@@ -282,7 +283,7 @@ def prepare_data(experiment: Experiment, workdir: Path) -> Prepared:
         pairs = ((kept.source, prepared.tokenizers.source), (kept.target, prepared.tokenizers.target))
         if any(a.to_bytes() != b.to_bytes() for a, b in pairs):
             raise UserError(
-                f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} is not what "
+                f"this training data ({experiment.data.dir or experiment.data.name or experiment.data.format}) is not what "
                 f"{workdir} was trained on: it gives another tokenizer; restore the data or use another workdir"
             )
     return prepared
@@ -329,8 +330,8 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
     if len(plan.too_long):
         report.message(
             f"{len(plan.too_long):,} of {len(plan.source_lengths):,} training examples are over "
-            f"{experiment.data.max_source_length} source or {experiment.data.max_target_length} target tokens and are left "
-            "out (config.data.max_source_length, max_target_length)"
+            f"{experiment.data.max_source_length} source or {experiment.data.max_target_length} target tokens and are "
+            "left out (config.data.max_source_length, max_target_length)"
         )
 
 

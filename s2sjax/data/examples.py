@@ -4,7 +4,7 @@ import numpy as np
 
 from s2sjax.data.plan import PlannedBatch
 from s2sjax.data.prepare import Ragged, TokenizedSplit
-from s2sjax.data.tokenizer import BOS, PAD
+from s2sjax.vocabulary import BOS, PAD
 
 
 def assemble(planned: PlannedBatch, split: TokenizedSplit, *, part: int = 0, parts: int = 1) -> dict[str, np.ndarray]:

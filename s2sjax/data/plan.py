@@ -1,7 +1,7 @@
 """The plan: which examples stand in which batch, as a pure function of (lengths, config, seed, batch index).
 
-Batch `i` needs nothing but the integer `i`, so resuming is exact and instant, and every process can make its own rows of
-the same global batch. All shapes are known before the first step, and so is the padding.
+Batch `i` needs nothing but the integer `i`, so resuming is exact and instant, and every process can make its own rows
+of the same global batch. All shapes are known before the first step, and so is the padding.
 
 Bucketed: an epoch's examples are shuffled, dealt to buckets by length, and each bucket is cut into batches of its own
 number of rows, under one token budget. Packed: examples share rows by first-fit. In both, every example stands in

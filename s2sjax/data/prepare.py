@@ -32,8 +32,9 @@ import numpy as np
 
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.sources import DataConfig, Source, open_split
-from s2sjax.data.tokenizer import EOS, TokenizerConfig, TokenizerPair
+from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair
 from s2sjax.errors import UserError
+from s2sjax.vocabulary import EOS
 
 SHARD_SIZE = 16384  # examples
 

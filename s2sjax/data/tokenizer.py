@@ -23,8 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from s2sjax.errors import UserError
+from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
-PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
 KINDS = ("unigram", "bpe", "char", "byte")
 

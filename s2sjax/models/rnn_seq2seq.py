@@ -185,7 +185,7 @@ class RNNSeq2Seq(nn.Module):
         )
 
     def _step(self, weights: StepWeights, state: DecoderState, gates: Array, source: Source, mask: Array, drops):
-        """One decoder step: `gates` [B, K, 4D] from the previous word, `mask` [B, K, S], `drops` one factor or array a layer."""
+        """One decoder step: `gates` [B, K, 4D] from the last word, `mask` [B, K, S], `drops` a factor a layer."""
         c, precision = self.config, self.precision
         layers: list[LSTMState] = []
         below = state.feed if c.input_feeding else None

@@ -136,7 +136,7 @@ class DecoderLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """See `api.Stepwise`. The memory holds each decoder layer's cross-attention keys and values, computed once a sentence."""
+    """See `api.Stepwise`. The memory holds each decoder layer's cross-attention keys and values: once a sentence."""
 
     config: Config
     source_vocab: int

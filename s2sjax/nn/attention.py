@@ -1,4 +1,4 @@
-"""Multi-head attention with one set of parameters and two ways to run it: whole sequences, and one step with a cache."""
+"""Multi-head attention: one set of parameters, run over whole sequences or one step at a time with a cache."""
 
 from typing import NamedTuple
 
@@ -56,11 +56,11 @@ class MultiHeadAttention(nn.Module):
         return KeyValue(jnp.zeros(shape, self.precision.activations), jnp.zeros(shape, self.precision.activations))
 
     def step(self, x: Array, position: Array, cache: KeyValue) -> tuple[Array, KeyValue]:
-        """One step of causal self-attention: `x` [B, K, D] stands at `position` [B, K] and sees what stands before it."""
+        """One step of causal self-attention: `x` [B, K, D] at `position` [B, K] sees itself and what is before."""
         B, K, L, H, C = cache.key.shape
         here = lax.broadcasted_iota(jnp.int32, (B, K, L), 2) == position[..., None]
         new = self.project_memory(x)
-        # A select over the cache, not a scatter: rows may stand at different positions, and XLA fuses this on every backend.
+        # A select over the cache, not a scatter: rows may stand at different positions, and XLA fuses it everywhere.
         cache = KeyValue(*(jnp.where(here[..., None, None], n[:, :, None], c) for n, c in zip(new, cache, strict=True)))
         mask = lax.broadcasted_iota(jnp.int32, (B, K, L), 2) <= position[..., None]
         folded = [

@@ -29,7 +29,7 @@ class Dense(nn.Module):
 
 
 class Embedding(nn.Module):
-    """Token vectors, a `[V, D]` float32 table drawn from N(0, 1/D); `attend_kernel` is the table as output projection."""
+    """Token vectors: a `[V, D]` float32 table drawn from N(0, 1/D)."""
 
     vocab_size: int
     features: int

@@ -53,7 +53,7 @@ def dot_product_attention(
 def additive_scores(
     query: Float[Array, "B K A"], keys: Float[Array, "B S A"], v: Float[Array, "A"]
 ) -> Float[Array, "B K S"]:
-    """`v . tanh(query + keys)` for projected queries and keys (Bahdanau et al. 2015, arXiv:1409.0473, appendix A.1.2)."""
+    """`v . tanh(query + keys)` for projected queries and keys (Bahdanau et al. 2015, arXiv:1409.0473, A.1.2)."""
     return jnp.einsum("bksa,a->bks", jnp.tanh(query[:, :, None] + keys[:, None]), v.astype(query.dtype))
 
 

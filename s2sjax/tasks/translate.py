@@ -9,13 +9,13 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from s2sjax.api import BOS, EOS, PAD
 from s2sjax.config import choose
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.decode.beam import BeamConfig, BeamResult, beam_search
 from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
 from s2sjax.sharding import batch_sharding, batch_shards, replicated
+from s2sjax.vocabulary import BOS, EOS, PAD
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Source lengths that batches are padded to, so that few shapes are compiled; beyond the last, multiples of it."""
@@ -177,13 +177,13 @@ def padded_length(length: int) -> int:
 
 
 def source_batch(inputs):
-    """The source's part of a batch from padded tokens [B, S], one sentence a row; padding only ever stands at the end."""
+    """The source's part of a batch from padded tokens [B, S], one sentence a row, padded at the end."""
     positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)
     return {"inputs": inputs, "input_segments": (inputs != PAD).astype(jnp.int32), "input_positions": positions}
 
 
 def cross_attention(model: nn.Module, params, batch):
-    """Attention of each target position over the source, [B, T, S], averaged over layers and heads; the model sows it."""
+    """Attention of each target position over the source, [B, T, S], averaged over layers and heads; models sow it."""
     _, sown = model.apply({"params": params}, batch, train=False, mutable=["attention"])
     weights = jax.tree.leaves(sown)
     return sum(weights) / len(weights)

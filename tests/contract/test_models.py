@@ -29,11 +29,12 @@ def stepped(subject, batch, *, width=1, model=None):
 
         memory = method("encode", source_batch(inputs))
         cache = method("init_cache", memory, width=width, max_len=tokens.shape[1])
-        logits = []
-        for t in range(tokens.shape[1]):
-            step, cache = method("decode_step", jnp.repeat(tokens[:, t : t + 1], width, axis=1), cache, memory)
-            logits.append(step)
-        return jnp.stack(logits, axis=1)
+
+        def step(cache, tokens):
+            logits, cache = method("decode_step", jnp.repeat(tokens[:, None], width, axis=1), cache, memory)
+            return cache, logits
+
+        return jax.lax.scan(step, cache, tokens.T)[1].swapaxes(0, 1)
 
     return np.asarray(run(subject.params, batch["inputs"], batch["decoder_inputs"]))
 
@@ -150,8 +151,12 @@ def test_eight_devices_equal_one(subject, axes):
     params = jax.device_put(subject.params, sharding.shard_parameters(mesh, subject.params, rules))
     batch = sharding.to_devices(batch, sharding.batch_sharding(mesh))
     got = value(params, batch, sharding.batch_shards(mesh))
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(a).max() + 1e-6)
+    (loss_one, grads_one), (loss_eight, grads_eight) = expected, got
+    np.testing.assert_allclose(loss_one, loss_eight, rtol=1e-5)
+    # Relative to the largest gradient: that of a key's bias is zero but for rounding.
+    scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads_one))
+    for a, b in zip(jax.tree.leaves(grads_one), jax.tree.leaves(grads_eight), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_dropout_acts_in_training_only_and_by_its_key(subject):

@@ -107,6 +107,16 @@ def test_every_part_of_a_held_out_phrase_is_in_training_in_its_language(split):
     assert {(phrase.language, letter) for phrase in table(split) for letter in phrase.target} <= letters
 
 
+def test_one_and_two_of_something_are_only_in_training():
+    """Their forms (1 Stunde, ساعتان) follow from no other value; lists of two durations only combine them."""
+    for split in ("validation", "test"):
+        for phrase in table(split):
+            if phrase.value.kind in ("duration", "measurement", "money") and len(phrase.value.key.split()) == 2:
+                assert not {"0", "1", "2", "-1", "-2"} & set(phrase.value.key.split()), phrase
+    hours = {phrase.value.key for phrase in table("train") if phrase.value.kind == "duration"}
+    assert {"1 hour", "2 hour"} <= hours
+
+
 def test_held_out_values_are_said_in_all_languages():
     for split in ("validation", "test"):
         languages = defaultdict(set)

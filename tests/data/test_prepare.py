@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import Ragged, prepare, prepare_tokenizers, tokenize
 from s2sjax.data.sources import DataConfig, open_split
-from s2sjax.data.tokenizer import EOS, TokenizerConfig
+from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
+from s2sjax.vocabulary import EOS
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = TokenizerConfig(kind="bpe", vocab_size=60)

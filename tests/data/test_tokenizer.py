@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2sjax.data import tokenizer as tokenizers
-from s2sjax.data.tokenizer import EOS, PAD, UNK, ByteTokenizer, CharTokenizer, TokenizerConfig, train_tokenizers
+from s2sjax.data.tokenizer import ByteTokenizer, CharTokenizer, TokenizerConfig, train_tokenizers
 from s2sjax.errors import UserError
+from s2sjax.vocabulary import EOS, PAD, UNK
 
 MULTI30K = Path(__file__).parents[2] / "../shared/data/multi30k"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

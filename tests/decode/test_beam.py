@@ -285,7 +285,7 @@ def test_search_goes_on_past_the_first_k_finished_while_a_longer_hypothesis_can_
 
 
 def test_a_finished_sentence_is_frozen_while_others_go_on():
-    # Its step function turns mad after the sentence is done: every later hypothesis would be certain and free.
+    # Its step function turns mad when the sentence is done; whoever still looked would return NaN.
     config = BeamConfig(beam_size=2, nbest=2, max_len=12, length_penalty="none")
 
     def search(lengths):
@@ -293,8 +293,7 @@ def test_a_finished_sentence_is_frozen_while_others_go_on():
             position, sentence = cache["position"], cache["sentence"]
             sane = jnp.asarray(LATTICE, jnp.float32)[tokens]
             slow = jnp.where(jnp.arange(6) == jnp.where(position < 9, A, EOS)[..., None], 0.0, -30.0)
-            mad = jnp.where(jnp.arange(6) == EOS, 0.0, -jnp.inf)
-            logits = jnp.where((sentence == 1)[..., None], slow, jnp.where((position < 3)[..., None], sane, mad))
+            logits = jnp.where((sentence == 1)[..., None], slow, jnp.where((position < 3)[..., None], sane, jnp.nan))
             return logits, {"position": position + 1, "sentence": sentence}
 
         sentence = jnp.broadcast_to(jnp.arange(lengths)[:, None], (lengths, 2))
@@ -302,6 +301,7 @@ def test_a_finished_sentence_is_frozen_while_others_go_on():
         return jax.tree.map(np.asarray, beam_search(step, cache, jnp.full(lengths, BOS, jnp.int32), config))
 
     alone, together = search(1), search(2)
+    assert [h for h, _, _ in hypotheses(alone, 0)] == [(B, EOS), (A, B, EOS)]
     assert hypotheses(together, 1)[0][0] == (A,) * 9 + (EOS,)
     assert_same(together, alone, rows_left=slice(0, 1))
 
@@ -342,10 +342,11 @@ def test_a_hypothesis_without_any_possible_token_dies_quietly():
 
 @pytest.mark.parametrize("vocabulary", [5, BLOCK, 3 * BLOCK + 7])
 def test_candidates_by_blocks_equal_one_top_k_over_everything(vocabulary):
-    # Whole numbers, so that there are ties everywhere, and one word that is impossible.
+    # Whole numbers, so that there are many ties; one word is impossible, and padding would be the best.
     rng = np.random.default_rng(vocabulary)
     batch, width, config = 64, 4, BeamConfig(beam_size=4)
-    logits = jnp.asarray(rng.integers(-2, 3, (batch, width, vocabulary)), jnp.float32).at[:, :, 1].set(-jnp.inf)
+    logits = jnp.asarray(rng.integers(-20, 21, (batch, width, vocabulary)), jnp.float32)
+    logits = logits.at[:, :, UNK].set(-jnp.inf).at[:, :, PAD].set(25)
     live = jnp.asarray(rng.integers(-2, 1, (batch, width)), jnp.float32).at[::3, 1:].set(-jnp.inf)
     must_end = jnp.arange(batch) % 5 == 0
     (log_probs, parents, tokens), broken = jax.jit(_best_candidates, static_argnums=3)(logits, live, must_end, config)
@@ -369,6 +370,7 @@ def test_laws_on_random_step_tables(seed, alpha, scale):
     ordinary = rng.normal(size=(16, 5, 5)) * scale
     special = rng.choice([-np.inf, -1e30, 0.0, 0.0, 30.0], (16, 5, 5))  # ties, impossible and certain words
     table = np.where(rng.random((16, 1, 1)) < 0.5, ordinary, special)
+    table[rng.random((16, 5)) < 0.1] = -np.inf  # nothing may follow
     result = run_table(table, config)
 
     assert not np.isnan(result.scores).any() and not np.isnan(result.log_probs).any()
