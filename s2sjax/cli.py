@@ -5,13 +5,14 @@ own that is run; the others start from the config that the run directory keeps a
 """
 
 import contextlib
+import io
 import json
 import queue
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -108,9 +109,10 @@ def _evaluate(argv: list[str]) -> int:
     values = _parse(argv, {"workdir": None, "split": "test"})
     run = _load(values)
     results = run.evaluate(values["split"])
-    from s2sjax.report import table
+    from s2sjax.report import align
 
-    table(f"{values['workdir']}, {values['split']}, step {run.step}", list(results.items()))
+    rows = [(name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in results.items()]
+    print(f"{values['workdir']}, {values['split']}:", *align(rows), sep="\n  ")
     return 0
 
 
@@ -248,7 +250,7 @@ def _reading(path: str) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def _writing(path: str) -> Iterator[IO[str]]:
     if path == "-":
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+        cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
         yield sys.stdout
         return
     try:

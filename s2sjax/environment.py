@@ -25,7 +25,7 @@ def cache_compilations() -> None:
     """Keep compiled programs in $S2SJAX_CACHE/xla (default ~/.cache/s2sjax): 2 GiB, least recently used go first."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         base = Path(os.environ.get("S2SJAX_CACHE") or Path.home() / ".cache" / "s2sjax")
         jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
         jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)

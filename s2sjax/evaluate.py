@@ -45,6 +45,7 @@ class LossEvaluator:
             buckets=min(experiment.data.buckets, 3),  # each shape costs a compilation, and this is a small split
             max_source_length=longest,
             max_target_length=longest,
+            row_multiple=shards,
             batch_tokens=max(experiment.data.batch_tokens, shards * (longest + experiment.data.length_multiple)),
         )
         self._plan = make_plan(source, target, data, seed=0, divisor=shards, shuffle=False)

@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
@@ -122,7 +122,7 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
         if key not in known:
             raise UserError(f"config.{key} is not a config key: {nearest(key, [*known, 'model'])}")
     sections = {
-        key: build(known[key].type, value, f"config.{key}") if dataclasses.is_dataclass(known[key].type) else value
+        key: build(cast(type, known[key].type), value, f"config.{key}") if key != "seed" else value
         for key, value in values.items()
     }
     if type(sections.get("seed", 0)) is not int:

@@ -8,7 +8,7 @@ there are.
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +121,7 @@ def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
-def prefetch(items: Iterable[Any], transfer: Callable[[Any], Any], *, depth: int = 2) -> Iterator[Any]:
+def prefetch(items: Iterable[Any], transfer: Callable[[Any], Any], *, depth: int = 2) -> Generator[Any, None, None]:
     """Yield `transfer(item)` for each item, computed up to `depth` ahead in a thread of its own.
 
     An exception in the thread is raised here, in its turn. Closing the generator ends the thread.

@@ -58,8 +58,8 @@ def abstract_state(init: Callable[[Array], TrainState], mesh: Mesh, rules: Rules
     """The state's shapes, types and shardings, without allocating anything."""
     shapes = jax.eval_shape(init, jax.random.key(0))
     params = shard_parameters(mesh, shapes.params, rules)
-    shardings = TrainState(
-        step=replicated(mesh),
+    shardings = TrainState(  # a tree of shardings in place of arrays
+        step=replicated(mesh),  # type: ignore[arg-type]
         params=params,
         opt_state=shard_like_parameters(mesh, shapes.opt_state, shapes.params, params),
         ema=None if shapes.ema is None else params,

@@ -124,7 +124,7 @@ def train(experiment: Experiment, workdir: Path) -> int:
             window.add({name: float(value) for name, value in metrics.items()})
             if not math.isfinite(window.last_loss):
                 raise UserError(
-                    f"the loss is {window.last_loss} at step {step}; the last checkpoint is {checkpoints.latest_step()}: "
+                    f"the loss is {window.last_loss} at step {step}, the last checkpoint {checkpoints.latest_step()}: "
                     "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and use another workdir"
                 )
             if step % config.log_every == 0 or step == config.steps:
@@ -142,8 +142,8 @@ def train(experiment: Experiment, workdir: Path) -> int:
                 compiled.add(shape)
                 window.skip(time.monotonic() - began)
                 report.message(
-                    f"compiled shape {len(compiled)} of {len(set(plan.shapes))}, {shape[0]}x({shape[1]}+{shape[2]}), in "
-                    f"{time.monotonic() - began:.1f} s"
+                    f"compiled shape {len(compiled)} of {len(set(plan.shapes))}, "
+                    f"{shape[0]}x({shape[1]}+{shape[2]}), in {time.monotonic() - began:.1f} s"
                 )
             settle()
             pending = step, metrics
@@ -283,8 +283,8 @@ def prepare_data(experiment: Experiment, workdir: Path) -> Prepared:
         pairs = ((kept.source, prepared.tokenizers.source), (kept.target, prepared.tokenizers.target))
         if any(a.to_bytes() != b.to_bytes() for a, b in pairs):
             raise UserError(
-                f"this training data ({experiment.data.dir or experiment.data.name or experiment.data.format}) is not what "
-                f"{workdir} was trained on: it gives another tokenizer; restore the data or use another workdir"
+                f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} "
+                f"is not what {workdir} was trained on: it gives another tokenizer; restore it or use another workdir"
             )
     return prepared
 

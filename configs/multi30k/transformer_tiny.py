@@ -1,14 +1,43 @@
+"""Transformer-Tiny on Multi30k, English to German (Wu et al. 2021, ACL, "Good for Misconceived Reasons").
+
+4+4 layers, 128 wide, 256 hidden, 4 heads, one table for all embeddings; pre-norm here. Published: 41.0 tokenised BLEU
+on test_2016_flickr after 8,000 updates of 4,096 tokens, the mean of the last ten checkpoints, beam 5.
+
+    s2sjax train --config=configs/multi30k/transformer_tiny.py --workdir=runs/m30k --config.data.dir=DIR
+"""
+
 from s2sjax.experiment import base_config
 
 
 def get_config(argument: str = ""):
     config = base_config(model="transformer")
-    config.data.format = "text"
+
     config.data.source = "{split}.en"
     config.data.target = "{split}.de"
     config.data.validation = "val"
     config.data.test = "test_2016_flickr"
+    # Captions are short: packed rows of 64 make one shape, so one compilation, and 6 % padding.
+    config.data.batching = "pack"
+    config.data.pack_length = 64
+    config.data.batch_tokens = 2560
+
     config.tokenizer.kind = "bpe"
     config.tokenizer.vocab_size = 8000
+
+    config.model.dropout = 0.2
+
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 800
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 6000
     config.train.precision = "bfloat16_products"
+    config.train.ema_decay = 0.998
+
+    config.evaluate.every_steps = 2000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 1.0
     return config

@@ -67,7 +67,7 @@ SPLITS = ("train", "validation", "test")
 T = TypeVar("T")
 _Conjunction = Literal["standard", "or"]  # Babel's names for "and" and "or"
 
-_SEED = 1609  # part of the data: another seed is another data set
+_SEED = 2016  # part of the data: another seed is another data set
 _TEST_SHARE = 0.017  # of the values; each comes in every language
 _VALIDATION_SHARE = 0.008
 _LANGUAGE_SHARE = 0.4  # of the languages, for a training value

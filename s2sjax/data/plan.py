@@ -9,6 +9,7 @@ exactly one batch an epoch, and the last batch of a bucket is filled up with emp
 """
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -157,11 +158,12 @@ def make_plan(
     """Plan batches for examples of these lengths (tokens, end-of-sentence counted).
 
     Args:
-        divisor: every batch gets a multiple of this many rows: data shards times accumulation steps.
+        divisor: parts that a batch is shared out to, data shards times accumulation steps; checked, not planned with.
         shuffle: False for evaluation: examples in order of length.
 
     Raises:
-        UserError: if no example is within the length limits, or the token budget does not hold `divisor` rows.
+        UserError: if no example is within the length limits, the token budget holds too few rows, or they do
+            not divide.
     """
     fits = (source_lengths <= config.max_source_length) & (target_lengths <= config.max_target_length)
     members, too_long = np.flatnonzero(fits), np.flatnonzero(~fits)
@@ -180,16 +182,21 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 def _rows(config: DataConfig, length: int, divisor: int, wanted: int) -> int:
-    """Rows of `length` positions under the token budget: a multiple of `divisor`, and no more than `wanted` needs."""
-    rows = config.batch_tokens // length
-    # Multiples of 8 rows a device where there are so many: what matrix units and vector loops are made for.
-    rows = rows // (8 * divisor) * (8 * divisor) or rows // divisor * divisor
+    """Rows of `length` positions under the token budget: a multiple of `row_multiple`, no more than `wanted` needs."""
+    multiple = config.row_multiple
+    rows = config.batch_tokens // length // multiple * multiple
     if rows == 0:
         raise UserError(
-            f"config.data.batch_tokens {config.batch_tokens} does not hold {divisor} rows (data shards times "
-            f"config.train.accumulate) of {length} tokens; raise it to {divisor * length} or lower the length limits"
+            f"config.data.batch_tokens {config.batch_tokens} does not hold {multiple} rows (config.data.row_multiple) "
+            f"of {length} tokens; raise it to {multiple * length}, or lower row_multiple or the length limits"
         )
-    return min(rows, _round_up(wanted, divisor))
+    rows = min(rows, _round_up(wanted, multiple))
+    if rows % divisor:
+        raise UserError(
+            f"a batch of {rows} rows is not divisible by {divisor} (data shards times config.train.accumulate); "
+            f"set config.data.row_multiple={math.lcm(multiple, divisor)}"
+        )
+    return rows
 
 
 def bucket_boundaries(lengths: np.ndarray, buckets: int, multiple: int) -> list[int]:
@@ -232,10 +239,13 @@ def _buckets(source, target, members, config, seed, divisor) -> tuple[Bucket, ..
 
 
 def _packing(source, target, members, config, seed, divisor) -> tuple[Packing, ...]:
-    # Rows are as long in the source as in the target, unless the data's ratio of lengths says otherwise.
-    ratio = source[members].sum() / target[members].sum()
-    T = _round_up(max(config.pack_length, target[members].max()), config.length_multiple)
-    S = _round_up(max(config.pack_length * max(ratio, 0.25), source[members].max()), config.length_multiple)
+    # The longer side of a row has pack_length positions, the other its share by the data's ratio of lengths.
+    totals = np.array([source[members].sum(), target[members].sum()])
+    room = np.ceil(config.pack_length * totals / totals.max())
+    S, T = (
+        _round_up(max(space, lengths[members].max()), config.length_multiple)
+        for space, lengths in zip(room, (source, target), strict=True)
+    )
     slots = np.random.default_rng([seed, 0x9AC7]).permutation(members)
     rows = first_fit(np.stack([source[slots], target[slots]], axis=1), np.array([S, T]))
     order = np.argsort(rows, kind="stable")

@@ -36,8 +36,10 @@ class DataConfig:
       max_source_length, max_target_length: tokens, end-of-sentence counted; longer examples are left out of training.
       batching: "bucket" (rows of similar length) or "pack" (several examples a row).
       batch_tokens: padded tokens a batch may hold on its longer side.
+      row_multiple: every batch has a multiple of this many rows, so that up to as many devices can share it. The plan
+        depends on it, not on the devices: the same batches arrive on 1 and on 8.
       buckets: number of bucket shapes. length_multiple: they are rounded up to a multiple of this.
-      pack_length: tokens in a packed row. shuffle: a new order every epoch.
+      pack_length: tokens on the longer side of a packed row. shuffle: a new order every epoch.
     """
 
     format: str = "text"
@@ -55,6 +57,7 @@ class DataConfig:
     max_target_length: int = 256
     batching: str = "bucket"
     batch_tokens: int = 4096
+    row_multiple: int = 8
     buckets: int = 6
     length_multiple: int = 4
     pack_length: int = 256
@@ -66,7 +69,8 @@ class DataConfig:
             if value not in choices:
                 raise UserError(f"data.{field} is {value!r}; expected one of {', '.join(choices)}")
         for field in (
-            "max_source_length", "max_target_length", "batch_tokens", "buckets", "length_multiple", "pack_length"
+            "max_source_length", "max_target_length", "batch_tokens", "row_multiple", "buckets",
+            "length_multiple", "pack_length",
         ):  # fmt: skip
             if getattr(self, field) < 1:
                 raise UserError(f"data.{field} is {getattr(self, field)}; expected at least 1")

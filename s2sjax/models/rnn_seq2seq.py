@@ -71,11 +71,11 @@ class Kernel(nn.Module):
     """A matrix without a layer around it: steps run as pure functions of arrays inside `lax.scan`."""
 
     shape: tuple[int, int]
-    init: nn.initializers.Initializer = xavier
+    kernel_init: nn.initializers.Initializer = xavier
 
     @nn.compact
     def __call__(self) -> Array:
-        return self.param("kernel", self.init, self.shape, jnp.float32)
+        return self.param("kernel", self.kernel_init, self.shape, jnp.float32)
 
 
 class EncoderLayer(nn.Module):
@@ -196,7 +196,7 @@ class RNNSeq2Seq(nn.Module):
             layers.append(lstm_cell(y, previous.c))
             below = layers[i].h * drops[i]
         top = layers[-1].h
-        if c.attention == "additive":
+        if weights.query is not None and weights.v is not None:
             scores = additive_scores(project(top, weights.query, precision), source.keys, weights.v)
         else:
             scores = multiplicative_scores(top, source.keys)

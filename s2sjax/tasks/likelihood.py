@@ -1,12 +1,14 @@
 """Maximum likelihood: the loss of a batch, and the log-probability of each of its examples."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from s2sjax.api import Batch
+from s2sjax.api import Batch, Output
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.losses import LossSums, chunked_cross_entropy, token_losses
 
@@ -25,7 +27,7 @@ def loss_sums(
 ) -> LossSums:
     """Sums of the loss over a batch's tokens; with a dropout key as in training, without one as in evaluation."""
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    output = model.apply({"params": params}, batch, train=dropout_key is not None, rngs=rngs)
+    output = cast(Output, model.apply({"params": params}, batch, train=dropout_key is not None, rngs=rngs))
     return chunked_cross_entropy(
         output.features, output.kernel, output.bias, batch["targets"], batch["weights"],
         label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk, shards=shards, precision=precision,
@@ -34,7 +36,7 @@ def loss_sums(
 
 def sentence_log_probs(model: nn.Module, params, batch: Batch, *, precision: Precision) -> Float[Array, "B"]:
     """Log-probability of each row's target given its source, in nats, end-of-sentence counted. One segment a row."""
-    output = model.apply({"params": params}, batch, train=False)
+    output = cast(Output, model.apply({"params": params}, batch, train=False))
 
     def one_position(features_and_targets):  # [B, D], [B] -> [B]: one position's logits at a time
         features, targets = features_and_targets

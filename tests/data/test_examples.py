@@ -20,7 +20,7 @@ SPLIT = TokenizedSplit(ragged(100), ragged(100), fingerprint="")
 
 
 def plan(batching: str, divisor: int = 1):
-    config = DataConfig(batching=batching, batch_tokens=200, pack_length=40, buckets=2)
+    config = DataConfig(batching=batching, batch_tokens=200, pack_length=40, buckets=2, row_multiple=4)
     return make_plan(SPLIT.source.lengths, SPLIT.target.lengths, config, seed=0, divisor=divisor)
 
 

@@ -23,13 +23,12 @@ def plans(draw):
         batch_tokens=draw(st.integers(160, 600)),
         buckets=draw(st.integers(1, 5)),
         length_multiple=draw(st.sampled_from([1, 4])),
+        row_multiple=draw(st.sampled_from([1, 2])),
         pack_length=draw(st.integers(8, 64)),
         max_source_length=draw(st.integers(3, 40)),
         max_target_length=draw(st.integers(3, 40)),
     )
-    return make_plan(
-        source, target, config, seed=draw(st.integers(0, 5)), divisor=draw(st.sampled_from([1, 2]))
-    ), config
+    return make_plan(source, target, config, seed=draw(st.integers(0, 5)), divisor=config.row_multiple), config
 
 
 def epoch(plan, number):
@@ -60,6 +59,14 @@ def test_batches_fit_their_shapes_and_shapes_the_token_budget(made):
             assert np.bincount(batch.rows, weights=lengths[batch.examples]).max() <= room
 
 
+def test_the_plan_is_the_same_on_one_device_and_on_eight():
+    config = DataConfig(batch_tokens=500)
+    one, eight = (make_plan(*lengths(), config, seed=0, divisor=divisor) for divisor in (1, 8))
+    for i in range(2 * one.batches_per_epoch):
+        for a, b in zip(one.batch(i), eight.batch(i), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 @given(plans())
 @settings(max_examples=50, deadline=None)
 def test_padding_is_what_counting_says(made):
@@ -77,7 +84,7 @@ def lengths(n=500, seed=0):
 
 @pytest.mark.parametrize("batching", ["bucket", "pack"])
 def test_a_batch_is_a_function_of_its_index_however_the_plan_is_asked(batching):
-    config = DataConfig(batching=batching, batch_tokens=400, pack_length=64)
+    config = DataConfig(batching=batching, batch_tokens=600, pack_length=64)
     one, two = (make_plan(*lengths(), config, seed=3) for _ in range(2))
     indices = list(range(3 * one.batches_per_epoch))
     forward = {i: one.batch(i) for i in indices}
@@ -88,7 +95,7 @@ def test_a_batch_is_a_function_of_its_index_however_the_plan_is_asked(batching):
 
 @pytest.mark.parametrize("batching", ["bucket", "pack"])
 def test_epochs_and_seeds_differ_and_without_shuffling_they_do_not(batching):
-    config = DataConfig(batching=batching, batch_tokens=400, pack_length=64)
+    config = DataConfig(batching=batching, batch_tokens=600, pack_length=64)
 
     def order(seed, number, **options):
         batches = epoch(make_plan(*lengths(), config, seed=seed, **options), number)
@@ -100,7 +107,7 @@ def test_epochs_and_seeds_differ_and_without_shuffling_they_do_not(batching):
 
 
 def test_packing_draws_new_neighbours_every_epoch():
-    plan = make_plan(*lengths(2000), DataConfig(batching="pack", batch_tokens=400, pack_length=64), seed=0)
+    plan = make_plan(*lengths(2000), DataConfig(batching="pack", batch_tokens=600, pack_length=64), seed=0)
 
     def neighbours(number):
         pairs = set()
@@ -135,7 +142,9 @@ def test_first_fit_by_hand():
 
 def test_messages_name_the_value_and_the_way_out():
     source, target = lengths()
-    with pytest.raises(UserError, match=r"batch_tokens 100 does not hold 8 rows.*raise it to 320"):
-        make_plan(source, target, DataConfig(batch_tokens=100), seed=0, divisor=8)
+    with pytest.raises(UserError, match=r"batch_tokens 50 does not hold 8 rows.*raise it to"):
+        make_plan(source, target, DataConfig(batch_tokens=50), seed=0)
+    with pytest.raises(UserError, match=r"a batch of \d+ rows is not divisible by 16.*row_multiple=16"):
+        make_plan(source, target, DataConfig(batch_tokens=500), seed=0, divisor=16)
     with pytest.raises(UserError, match=r"none of the 500 examples.*max_source_length 2"):
         make_plan(source, target, DataConfig(max_source_length=2), seed=0)

@@ -1,0 +1,46 @@
+"""The quickstart: dates, times, durations, money, measurements and territories, from English into seven languages.
+
+The data is made on the spot from Unicode CLDR (`s2sjax.data.phrases`); nothing is downloaded. A small Transformer.
+
+    bash launch/quickstart.sh
+"""
+
+from s2sjax.data.phrases import TAGS
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="transformer")
+
+    config.data.format = "phrases"
+    config.data.batching = "pack"
+    config.data.pack_length = 48
+    config.data.batch_tokens = 1536
+
+    config.tokenizer.kind = "unigram"
+    config.tokenizer.vocab_size = 1200
+    config.tokenizer.split_digits = True
+    config.tokenizer.user_symbols = TAGS
+
+    config.model.encoder_layers = 3
+    config.model.decoder_layers = 2
+    config.model.width = 128
+    config.model.hidden = 384
+    config.model.dropout = 0.05
+
+    config.optimizer.learning_rate = 4e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 200
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 1800
+    config.train.precision = "bfloat16_products"
+    config.train.label_smoothing = 0.05
+
+    config.evaluate.every_steps = 600
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 600
+
+    config.decode.alpha = 0.0
+    config.decode.beam_size = 2
+    return config

@@ -1,0 +1,106 @@
+"""The house's floors, kept by reading every import: what stands below never knows what stands above."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "s2sjax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+GROUND = {"errors", "vocabulary", "api", "config"}
+LEAVES = {"checkpoint", "restore", "manifest", "optim", "sharding", "state", "metrics", "report", "plots", "environment"}
+"""They stand beside the floors: they know the ground and each other, and only `tasks` and what is above know them."""
+FLOORS = (
+    GROUND,
+    {"ops", "data"},
+    {"nn", "decode"},
+    {"models"},
+    LEAVES,
+    {"tasks"},
+    {"experiment"},
+    {"evaluate"},
+    {"train"},
+    {"run"},
+    {"cli"},
+    {"__main__", "__init__"},
+)
+"""Each imports only what stands before it; neighbours on a floor do not know each other, but for the ground and the
+leaves. A folder is one piece."""
+
+UNKNOWN = {"nn": {"data"}, "decode": {"data", "ops"}, "models": {"data", "decode"}}
+"""Lower pieces that a piece does not know all the same: search knows a step function, a model knows arrays."""
+
+FOREIGN = {
+    "errors": {"jax", "flax", "numpy", "ml_collections"},
+    "vocabulary": {"jax", "flax", "numpy", "ml_collections"},
+    "config": {"jax", "flax", "ml_collections"},
+    "data": {"jax", "flax", "optax", "orbax", "ml_collections"},
+    "ops": {"flax", "ml_collections"},
+    "nn": {"ml_collections"},
+    "decode": {"flax", "ml_collections"},
+    "models": {"ml_collections", "grain", "optax", "orbax"},
+    "tasks": {"ml_collections", "grain"},
+}
+"""Libraries that a piece must do without."""
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, wherever in it, for types only too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            module = node.module or ""
+            found |= {f"{module}.{alias.name}" for alias in node.names} if module == "s2sjax" else {module}
+    return found
+
+
+def piece(path: Path) -> str:
+    """The piece of the house that a file belongs to: its folder, or its own name."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def below(name: str) -> set[str]:
+    """What a piece may import from the package, itself included."""
+    if name in GROUND:
+        return GROUND
+    if name in LEAVES:
+        return GROUND | LEAVES
+    height = next(i for i, floor in enumerate(FLOORS) if name in floor)
+    allowed = {name}.union(*FLOORS[:height]) - UNKNOWN.get(name, set())
+    return allowed | ({"__init__"} if name == "__main__" else set())
+
+
+def test_every_piece_of_the_package_has_its_floor():
+    assert {piece(path) for path in FILES} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("s2sjax.")}
+    assert ours <= below(piece(path)), f"{path.name} looks up at {sorted(ours - below(piece(path)))}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_piece_does_without_the_libraries_it_must_not_know(path):
+    libraries = {name.split(".")[0] for name in imports(path)}
+    assert not libraries & FOREIGN.get(piece(path), set())
+    assert "pickle" not in libraries, "a run directory is data: nothing in it may be able to run"
+
+
+def test_every_file_can_be_read_in_one_sitting():
+    too_long = {path.name: n for path in FILES if (n := len(path.read_text(encoding="utf-8").splitlines())) > 400}
+    assert not too_long
+
+
+def test_nothing_is_called_utils():
+    assert not [path for path in FILES if path.stem in ("utils", "util", "helpers", "common", "misc")]
+
+
+def test_the_reader_of_imports_sees_all_of_them(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("import a.b\nfrom s2sjax import data\ndef f():\n    from c.d import e\n    import jax, pickle\n")
+    assert imports(file) == {"a.b", "s2sjax.data", "c.d", "jax", "pickle"}

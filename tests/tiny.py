@@ -1,0 +1,146 @@
+"""Tiny runs for tests: sentences of a few letters, their reversals as translations, models of a few thousand parameters."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
+
+from s2sjax import manifest, sharding
+from s2sjax.checkpoint import CheckpointReader
+from s2sjax.experiment import Experiment, base_config, resolve
+
+LETTERS = "abcdef"
+
+
+def write_text(directory: Path, *, train: int = 90, held_out: int = 20, longest: int = 9, seed: int = 0) -> Path:
+    """Files `train.src`, `train.tgt` and so on: words of 1 to `longest` letters and their reversals."""
+    rng = np.random.default_rng(seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", train), ("validation", held_out), ("test", held_out)):
+        words = ["".join(rng.choice(list(LETTERS), rng.integers(1, longest + 1))) for _ in range(count)]
+        write_split(directory, split, words, [word[::-1] for word in words])
+    return directory
+
+
+def write_split(directory: Path, split: str, sources: Sequence[str], targets: Sequence[str]) -> None:
+    for suffix, lines in (("src", sources), ("tgt", targets)):
+        (directory / f"{split}.{suffix}").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> dict[str, Any]:
+    """What `tiny` sets, as dotted keys: one layer, one evaluation shape, nothing decoded while training."""
+    sizes = {"transformer": {"heads": 2, "hidden": 16}, "rnn_seq2seq": {}}[family]
+    values: dict[str, Any] = {
+        "data.dir": str(data),
+        "data.source": "{split}.src",
+        "data.target": "{split}.tgt",
+        "data.cache_dir": str(data / "cache"),
+        "data.buckets": 2,
+        "data.batch_tokens": 128,
+        "data.pack_length": 16,
+        "tokenizer.kind": "char",
+        "model.width": 16,
+        "model.encoder_layers": 1,
+        "model.decoder_layers": 1,
+        "model.dropout": 0.0,
+        **{f"model.{name}": value for name, value in sizes.items()},
+        "optimizer.learning_rate": 1e-2,
+        "optimizer.warmup_steps": 4,
+        "train.steps": 12,
+        "train.log_every": 1,
+        "evaluate.decode": False,
+        "evaluate.samples": 0,
+        "evaluate.every_steps": 1000,
+        "checkpoint.every_steps": 1000,
+    }
+    return values | {key.replace("__", "."): value for key, value in overrides.items()}
+
+
+def tiny(data: Path, family: str = "transformer", **overrides: Any) -> Experiment:
+    """A tiny experiment on the files of `write_text`. Overrides are spelled `train__steps=3`."""
+    config = base_config(model=family)
+    for key, value in tiny_values(data, family, **overrides).items():
+        section, _, name = key.rpartition(".")
+        (config[section] if section else config)[name] = value
+    return resolve(config)
+
+
+def config_file(path: Path, data: Path, family: str = "transformer", **overrides: Any) -> Path:
+    """The same experiment as a config file for the command line."""
+    lines = [f"    config.{key} = {value!r}" for key, value in tiny_values(data, family, **overrides).items()]
+    body = "\n".join(lines)
+    path.write_text(
+        "from s2sjax.experiment import base_config\n\n\n"
+        f"def get_config(argument=''):\n    config = base_config(model={family!r})\n{body}\n    return config\n"
+    )
+    return path
+
+
+def read_state(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint, by path: the newest's, or those of `step`."""
+    reader = CheckpointReader(workdir / "checkpoints")
+    step = reader.latest_step() if step is None else step
+    arrays = manifest.read(workdir / "checkpoints" / str(step))["arrays"]
+    abstract = {name: jax.ShapeDtypeStruct(tuple(a["shape"]), a["dtype"]) for name, a in arrays.items()}
+    restored = reader.restore(abstract, step)
+    assert restored is not None
+    return {name: np.asarray(value) for name, value in restored.state.items()}
+
+
+def assert_same_state(a: Path, b: Path) -> None:
+    """The newest checkpoints of two runs are of the same step and hold the same bits."""
+    left, right = read_state(a), read_state(b)
+    assert left.keys() == right.keys()
+    differing = [name for name in left if left[name].tobytes() != right[name].tobytes()]
+    assert not differing, f"{len(differing)} of {len(left)} arrays differ: {differing[:5]}"
+
+
+def records(workdir: Path, kind: str = "train") -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl of one kind."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+@contextlib.contextmanager
+def compiling_once(directory: Path) -> Iterator[None]:
+    """Keep compiled programs in `directory`: runs of one module share them, as a user's runs do."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(directory), 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+
+
+def on_devices(monkeypatch, count: int) -> None:
+    """Let every mesh be made of this many of the test process's devices."""
+    make_mesh = sharding.make_mesh
+    monkeypatch.setattr(sharding, "make_mesh", lambda config: make_mesh(config, jax.devices()[:count]))
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "s2sjax", *arguments]
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """For a subprocess: one device, and compiled programs kept in `cache`."""
+    flags = os.environ.get("XLA_FLAGS", "").replace("--xla_force_host_platform_device_count=8", "")
+    here = str(Path(__file__).parents[1])
+    return os.environ | {
+        "XLA_FLAGS": flags.strip(),
+        "S2SJAX_CACHE": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH")))),
+    }
