@@ -6,6 +6,7 @@ own that is run; the others start from the config that the run directory keeps a
 
 import contextlib
 import io
+import itertools
 import json
 import queue
 import sys
@@ -23,7 +24,7 @@ from s2sjax.errors import UserError
 USAGE = """\
 usage: s2sjax COMMAND --workdir=DIR [--config.KEY=VALUE ...]
 
-  train     --config=FILE.py[:argument] --workdir=DIR     train, or resume what stands in DIR
+  train     --config=FILE.py[:argument] --workdir=DIR     train, or resume DIR (then --config can be left out)
   decode    --workdir=DIR [--input=FILE|-] [--output=FILE|-] [--format=text|jsonl]
   evaluate  --workdir=DIR [--split=test]                  print a table, write DIR/results/SPLIT.json
   score     --workdir=DIR --source=FILE --target=FILE [--output=FILE|-]
@@ -111,7 +112,7 @@ def _evaluate(argv: list[str]) -> int:
     results = run.evaluate(values["split"])
     from s2sjax.report import align
 
-    rows = [(name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in results.items()]
+    rows = [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in results.items()]
     print(f"{values['workdir']}, {values['split']}:", *align(rows), sep="\n  ")
     return 0
 
@@ -146,17 +147,21 @@ def _parse(argv: list[str], options: dict[str, str | None], *, config_file: bool
         flags.DEFINE_string(name, default, "", flag_values=values)
     flags.DEFINE_bool("help", False, "", short_name="h", flag_values=values)
     argv = ["s2sjax", *argv]
-    base = None
+    workdir, path = _given(argv, "workdir"), _given(argv, "config")
+    # Training begins from a config file; a run that exists, from the config that it keeps.
+    config_file = config_file and not (
+        path is None and workdir is not None and (Path(workdir) / "config.json").is_file()
+    )
     if config_file:
+        if path is not None and not Path(path.partition(":")[0]).is_file():
+            raise UserError(f"there is no config file {path}; give --config=FILE.py, for instance one in configs/")
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    else:
-        workdir = next((a.split("=", 1)[1] for a in argv if a.startswith(("--workdir=", "-workdir="))), None)
-        if workdir is None and "--help" not in argv:
-            raise UserError(f"--workdir is missing\n\n{USAGE}")
-        if workdir is not None:
-            base = _saved_config(Path(workdir))
-            _check_overrides(argv, base)
-            config_flags.DEFINE_config_dict("config", base, flag_values=values, sys_argv=argv)
+    elif workdir is not None:
+        saved = _saved_config(Path(workdir))
+        _check_overrides(argv, saved)
+        config_flags.DEFINE_config_dict("config", saved, flag_values=values, sys_argv=argv)
+    elif "--help" not in argv:
+        raise UserError(f"--workdir is missing\n\n{USAGE}")
     try:
         rest = values(argv)
     except UserError:
@@ -176,6 +181,15 @@ def _parse(argv: list[str], options: dict[str, str | None], *, config_file: bool
     if missing:
         raise UserError(f"--{missing[0]} is missing\n\n{USAGE}")
     return {name: values[name].value for name in (*options, "config")}
+
+
+def _given(argv: Sequence[str], name: str) -> str | None:
+    """The value of `--name=value` or `--name value`, before flags are defined."""
+    for argument, after in itertools.zip_longest(argv, argv[1:]):
+        flag, equals, value = argument.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            return value if equals else after
+    return None
 
 
 def _saved_config(workdir: Path) -> ConfigDict:
@@ -198,14 +212,13 @@ def _check_overrides(argv: Iterable[str], config: ConfigDict) -> None:
 
 def _flag_message(error: Exception, argv: list[str], values: flags.FlagValues) -> str:
     """An absl or ml-collections error as one sentence of ours."""
-    path = next((a.split("=", 1)[1] for a in argv if a.startswith(("--config=", "-config="))), None)
+    path = _given(argv, "config")
     if path is not None and "config" in values:
-        with contextlib.suppress(Exception):
-            _check_overrides(argv, _run_config_file(path))
-        if not Path(path.split(":", 1)[0]).is_file():
-            return (
-                f"there is no config file {path.split(':', 1)[0]}; give --config=FILE.py, for instance one in configs/"
-            )
+        config = ConfigDict()
+        with contextlib.suppress(Exception):  # a mistake in the file itself is what `error` is about
+            config = _run_config_file(path)
+        if config:
+            _check_overrides(argv, config)
     return str(error).strip()
 
 
@@ -277,7 +290,7 @@ def _lines(stream: IO[bytes], path: str) -> Iterator[str]:
 
 
 def _count_lines(path: str) -> int | None:
-    if path == "-":
+    if not Path(path).is_file():  # reading a pipe to count its lines would use them up
         return None
     with open(path, "rb") as stream:
         return sum(1 for _ in stream)

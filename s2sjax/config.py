@@ -39,8 +39,10 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     """Build the frozen dataclass `cls` from a mapping, checking names and types.
 
     Raises:
-        UserError: for an unknown key (naming the nearest known one) or a value of the wrong type.
+        UserError: for an unknown key (naming the nearest known one), a value of the wrong type, or no mapping at all.
     """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} is {values!r}, but a mapping of keys to values was expected")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     made: dict[str, Any] = {}

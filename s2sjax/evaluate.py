@@ -33,7 +33,9 @@ from s2sjax.tasks.translate import Translator, cross_attention, padded_length
 class LossEvaluator:
     """Mean negative log-likelihood a target token over every example of a split, each exactly once, none left out."""
 
-    def __init__(self, model: nn.Module, experiment: Experiment, split: TokenizedSplit, mesh: Mesh):
+    def __init__(
+        self, model: nn.Module, experiment: Experiment, split: TokenizedSplit, mesh: Mesh, *, precision: Precision
+    ):
         self._split, self._mesh = split, mesh
         shards = sharding.batch_shards(mesh)
         source, target = split.source.lengths, split.target.lengths
@@ -53,7 +55,7 @@ class LossEvaluator:
         def sums(params, batch):
             return loss_sums(
                 model, params, batch, dropout_key=None, label_smoothing=0.0, z_loss=0.0,
-                chunk=experiment.train.loss_chunk, shards=shards, precision=Precision(experiment.train.precision),
+                chunk=experiment.train.loss_chunk, shards=shards, precision=precision,
             )  # fmt: skip
 
         self._sums = jax.jit(sums)
@@ -80,7 +82,7 @@ class Validator:
         sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
         self._loss = LossEvaluator(
             family.build(experiment.model, *sizes, precision=Precision(experiment.train.precision)),
-            experiment, prepared.splits["validation"], mesh,
+            experiment, prepared.splits["validation"], mesh, precision=Precision(experiment.train.precision),
         )  # fmt: skip
         self._model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
         self._source = open_split(experiment.data, "validation")

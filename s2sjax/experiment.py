@@ -86,6 +86,13 @@ class Experiment:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
+    def __post_init__(self):
+        if self.checkpoint.metric != "loss" and not self.evaluate.decode:
+            raise UserError(
+                f"config.checkpoint.metric is '{self.checkpoint.metric}', which is known only after decoding: set "
+                "config.evaluate.decode=True, or config.checkpoint.metric=loss"
+            )
+
 
 def base_config(model: str = "transformer") -> ConfigDict:
     """Every config key with its default, for one model family. Locked: a new key is an error."""
@@ -112,8 +119,8 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     Raises:
         UserError: for an unknown key, a value of a wrong type, or one that its section does not accept.
     """
-    values = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-    model = dict(values.pop("model", {}))
+    values = _mapping(config.to_dict() if isinstance(config, ConfigDict) else config, "config")
+    model = _mapping(values.pop("model", {}), "config.model")
     name = model.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"config.model.name is {name!r}: {nearest('', models.families())}")
@@ -128,6 +135,12 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     if type(sections.get("seed", 0)) is not int:
         raise UserError(f"config.seed is {sections['seed']!r}, but a value of type int was expected")
     return Experiment(name, build(models.family(name).Config, model, "config.model"), **sections)
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where} is {value!r}, but a mapping of keys to values was expected")
+    return dict(value)
 
 
 def save(experiment: Experiment, path: Path) -> None:
@@ -147,6 +160,6 @@ def load(path: Path) -> Experiment:
         raise UserError(
             f"{path.parent} is not a run directory: it has no {path.name}; give one that train wrote"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it, or train in another workdir") from error
     return resolve(values)

@@ -82,12 +82,14 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
             schedule, b1=config.b1, b2=config.b2, eps=config.epsilon, weight_decay=config.weight_decay, mask=matrices
         )
     elif config.name == "adafactor":
-        optimizer = optax.adafactor(schedule, weight_decay_rate=config.weight_decay or None, weight_decay_mask=matrices)
+        # Without a rate adafactor only gives the direction; its own weight decay would not follow the schedule.
+        decay = optax.add_decayed_weights(-config.weight_decay, mask=matrices)
+        optimizer = optax.chain(optax.adafactor(None), decay, optax.scale_by_schedule(schedule))
     elif config.name == "lion":
         optimizer = optax.lion(schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, mask=matrices)
     else:
         decay = optax.add_decayed_weights(config.weight_decay, mask=matrices)
-        optimizer = optax.chain(decay, optax.sgd(schedule, momentum=config.b1))
+        optimizer = optax.chain(optax.trace(config.b1), decay, optax.scale_by_learning_rate(schedule))
     if config.clip_norm > 0:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
     return optimizer

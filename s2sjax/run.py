@@ -5,6 +5,7 @@ models are read by SentencePiece.
 """
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from s2sjax.state import abstract_state, initializer
 from s2sjax.tasks.likelihood import sentence_log_probs
 from s2sjax.tasks.translate import Hypothesis, Translator, padded_length
 from s2sjax.vocabulary import EOS
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Run:
         source = open_split(self.experiment.data, split)
         with progress(f"tokenising {split}") as advance:
             tokenized = preparation.tokenize(self.experiment.data, self.tokenizers, split, progress=advance)
-        loss = LossEvaluator(self.model, self.experiment, tokenized, self.mesh)(self.params)
+        precision = Precision(self.experiment.decode.precision)
+        loss = LossEvaluator(self.model, self.experiment, tokenized, self.mesh, precision=precision)(self.params)
         rows = [source[i] for i in range(len(source))]
         with progress(f"decoding {split}", len(rows)) as advance:
             hypotheses = self.decode([row["source"] for row in rows], progress=advance)
@@ -138,5 +142,7 @@ def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh
     restored = reader.restore(wanted, step, partial=True)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first, or wait for its first one")
+    for message in restored.rejected:
+        _log.warning("%s", message)
     (params,) = restored.state.values()
     return restored.step, params

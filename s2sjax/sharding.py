@@ -40,7 +40,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         UserError: if the axes do not multiply to the number of devices.
     """
     devices = list(devices if devices is not None else jax.devices())
-    data = config.data if config.data != -1 else len(devices) // (config.fsdp * config.tensor)
+    data = config.data if config.data != -1 else len(devices) // max(config.fsdp * config.tensor, 1)
     sizes = (data, config.fsdp, config.tensor)
     if min(sizes) < 1 or np.prod(sizes) != len(devices):
         raise UserError(

@@ -222,7 +222,7 @@ def make_step(
             ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
         cells = batch["inputs"].size + batch["targets"].size
         filled = sum(jnp.sum(batch[name] > 0) for name in ("input_segments", "target_segments"))
-        metrics = {**sums._asdict(), "gradient_norm": optax.global_norm(grads), "cells": cells, "filled": filled}
+        metrics = {**sums._asdict(), "gradient_norm": optax.tree.norm(grads), "cells": cells, "filled": filled}
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None))

@@ -9,7 +9,18 @@ PACKAGE = Path(__file__).parents[1] / "s2sjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 GROUND = {"errors", "vocabulary", "api", "config"}
-LEAVES = {"checkpoint", "restore", "manifest", "optim", "sharding", "state", "metrics", "report", "plots", "environment"}
+LEAVES = {
+    "checkpoint",
+    "restore",
+    "manifest",
+    "optim",
+    "sharding",
+    "state",
+    "metrics",
+    "report",
+    "plots",
+    "environment",
+}
 """They stand beside the floors: they know the ground and each other, and only `tasks` and what is above know them."""
 FLOORS = (
     GROUND,

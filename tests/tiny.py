@@ -1,4 +1,4 @@
-"""Tiny runs for tests: sentences of a few letters, their reversals as translations, models of a few thousand parameters."""
+"""Tiny runs for tests: sentences of a few letters, their reversals as translations, a few thousand parameters."""
 
 import contextlib
 import json
@@ -42,7 +42,7 @@ def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> di
         "data.source": "{split}.src",
         "data.target": "{split}.tgt",
         "data.cache_dir": str(data / "cache"),
-        "data.buckets": 2,
+        "data.buckets": 1,
         "data.batch_tokens": 128,
         "data.pack_length": 16,
         "tokenizer.kind": "char",
@@ -110,10 +110,15 @@ def records(workdir: Path, kind: str = "train") -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def compiling_once(directory: Path) -> Iterator[None]:
-    """Keep compiled programs in `directory`: runs of one module share them, as a user's runs do."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(directory), 0.0), strict=True):
+    """Keep compiled programs in `directory`, so that the runs of a module share them as a user's do; and compile in a
+    hurry, since these programs run for milliseconds."""
+    values = {
+        "jax_compilation_cache_dir": str(directory),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in values}
+    for name, value in values.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
     try:
@@ -142,5 +147,6 @@ def environment(cache: Path) -> dict[str, str]:
         "XLA_FLAGS": flags.strip(),
         "S2SJAX_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH")))),
     }

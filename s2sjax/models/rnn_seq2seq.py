@@ -40,8 +40,10 @@ class Config:
     def __post_init__(self):
         choose(self.attention, ("additive", "multiplicative"), "config.model.attention")
         choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
-        if self.width % 2:
-            raise UserError(f"config.model.width is {self.width}, but two directions need an even number")
+        if self.width % 2 or self.width < 2:
+            raise UserError(f"config.model.width is {self.width}, but two directions need an even number, 2 or more")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"config.model.dropout is {self.dropout}, but must be in 0..1, below 1")
         if min(self.encoder_layers, self.decoder_layers) < 1:
             raise UserError("config.model.encoder_layers and decoder_layers must be at least 1")
 

@@ -36,6 +36,12 @@ class Config:
     def __post_init__(self):
         choose(self.norm, ("pre", "post"), "config.model.norm")
         choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
+        for name in ("encoder_layers", "decoder_layers", "width", "hidden", "heads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be at least 1")
+        for name in ("dropout", "hidden_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be in 0..1, below 1")
         if self.width % self.heads:
             raise UserError(f"config.model.width {self.width} is not divisible by config.model.heads {self.heads}")
 

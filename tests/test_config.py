@@ -1,0 +1,92 @@
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from s2sjax.config import build, choose, differences, nearest, to_json
+from s2sjax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 3
+
+
+@dataclass(frozen=True)
+class Outer:
+    steps: int = 10
+    rate: float = 0.5
+    on: bool = True
+    name: str = "x"
+    symbols: tuple[str, ...] = ()
+    limit: int | None = None
+    inner: Inner = dataclasses.field(default_factory=Inner)
+
+
+def test_build_makes_what_to_json_wrote():
+    for made in (Outer(), Outer(7, 1.0, False, "ü", ("a", "b"), 3, Inner(9))):
+        assert build(Outer, json.loads(json.dumps(to_json(made)))) == made
+
+
+def test_what_is_left_out_has_its_default():
+    assert build(Outer, {"steps": 2}) == Outer(steps=2)
+
+
+def test_an_unknown_key_names_the_nearest_and_all():
+    with pytest.raises(UserError, match=r"config.step is not a config key: did you mean 'steps'\? \(known: inner, "):
+        build(Outer, {"step": 3})
+    with pytest.raises(UserError, match="config.inner.sise is not a config key: did you mean 'size'"):
+        build(Outer, {"inner": {"sise": 3}})
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        ("steps", "10", "int"),
+        ("steps", 1.5, "int"),
+        ("steps", True, "int"),
+        ("steps", None, "int"),
+        ("rate", "fast", "float"),
+        ("rate", True, "float"),
+        ("on", 1, "bool"),
+        ("name", 3, "str"),
+        ("symbols", "ab", "tuple"),
+        ("limit", "none", "int"),
+        ("inner", 5, "mapping"),
+    ],
+)
+def test_a_wrong_type_names_key_value_and_type(key, value, expected):
+    with pytest.raises(UserError, match=f"config.{key} is {value!r}, but .*{expected}"):
+        build(Outer, {key: value})
+
+
+def test_a_wrong_item_of_a_tuple_is_named_by_its_place():
+    with pytest.raises(UserError, match=r"config.symbols\[1\] is 2, but a value of type str"):
+        build(Outer, {"symbols": ["a", 2]})
+
+
+def test_lists_become_tuples_integers_floats_and_none_stays():
+    made = build(Outer, {"symbols": ["a"], "rate": 2, "limit": None})
+    assert made.symbols == ("a",) and made.limit is None
+    assert type(made.rate) is float and made.rate == 2.0
+    assert build(Outer, {"limit": 4}).limit == 4
+
+
+def test_differences_are_dotted_and_name_both_values():
+    old = {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "gone": 4}
+    new = {"a": 1, "b": {"c": 5, "d": {"e": 6}}, "new": 7}
+    expected = {"b.c": (2, 5), "b.d.e": (3, 6), "gone": (4, None), "new": (None, 7)}
+    assert differences(old, new) == expected
+    assert differences(old, old) == {}
+
+
+def test_nearest_lists_everything_where_nothing_is_near():
+    assert nearest("zzz", ["beta", "alpha"]) == "known: alpha, beta"
+    assert "did you mean 'alpha'" in nearest("alpah", ["beta", "alpha"])
+
+
+def test_choose_accepts_the_choices_only():
+    choose("a", ("a", "b"), "config.x")
+    with pytest.raises(UserError, match="config.x is 'c': known: a, b"):
+        choose("c", ("a", "b"), "config.x")

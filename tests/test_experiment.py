@@ -1,0 +1,118 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict, config_flags
+
+from s2sjax import experiment as experiments
+from s2sjax import models
+from s2sjax.errors import UserError
+from s2sjax.experiment import Experiment, base_config, config_dict, resolve
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
+
+
+def load_config_file(path: Path) -> ConfigDict:
+    from absl import flags
+
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["s2sjax"])
+    values(["s2sjax", f"--config={path}"])
+    return values["config"].value
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_resolves_and_survives_the_way_through_json(path, tmp_path):
+    made = resolve(load_config_file(path))
+    experiments.save(made, tmp_path / "config.json")
+    assert experiments.load(tmp_path / "config.json") == made
+    assert resolve(config_dict(made)) == made
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_file_opens_with_what_it_is_and_the_command(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith('"""')
+    docstring = text.split('"""')[1]
+    assert str(path.relative_to(Path(__file__).parents[1])) in docstring or "launch/" in docstring
+
+
+@pytest.mark.parametrize("family", models.families())
+def test_a_familys_base_config_is_its_defaults(family):
+    made = resolve(base_config(model=family))
+    assert made == Experiment(family, models.family(family).Config())
+    assert base_config(model=family).model.name == family
+
+
+def test_the_names_that_every_config_shares_are_there():
+    config = base_config()
+    assert {"steps"} <= set(config.train) and {"every_steps"} <= set(config.checkpoint)
+    assert {"dir"} <= set(config.data) and {"beam_size"} <= set(config.decode) and "seed" in config
+
+
+def test_a_new_key_cannot_be_set_in_a_config_file():
+    config = base_config()
+    with pytest.raises(AttributeError, match="lerning_rate"):
+        config.optimizer.lerning_rate = 1.0
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"sead": 1}, "config.sead is not a config key: did you mean 'seed'"),
+        ({"optimizer": {"lerning_rate": 1.0}}, "config.optimizer.lerning_rate .* did you mean 'learning_rate'"),
+        ({"model": {"name": "transformr"}}, "config.model.name is 'transformr': did you mean 'transformer'"),
+        ({"model": {}}, "config.model.name is None: known: rnn_seq2seq, transformer"),
+        ({"model": 5}, "config.model is 5"),
+        ({"model": {"name": "../transformer"}}, "config.model.name is '../transformer'"),
+        ({"model": {"name": "transformer", "witdh": 8}}, "config.model.witdh .* did you mean 'width'"),
+        ({"model": {"name": "transformer", "heads": 3}}, "width 128 is not divisible by config.model.heads 3"),
+        ({"model": {"name": "transformer", "heads": 0}}, "config.model.heads"),
+        ({"model": {"name": "transformer", "dropout": 1.5}}, "config.model.dropout is 1.5"),
+        ({"model": {"name": "rnn_seq2seq", "dropout": -0.1}}, "config.model.dropout is -0.1"),
+        ({"seed": "one"}, "config.seed is 'one', but a value of type int"),
+        ({"data": 5}, "config.data is 5"),
+        ({"train": {"precision": "float16"}}, "config.train.precision is 'float16'"),
+        ({"train": {"steps": 0}}, "config.train.steps is 0, but must be at least 1"),
+        ({"train": {"label_smoothing": 1.0}}, "config.train.label_smoothing is 1.0"),
+        ({"evaluate": {"every_steps": 0}}, "every_steps must be at least 1"),
+        ({"decode": {"nbest": 9}}, "nbest is 9, but a beam of 5"),
+        ({"decode": {"checkpoint": "newest"}}, "config.decode.checkpoint is 'newest': expected best, last or a step"),
+        ({"checkpoint": {"metric": "blue"}}, "checkpoint.metric 'blue'"),
+        ({"data": {"batching": "bukket"}}, "data.batching is 'bukket'"),
+    ],
+)
+def test_a_mistake_is_a_sentence_with_the_way_out(change, message):
+    values = config_dict(resolve(base_config())).to_dict()
+    with pytest.raises(UserError, match=message):
+        resolve(values | change)
+
+
+def test_a_saved_config_that_is_none_is_a_users_error(tmp_path):
+    with pytest.raises(UserError, match="is not a run directory: it has no config.json"):
+        experiments.load(tmp_path / "config.json")
+    for text in ("{", "[]", "5", "null", '"x"', '{"model": []}', "[[1]]", "\x00", "[" * 100_000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError):
+            experiments.load(tmp_path / "config.json")
+    (tmp_path / "config.json").write_bytes(b'{"model": "\xff"}')
+    with pytest.raises(UserError, match="not valid"):
+        experiments.load(tmp_path / "config.json")
+
+
+def test_loading_a_config_runs_nothing(tmp_path):
+    values = config_dict(resolve(base_config())).to_dict()
+    values["data"]["dir"] = "__import__('os').system('touch " + str(tmp_path / "ran") + "')"
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert experiments.load(tmp_path / "config.json").data.dir.startswith("__import__")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_experiment_is_frozen_and_says_everything_as_json():
+    made = resolve(base_config())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.seed = 1
+    sections = {f.name for f in dataclasses.fields(Experiment)} - {"model_name"}
+    assert set(config_dict(made)) == sections
+    json.dumps(config_dict(made).to_dict())

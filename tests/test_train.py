@@ -1,0 +1,376 @@
+"""The training loop, end to end, on models of a few thousand parameters: what a run promises about its result."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from s2sjax import models, optim, sharding
+from s2sjax import train as training
+from s2sjax.data.examples import assemble
+from s2sjax.data.plan import PlannedBatch, Shape
+from s2sjax.data.prepare import prepare
+from s2sjax.errors import UserError
+from s2sjax.evaluate import LossEvaluator
+from s2sjax.ops.linear import Precision
+from s2sjax.report import Reporter
+from s2sjax.sharding import MeshConfig
+from s2sjax.state import abstract_state, initializer, shardings
+from s2sjax.tasks.likelihood import loss_sums
+from s2sjax.train import INTERRUPTED, train
+from tests.tiny import (
+    assert_same_state,
+    compiling_once,
+    on_devices,
+    read_state,
+    records,
+    tiny,
+    write_split,
+    write_text,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    with compiling_once(tmp_path_factory.mktemp("xla")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    on_devices(monkeypatch, 1)
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A run of two steps. Copy it before changing it."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        on_devices(patch, 1)
+        train(tiny(data, train__steps=2), workdir)
+    return workdir
+
+
+@contextlib.contextmanager
+def terminated_at(*steps):
+    """SIGTERM arrives when the metrics of these steps are read; each arrives once."""
+    left = list(steps)
+    advance = Reporter.advance
+
+    def advance_and_ask(self, step):
+        advance(self, step)
+        if left and step >= left[0]:
+            left.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Reporter.advance = advance_and_ask
+    try:
+        yield
+    finally:
+        Reporter.advance = advance
+
+
+def train_with_interruptions(experiment, workdir, *steps) -> int:
+    """Train, be told to stop at each of these steps, and resume; the number of times that train was called."""
+    calls = 1
+    with terminated_at(*steps):
+        while (code := train(experiment, workdir)) != 0:
+            assert code == INTERRUPTED
+            calls += 1
+            assert calls < 10
+    return calls
+
+
+# ---- A run is a function of its config ----
+
+RANDOM = {"model__dropout": 0.2, "train__ema_decay": 0.9, "train__steps": 16}
+
+
+@pytest.mark.parametrize("batching", ["bucket", "pack"])
+@pytest.mark.parametrize("family", models.families())
+def test_an_interrupted_run_equals_one_left_alone_bit_for_bit(one_device, data, tmp_path, family, batching):
+    """With dropout and a moving average, interrupted in the middle of the first and of the second epoch."""
+    buckets = 2 if family == "transformer" else 1  # each is another compilation
+    experiment = tiny(data, family, data__batching=batching, data__buckets=buckets, evaluate__every_steps=6, **RANDOM)
+    assert train(experiment, tmp_path / "alone") == 0
+    assert train_with_interruptions(experiment, tmp_path / "stopped", 3, 10) == 3
+    assert_same_state(tmp_path / "alone", tmp_path / "stopped")
+    state = read_state(tmp_path / "alone")
+    assert state["step"] == 16 and any(name.startswith("ema/") for name in state)
+    assert any(name.startswith("opt_state/") and value.any() for name, value in state.items())
+
+    # Each step is on record once, with the same numbers but for the clock's.
+    for kind in ("train", "validation"):
+        alone, stopped = records(tmp_path / "alone", kind), records(tmp_path / "stopped", kind)
+        assert [r["step"] for r in stopped] == ([*range(1, 17)] if kind == "train" else [6, 12, 16])
+        assert [r["loss"] for r in stopped] == [r["loss"] for r in alone]
+
+
+def test_a_run_resumed_from_an_older_checkpoint_takes_the_same_steps_again(one_device, data, tmp_path):
+    """As after a kill: the newest checkpoint is gone, and what was recorded after it is recorded anew, once."""
+    experiment = tiny(data, data__batching="pack", checkpoint__every_steps=5, **RANDOM)
+    assert train(experiment, tmp_path / "run") == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / "16")
+    before = records(tmp_path / "run")
+    assert train(experiment, tmp_path / "again") == 0
+    assert_same_state(tmp_path / "run", tmp_path / "again")
+    assert [(r["step"], r["loss"]) for r in records(tmp_path / "again")] == [(r["step"], r["loss"]) for r in before]
+
+
+def test_the_seed_decides(one_device, data, finished, tmp_path):
+    train(tiny(data, seed=1, train__steps=2), tmp_path)
+    a, b = read_state(finished), read_state(tmp_path)
+    assert all((a[name] != b[name]).any() for name in a if name.startswith("params/") and name.endswith("kernel"))
+
+
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)], ids=str)
+def test_eight_devices_equal_one(data, tmp_path, monkeypatch, axes):
+    """Three updates with dropout, the last two of them on another mesh than the first."""
+    options = {"model__dropout": 0.2, "optimizer__name": "sgd", "optimizer__learning_rate": 0.1, "train__steps": 3}
+    experiment = tiny(data, train__ema_decay=0.5, **options)
+    with monkeypatch.context() as patch:
+        on_devices(patch, 1)
+        assert train(experiment, tmp_path / "one") == 0
+        with terminated_at(1):
+            assert train(experiment, tmp_path / "eight") == INTERRUPTED
+    meshed = dataclasses.replace(experiment, mesh=MeshConfig(*axes))
+    assert train(meshed, tmp_path / "eight") == 0
+    one, eight = read_state(tmp_path / "one"), read_state(tmp_path / "eight")
+    for name in one:
+        np.testing.assert_allclose(eight[name], one[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    losses = [[r["loss"] for r in records(tmp_path / run)] for run in ("one", "eight")]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+# ---- One update ----
+
+
+class Update:
+    """`make_step` for a tiny model on one device, and a batch whose rows differ in their number of tokens."""
+
+    def __init__(self, data, **options):
+        self.experiment = tiny(data, **options)
+        prepared = prepare(self.experiment.data, self.experiment.tokenizer, ("train",))
+        self.split = prepared.splits["train"]
+        family = models.family(self.experiment.model_name)
+        vocab = prepared.tokenizers.source.vocab_size
+        self.model = family.build(self.experiment.model, vocab, vocab, precision=Precision.FLOAT32)
+        optimizer = optim.make_optimizer(self.experiment.optimizer, self.experiment.train.steps)
+        mesh = sharding.make_mesh(self.experiment.mesh, jax.devices()[:1])
+        init = initializer(self.model, optimizer, ema=self.experiment.train.ema_decay > 0)
+        self.state = jax.jit(init)(jax.random.key(0))
+        places = shardings(abstract_state(init, mesh, family.SHARDING_RULES))
+        self.step = training.make_step(self.model, optimizer, self.experiment, mesh, places)
+
+    def batch(self, number: int):
+        examples = np.argsort(self.split.target.lengths, kind="stable")[number * 8 : number * 8 + 7]
+        # Rows in order of length, the last one empty: the parts of the batch hold very different numbers of tokens.
+        planned = PlannedBatch(Shape(8, 12, 12), examples[[0, 6, 1, 5, 2, 4, 3]], np.arange(7))
+        return assemble(planned, self.split)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_equals_the_whole_batch_whatever_the_token_counts(data, parts):
+    options = {"optimizer__name": "sgd", "optimizer__learning_rate": 0.1, "train__z_loss": 1e-3}
+    whole, accumulated = Update(data, **options), Update(data, train__accumulate=parts, **options)
+    tokens = whole.batch(2)["weights"].sum(axis=1).reshape(-1, parts).sum(axis=0)
+    assert len(set(tokens)) > 1, "the parts must differ"
+    a, b = whole.state, accumulated.state
+    for number in (2, 5, 9):
+        a, metrics = whole.step(a, whole.batch(number))
+        b, same = accumulated.step(b, accumulated.batch(number))
+        assert metrics.keys() == same.keys()
+        for name in metrics:
+            np.testing.assert_allclose(float(same[name]), float(metrics[name]), rtol=2e-6, err_msg=name)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+def test_the_moving_average_forgets_the_first_parameters_faster(data):
+    update = Update(data, train__ema_decay=0.25, optimizer__warmup_steps=0, optimizer__schedule="constant")
+    expected, state = jax.tree.map(np.asarray, update.state.params), update.state
+    for i, decay in enumerate((1 / 10, 2 / 11, 0.25, 0.25)):
+        state, _ = update.step(state, update.batch(i))
+        expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * np.asarray(p), expected, state.params)
+    for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert state.best_params is state.ema
+    assert max(float(jnp.abs(a - p).max()) for a, p in zip(
+        jax.tree.leaves(state.ema), jax.tree.leaves(state.params), strict=True)) > 1e-3  # fmt: skip
+
+
+def test_an_update_counts_its_cells_and_its_tokens(data):
+    update = Update(data)
+    batch = update.batch(0)
+    counted = jax.tree.map(np.asarray, update.step(update.state, batch)[1])
+    assert counted["cells"] == 8 * 24
+    assert counted["filled"] == (batch["inputs"] > 0).sum() + (batch["targets"] > 0).sum()
+    assert counted["weight"] == (batch["targets"] > 0).sum()
+
+
+# ---- Validation ----
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
+    """Also those over the length limits, and over the token budget, that training leaves out."""
+    data = write_text(tmp_path, held_out=21)
+    long = "abc" * 20
+    write_split(data, "validation", ["ab", long, "cd", "fedc", ""], ["ba", long[::-1], "dc", "cdef", "a"])
+    experiment = tiny(data, data__max_source_length=12, data__max_target_length=12, data__batch_tokens=48)
+    prepared = prepare(experiment.data, experiment.tokenizer)
+    split = prepared.splits["validation"]
+    vocab = prepared.tokenizers.source.vocab_size
+    model = models.family("transformer").build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
+    params = initializer(model, optim.make_optimizer(experiment.optimizer, 1), ema=False)(jax.random.key(1)).params
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
+    value = LossEvaluator(model, experiment, split, mesh)(jax.device_put(params, sharding.replicated(mesh)))
+
+    nll = tokens = 0.0
+    sums = jax.jit(lambda p, batch: loss_sums(
+        model, p, batch, dropout_key=None, label_smoothing=0.0, z_loss=0.0, chunk=64, shards=1,
+        precision=Precision.FLOAT32,
+    ))  # fmt: skip
+    for i in range(len(split)):
+        alone = assemble(PlannedBatch(Shape(1, 64, 64), np.array([i]), np.array([0])), split)
+        nll, tokens = nll + float(sums(params, alone).nll), tokens + len(split.target[i])
+    assert len(split) == 5
+    assert value == pytest.approx(nll / tokens, rel=1e-5)
+
+
+def test_a_run_leaves_metrics_samples_plots_and_its_config(one_device, data, tmp_path, capsys):
+    options = {"evaluate__decode": True, "evaluate__samples": 2, "decode__beam_size": 1, "decode__batch_size": 8}
+    train(tiny(data, train__steps=2, decode__max_length_factor=1.0, **options), tmp_path)
+    for name in ("learning_curves", "attention_1", "attention_2"):
+        assert (tmp_path / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    (validation,) = records(tmp_path, "validation")
+    assert {"loss", "bleu", "chrf", "exact_match"} <= validation.keys()
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 2
+    log = capsys.readouterr().err
+    for part in ("parameters, float32, on 1 cpu device", "batches an epoch", "shapes: ", "padding", "step 2/2", "eta"):
+        assert part in log
+    assert {"step", "kind", "loss", "perplexity", "tokens_per_second", "padding", "learning_rate",
+            "gradient_norm"} <= records(tmp_path)[0].keys()  # fmt: skip
+    assert (tmp_path / "config.json").is_file() and (tmp_path / "tokenizer").is_dir()
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+# ---- What can go wrong ----
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_with_advice(one_device, data, tmp_path):
+    options = {"optimizer__name": "sgd", "optimizer__learning_rate": 1e30, "optimizer__warmup_steps": 0}
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d.*lower config.optimizer.learning_rate"):
+        train(tiny(data, **options), tmp_path)
+    assert not list((tmp_path / "checkpoints").glob("[0-9]*")), "no broken state is saved"
+
+
+def test_a_workdir_of_another_config_is_refused_with_both_values(one_device, data, finished):
+    other = tiny(data, train__steps=2, seed=3, optimizer__learning_rate=0.5)
+    message = "config.optimizer.learning_rate was 0.01 and is 0.5; config.seed was 0 and is 3. Use these values, or"
+    before = (finished / "config.json").read_bytes()
+    with pytest.raises(UserError, match=message):
+        train(other, finished)
+    assert (finished / "config.json").read_bytes() == before
+
+
+def test_another_model_in_a_workdir_is_refused(one_device, data, finished):
+    with pytest.raises(UserError, match="config.model.name was 'transformer' and is 'rnn_seq2seq'"):
+        train(tiny(data, "rnn_seq2seq", train__steps=2), finished)
+
+
+def test_what_may_change_may_change(one_device, data, finished, tmp_path, capsys):
+    """More steps, another log, another place of the data, other decoding."""
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.copytree(data, tmp_path / "moved")
+    options = {"train__log_every": 2, "decode__beam_size": 2, "evaluate__every_steps": 3, "checkpoint__keep_last": 1}
+    assert train(tiny(tmp_path / "moved", train__steps=4, **options), tmp_path / "run") == 0
+    assert read_state(tmp_path / "run")["step"] == 4
+    assert "resuming at step 2" in capsys.readouterr().err
+    assert [r["step"] for r in records(tmp_path / "run")] == [1, 2, 4]
+
+
+def test_a_finished_run_has_nothing_to_do(one_device, data, finished, capsys):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert train(tiny(data, train__steps=2), finished) == 0
+    assert "nothing to do: this run is at step 2 of 2; raise config.train.steps" in capsys.readouterr().err
+    for path, content in before.items():
+        assert path.read_bytes() == content or "tensorboard" in str(path)
+
+
+def test_other_data_under_a_run_is_refused(one_device, data, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    other = write_text(tmp_path / "other", seed=5)
+    write_split(other, "train", ["xyz", "zyx"], ["zyx", "xyz"])
+    with pytest.raises(UserError, match=r"this training data .*other.* is not what .* it gives another tokenizer"):
+        train(tiny(other, train__steps=4), tmp_path / "run")
+
+
+def test_a_directory_that_is_no_run_is_left_alone(one_device, data, tmp_path):
+    (tmp_path / "thesis.tex").write_text("chapter 1")
+    with pytest.raises(UserError, match="is not empty and has no config.json, so it is no run; use another workdir"):
+        train(tiny(data), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_workdir_that_cannot_be_made_is_a_users_error(one_device, data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to .*file/run.*choose another --workdir"):
+        train(tiny(data), tmp_path / "file" / "run")
+
+
+def test_a_batch_that_the_devices_cannot_share_is_a_users_error(data, tmp_path):
+    with pytest.raises(UserError, match=r"config.data.batch_tokens 24 does not hold|not divisible by"):
+        train(tiny(data, data__batch_tokens=24), tmp_path / "budget")
+    with pytest.raises(UserError, match=r"(24|16|32) .*(data shards times config.train.accumulate)"):
+        train(tiny(data, train__accumulate=3), tmp_path / "parts")
+
+
+def test_sentences_over_the_limit_are_counted_and_left_out(one_device, data, tmp_path, capsys):
+    train(tiny(data, data__max_source_length=7, train__steps=1), tmp_path)
+    sources = (data / "train.src").read_text().splitlines()
+    over = sum(len(line) + 1 > 7 for line in sources)
+    assert 0 < over < len(sources)
+    assert (
+        f"{over} of {len(sources)} training examples are over 7 source or 256 target tokens" in capsys.readouterr().err
+    )
+
+
+def test_limits_that_leave_nothing_are_a_users_error(one_device, data, tmp_path):
+    with pytest.raises(UserError, match=r"none of the 90 examples is within config.data.max_source_length 1"):
+        train(tiny(data, data__max_source_length=1), tmp_path)
+
+
+def test_empty_data_is_a_users_error(one_device, tmp_path):
+    data = write_text(tmp_path / "data")
+    for split in ("validation", "train"):
+        write_split(data, split, [], [])
+        with pytest.raises(UserError, match=f"split '{split}' has no examples"):
+            train(tiny(data), tmp_path / split)
+
+
+def test_the_window_averages_over_tokens_not_over_steps(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    window = training.Window()
+    common = {"gradient_norm": 1.0, "cells": 40.0, "filled": 30.0}
+    window.add({"loss": 10.0, "nll": 10.0, "weight": 10.0, "correct": 5.0, **common})
+    window.add({"loss": 90.0, "nll": 60.0, "weight": 30.0, "correct": 25.0, **common, "gradient_norm": 3.0})
+    window.skip(6.0)
+    clock[0] = 10.0
+    expected = {"loss": 2.5, "perplexity": math.exp(70 / 40), "accuracy": 0.75, "tokens_per_second": 10.0,
+                "padding": 0.25, "gradient_norm": 2.0}  # fmt: skip
+    assert window.summary() == pytest.approx(expected)
