@@ -166,7 +166,7 @@ def _parse(argv: list[str], options: dict[str, str | None], *, config_file: bool
         rest = values(argv)
     except UserError:
         raise
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, NameError) as error:
         raise UserError(_flag_message(error, argv, values)) from error
     if len(rest) > 1:
         raise UserError(f"'{rest[1]}' is not expected: options are written --name=value\n\n{USAGE}")

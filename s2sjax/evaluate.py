@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -145,11 +145,11 @@ def make_translator(
     )
 
 
-def write_results(path: Path, results: dict[str, float | str]) -> None:
+def write_json(path: Path, values: Mapping[str, float | str]) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -162,4 +162,7 @@ def load(path: Path) -> Experiment:
         ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it, or train in another workdir") from error
+    if isinstance(values, dict) and isinstance(values.get("data"), dict):
+        # Where this machine caches is for this machine to say, not for a directory that may come from elsewhere.
+        values["data"].pop("cache_dir", None)
     return resolve(values)

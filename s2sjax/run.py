@@ -26,7 +26,7 @@ from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.sources import open_split
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
-from s2sjax.evaluate import LossEvaluator, make_translator, write_results
+from s2sjax.evaluate import LossEvaluator, make_translator, write_json
 from s2sjax.experiment import Experiment
 from s2sjax.metrics import text_metrics
 from s2sjax.ops.linear import Precision
@@ -105,7 +105,7 @@ class Run:
             hypotheses = self.decode([row["source"] for row in rows], progress=advance)
         scores = text_metrics([best[0].text for best in hypotheses], [row["target"] for row in rows])
         results = {"loss": loss, **scores, "step": self.step, "seconds": time.monotonic() - began}
-        write_results(self.workdir / "results" / f"{split.replace('/', '_')}.json", results)
+        write_json(self.workdir / "results" / f"{split.replace('/', '_')}.json", results)
         return results
 
 

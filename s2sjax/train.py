@@ -6,6 +6,7 @@ so a run that was interrupted anywhere and resumed ends with the same bits as on
 
 import contextlib
 import functools
+import json
 import math
 import os
 import signal
@@ -30,7 +31,7 @@ from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import Prepared, prepare
 from s2sjax.errors import UserError
-from s2sjax.evaluate import Validator
+from s2sjax.evaluate import Validator, write_json
 from s2sjax.experiment import Experiment
 from s2sjax.ops.linear import Precision
 from s2sjax.plots import learning_curves
@@ -124,8 +125,9 @@ def train(experiment: Experiment, workdir: Path) -> int:
             window.add({name: float(value) for name, value in metrics.items()})
             if not math.isfinite(window.last_loss):
                 raise UserError(
-                    f"the loss is {window.last_loss} at step {step}, the last checkpoint {checkpoints.latest_step()}: "
-                    "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and use another workdir"
+                    f"the loss is {window.last_loss} at step {step} (last checkpoint: "
+                    f"{checkpoints.latest_step() or 'none'}): lower config.optimizer.learning_rate or set "
+                    "config.optimizer.clip_norm, and use another workdir"
                 )
             if step % config.log_every == 0 or step == config.steps:
                 report.step_line(step, {**window.summary(), "learning_rate": float(schedule(step - 1))})
@@ -275,16 +277,18 @@ def prepare_data(experiment: Experiment, workdir: Path) -> Prepared:
     """Tokenised train and validation splits; the tokenizers go to the workdir, where all later commands find them."""
     with progress("preparing data") as advance:
         prepared = prepare(experiment.data, experiment.tokenizer, ("train", "validation"), progress=advance)
-    directory = workdir / "tokenizer"
-    if not directory.exists():
+    directory, record = workdir / "tokenizer", workdir / "data.json"
+    content = {name: split.fingerprint for name, split in prepared.splits.items()}
+    if not record.exists():
         tokenizers_lib.save(prepared.tokenizers, directory)
+        write_json(record, content)  # last: it says that all is there
     else:
-        kept = tokenizers_lib.load(directory)
-        pairs = ((kept.source, prepared.tokenizers.source), (kept.target, prepared.tokenizers.target))
-        if any(a.to_bytes() != b.to_bytes() for a, b in pairs):
+        before = json.loads(record.read_text(encoding="utf-8"))
+        # A fingerprint covers the text and the tokenizers. Validation data may change; what is trained on may not.
+        if before.get("train") != content["train"]:
             raise UserError(
                 f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} "
-                f"is not what {workdir} was trained on: it gives another tokenizer; restore it or use another workdir"
+                f"is not what {workdir} was trained on; restore it or use another workdir"
             )
     return prepared
 

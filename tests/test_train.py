@@ -199,6 +199,18 @@ def test_accumulation_equals_the_whole_batch_whatever_the_token_counts(data, par
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
+def test_dropout_is_drawn_anew_at_every_step_and_the_same_at_the_same(data):
+    update = Update(data, model__dropout=0.3)
+    batch, params = update.batch(5), jax.tree.map(np.asarray, update.state)
+
+    def loss(step: int) -> float:
+        state = dataclasses.replace(jax.tree.map(jnp.array, params), step=jnp.int32(step))  # a step eats its state
+        return float(update.step(state, batch)[1]["loss"])
+
+    first, second, again = loss(7), loss(8), loss(7)
+    assert first == again and abs(first - second) > 1e-3
+
+
 def test_the_moving_average_forgets_the_first_parameters_faster(data):
     update = Update(data, train__ema_decay=0.25, optimizer__warmup_steps=0, optimizer__schedule="constant")
     expected, state = jax.tree.map(np.asarray, update.state.params), update.state
@@ -237,7 +249,9 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
     model = models.family("transformer").build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
     params = initializer(model, optim.make_optimizer(experiment.optimizer, 1), ema=False)(jax.random.key(1)).params
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
-    value = LossEvaluator(model, experiment, split, mesh)(jax.device_put(params, sharding.replicated(mesh)))
+    value = LossEvaluator(model, experiment, split, mesh, precision=Precision.FLOAT32)(
+        jax.device_put(params, sharding.replicated(mesh))
+    )
 
     nll = tokens = 0.0
     sums = jax.jit(lambda p, batch: loss_sums(
@@ -315,7 +329,7 @@ def test_other_data_under_a_run_is_refused(one_device, data, finished, tmp_path)
     shutil.copytree(finished, tmp_path / "run")
     other = write_text(tmp_path / "other", seed=5)
     write_split(other, "train", ["xyz", "zyx"], ["zyx", "xyz"])
-    with pytest.raises(UserError, match=r"this training data .*other.* is not what .* it gives another tokenizer"):
+    with pytest.raises(UserError, match=r"training data .*other.* is not what .* was trained on"):
         train(tiny(other, train__steps=4), tmp_path / "run")
 
 

@@ -143,7 +143,8 @@ def environment(cache: Path) -> dict[str, str]:
     """For a subprocess: one device, and compiled programs kept in `cache`."""
     flags = os.environ.get("XLA_FLAGS", "").replace("--xla_force_host_platform_device_count=8", "")
     here = str(Path(__file__).parents[1])
-    return os.environ | {
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return inherited | {
         "XLA_FLAGS": flags.strip(),
         "S2SJAX_CACHE": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

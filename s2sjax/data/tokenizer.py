@@ -315,6 +315,8 @@ def load(directory: Path) -> TokenizerPair:
 
 
 def _from_bytes(kind: str, path: Path) -> Tokenizer:
+    if path.is_symlink():
+        raise UserError(f"{path} is a link, and a run directory is not followed outside; put the file itself there")
     data = path.read_bytes()
     match kind:
         case "sentencepiece":

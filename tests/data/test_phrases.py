@@ -56,9 +56,9 @@ def test_no_two_patterns_of_dates_or_times_share_an_english_form():
     patterns = defaultdict(set)
     for phrase in everything():
         if phrase.value.kind in ("date", "time"):
-                english = re.sub(r"^<2..> (\w+day\b)?", "", phrase.source)
-                form = re.sub(r"\d+", lambda number: "Y" if len(number[0]) == 4 else "9", english)
-                patterns[form].add(phrase.value.parts[0])
+            english = re.sub(r"^<2..> (\w+day\b)?", "", phrase.source)
+            form = re.sub(r"\d+", lambda number: "Y" if len(number[0]) == 4 else "9", english)
+            patterns[form].add(phrase.value.parts[0])
     assert {form: names for form, names in patterns.items() if len(names) > 1} == {}
     assert patterns["May 9, Y"] == {"as long"} and patterns["Jun 9, Y"] == {"as medium"}
 
