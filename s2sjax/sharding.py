@@ -5,6 +5,7 @@ The mesh has axes `data` (batch rows), `fsdp` (batch rows, and parameters split 
 there are.
 """
 
+import math
 import queue
 import re
 import threading
@@ -22,7 +23,9 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes that share the rows of a batch."""
 
-Rules = Sequence[tuple[str, tuple[str | None, ...]]]
+Axis = str | tuple[str, ...] | None
+"""What one dimension is split over: a mesh axis, several together, or nothing."""
+Rules = Sequence[tuple[str, tuple[Axis, ...]]]
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def shard_parameters(mesh: Mesh, params: Any, rules: Rules) -> Any:
             if re.search(pattern, name):
                 unused.discard(pattern)
                 fitting = [
-                    axis if axis is not None and size % mesh.shape[axis] == 0 else None
+                    axis if axis is not None and size % _size(mesh, axis) == 0 else None
                     for axis, size in zip(axes, leaf.shape, strict=True)
                 ]
                 return NamedSharding(mesh, PartitionSpec(*fitting))
@@ -95,6 +98,10 @@ def shard_parameters(mesh: Mesh, params: Any, rules: Rules) -> Any:
     if unused:
         raise ValueError(f"sharding rules that match no parameter: {sorted(unused)}")
     return shardings
+
+
+def _size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
+    return math.prod(mesh.shape[name] for name in ([axis] if isinstance(axis, str) else axis))
 
 
 def shard_like_parameters(mesh: Mesh, tree: Any, params: Any, shardings: Any) -> Any:
