@@ -64,11 +64,12 @@ def train(experiment: Experiment, workdir: Path) -> int:
     """
     # ---- Config and mesh ----
     mesh = sharding.make_mesh(experiment.mesh)
-    experiment = claim_workdir(experiment, workdir)
+    check_workdir(experiment, workdir)
     config, precision = experiment.train, Precision(experiment.train.precision)
 
     # ---- Data ----
-    prepared = prepare_data(experiment, workdir)
+    with progress("preparing data") as advance:
+        prepared = prepare(experiment.data, experiment.tokenizer, ("train", "validation"), progress=advance)
     train_split = prepared.splits["train"]
     divisor = sharding.batch_shards(mesh) * config.accumulate
     plan = make_plan(
@@ -82,6 +83,7 @@ def train(experiment: Experiment, workdir: Path) -> int:
     optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
     init = initializer(model, optimizer, ema=config.ema_decay > 0)
     abstract = abstract_state(init, mesh, family.SHARDING_RULES)
+    claim_workdir(experiment, workdir, prepared)
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpointer(workdir / "checkpoints", experiment.checkpoint))
@@ -273,48 +275,45 @@ def stream_key(seed: int, stream: str) -> Array:
     return jax.random.fold_in(jax.random.key(seed), ("init", "dropout").index(stream))
 
 
-def prepare_data(experiment: Experiment, workdir: Path) -> Prepared:
-    """Tokenised train and validation splits; the tokenizers go to the workdir, where all later commands find them."""
-    with progress("preparing data") as advance:
-        prepared = prepare(experiment.data, experiment.tokenizer, ("train", "validation"), progress=advance)
-    directory, record = workdir / "tokenizer", workdir / "data.json"
+def check_workdir(experiment: Experiment, workdir: Path) -> None:
+    """Raise a `UserError` unless `workdir` is new, or holds a run of this very config. Writes nothing."""
+    path = workdir / "config.json"
+    if path.exists():
+        old = experiments.config_dict(experiments.load(path)).to_dict()
+        new = experiments.config_dict(experiment).to_dict()
+        changed = {k: v for k, v in differences(old, new).items() if not k.startswith(CHANGEABLE)}
+        if changed:
+            listing = "; ".join(f"config.{key} was {a!r} and is {b!r}" for key, (a, b) in changed.items())
+            raise UserError(f"{workdir} holds a run of another config: {listing}. Use these values, or another workdir")
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise UserError(f"{workdir} is not empty and has no config.json, so it is no run; use another workdir")
+
+
+def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> None:
+    """Write config, tokenizers and the data's fingerprints, or check that the data is what the run began with.
+
+    Comes after everything that can be wrong with config and data, so that a mistake leaves no run behind.
+    """
     content = {name: split.fingerprint for name, split in prepared.splits.items()}
-    if not record.exists():
-        tokenizers_lib.save(prepared.tokenizers, directory)
-        write_json(record, content)  # last: it says that all is there
-    else:
-        before = json.loads(record.read_text(encoding="utf-8"))
+    record = workdir / "data.json"
+    try:
         # A fingerprint covers the text and the tokenizers. Validation data may change; what is trained on may not.
-        if before.get("train") != content["train"]:
+        if record.exists() and json.loads(record.read_text(encoding="utf-8")).get("train") != content["train"]:
             raise UserError(
                 f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} "
                 f"is not what {workdir} was trained on; restore it or use another workdir"
             )
-    return prepared
-
-
-def claim_workdir(experiment: Experiment, workdir: Path) -> Experiment:
-    """Write the resolved config into a new workdir; in an existing one, check that this is the same run."""
-    path = workdir / "config.json"
-    try:
-        if path.exists():
-            old = experiments.config_dict(experiments.load(path)).to_dict()
-            new = experiments.config_dict(experiment).to_dict()
-            changed = {k: v for k, v in differences(old, new).items() if not k.startswith(CHANGEABLE)}
-            if changed:
-                listing = "; ".join(f"config.{key} was {a!r} and is {b!r}" for key, (a, b) in changed.items())
-                raise UserError(
-                    f"{workdir} holds a run of another config: {listing}. Use these values, or another workdir"
-                )
-        elif workdir.exists() and any(workdir.iterdir()):
-            raise UserError(f"{workdir} is not empty and has no config.json, so it is no run; use another workdir")
         (workdir / "plots").mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
+        temporary = workdir / "config.tmp"
         experiments.save(experiment, temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, workdir / "config.json")
+        if not record.exists():
+            tokenizers_lib.save(prepared.tokenizers, workdir / "tokenizer")
+            write_json(record, content)  # last: it says that all is there
+    except json.JSONDecodeError as error:
+        raise UserError(f"{record} is not valid JSON ({error}); restore it or use another workdir") from error
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
-    return experiment
 
 
 def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, state: TrainState, start: int) -> None:

@@ -388,3 +388,9 @@ def test_the_window_averages_over_tokens_not_over_steps(monkeypatch):
     expected = {"loss": 2.5, "perplexity": math.exp(70 / 40), "accuracy": 0.75, "tokens_per_second": 10.0,
                 "padding": 0.25, "gradient_norm": 2.0}  # fmt: skip
     assert window.summary() == pytest.approx(expected)
+
+
+def test_a_mistake_in_the_data_leaves_no_run_behind(one_device, data, tmp_path):
+    with pytest.raises(UserError, match="does not hold 8 rows"):
+        train(tiny(data, data__row_multiple=8, data__batch_tokens=8), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
