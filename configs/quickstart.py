@@ -3,6 +3,9 @@
 The data is made on the spot from Unicode CLDR (`s2sjax.data.phrases`); nothing is downloaded. A small Transformer.
 
     bash launch/quickstart.sh
+
+Reached: 98.9 % exact match, 99.4 BLEU, 99.6 chrF on the held-out phrases; two EPYC (Zen 5) cores, 2 minutes 21
+seconds with evaluation, 2026-11-21, commit 89d5503. One seed.
 """
 
 from s2sjax.data.phrases import TAGS

@@ -4,6 +4,9 @@
 on test_2016_flickr after 8,000 updates of 4,096 tokens, the mean of the last ten checkpoints, beam 5.
 
     s2sjax train --config=configs/multi30k/transformer_tiny.py --workdir=runs/m30k --config.data.dir=DIR
+
+Reached: 39.06 sacreBLEU (13a, cased), 63.5 chrF on test_2016_flickr with beam 5; two EPYC (Zen 5) cores, 21 minutes
+with other work beside it, 2026-11-21, commit 60c4e3d. One seed.
 """
 
 from s2sjax.experiment import base_config
