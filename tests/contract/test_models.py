@@ -137,9 +137,10 @@ def test_eight_devices_equal_one(subject, axes):
     dropping = {"dropout": 0.2} if "dropout" in {f.name for f in dataclasses.fields(subject.model.config)} else {}
     model, batch = subject.build(**dropping), bucketed()
 
+    # Another key, 3, puts a unit of the Transformer 4e-6 from its ReLU's kink, where rounding decides the gradient.
     def loss(params, batch, shards):
         sums = loss_sums(
-            model, params, batch, dropout_key=jax.random.key(3), label_smoothing=0.1, z_loss=1e-4, chunk=5,
+            model, params, batch, dropout_key=jax.random.key(4), label_smoothing=0.1, z_loss=1e-4, chunk=5,
             shards=shards, precision=Precision.FLOAT32,
         )  # fmt: skip
         return sums.loss
