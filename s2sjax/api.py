@@ -9,7 +9,7 @@ Dimension letters, used in every shape of this package:
 A batch is a mapping of arrays. Bucketed and packed batches are the same thing: segments and positions are
 always there, and a bucketed row simply holds one segment.
 
-    inputs            [B, S] int32   source tokens, each sentence ended by end-of-sentence
+    inputs            [B, S] int32   source tokens, each sentence ended by end-of-sentence; [B, 0] if there are none
     targets           [B, T] int32   target tokens, each sentence ended by end-of-sentence
     decoder_inputs    [B, T] int32   targets shifted right within each segment, begun by begin-of-sentence
     input_segments    [B, S] int32   0 is padding, 1.. names the example within a packed row
@@ -19,7 +19,7 @@ always there, and a bucketed row simply holds one segment.
     weights           [B, T] float32 0 where the loss does not look
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from jax import Array
@@ -29,6 +29,11 @@ Cache = Any
 """What changes between decoding steps: a pytree of arrays. The one law: every leaf leads with [B, K]."""
 Memory = Any
 """What stays constant while decoding: a pytree of arrays, every leaf leads with [B], never copied per hypothesis."""
+
+Axis = str | tuple[str, ...] | None
+"""What one dimension is split over: a mesh axis, several together, or nothing."""
+Rules = Sequence[tuple[str, tuple[Axis, ...]]]
+"""How parameters are sharded: ordered (path pattern, what each dimension is split over) pairs."""
 
 
 class Output(NamedTuple):
@@ -44,16 +49,35 @@ class Output(NamedTuple):
     """[D, V], float32 parameters of the output projection."""
     bias: Array | None = None
     """[V] or None."""
+    aux: Array | None = None
+    """Auxiliary losses (load balancing, activation penalties) as a float32 scalar in nats, summed over the batch's
+    target tokens as the loss is, and added to it in training; None if there are none."""
+
+
+class Mixture(NamedTuple):
+    """What a model returns that mixes distributions instead of logits: p(word) is `features @ kernel`, no softmax."""
+
+    features: Array
+    """[B, T, N] float32, each row a distribution over N states: what is believed before the target is seen."""
+    kernel: Array
+    """[N, V] float32, each row a distribution over words."""
+    aux: Array | None = None
+    """As in `Output`."""
 
 
 class Model(Protocol):
     """A Linen module used through `model.apply`: scores a whole batch at once (teacher forcing)."""
 
-    def __call__(self, batch: Batch, *, train: bool) -> Output: ...
+    def __call__(self, batch: Batch, *, train: bool) -> Output | Mixture: ...
 
 
 class Stepwise(Model, Protocol):
-    """A model that can also score the next token given what was decoded so far (stepping)."""
+    """A model that can also score the next token given what was decoded so far (stepping).
+
+    A language model is one too. What an encoder-decoder encodes, it reads as a prompt: each segment's inputs stand
+    before the same segment's targets in one sequence, and the memory holds what reading them left behind (the keys and
+    values of the prompt, a state, a belief), which hypotheses share. With inputs `[B, 0]` it begins from nothing.
+    """
 
     def encode(self, batch: Batch) -> Memory:
         """Read the source once. Needs `inputs`, `input_segments`, `input_positions`."""

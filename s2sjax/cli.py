@@ -28,7 +28,7 @@ usage: s2sjax COMMAND --workdir=DIR [--config.KEY=VALUE ...]
   decode    --workdir=DIR [--input=FILE|-] [--output=FILE|-] [--format=text|jsonl]
   evaluate  --workdir=DIR [--split=test]                  print a table, write DIR/results/SPLIT.json
   score     --workdir=DIR --source=FILE --target=FILE [--output=FILE|-]
-                                                          log-probability a line, in nats
+                                                          log-probability a line, in nats (language models: no source)
 
 --config is a Python file that will be run; a run directory is only read. `s2sjax COMMAND --help` lists config keys.
 """
@@ -118,12 +118,19 @@ def _evaluate(argv: list[str]) -> int:
 
 
 def _score(argv: list[str]) -> int:
-    values = _parse(argv, {"workdir": None, "source": None, "target": None, "output": "-"})
+    values = _parse(argv, {"workdir": None, "source": "", "target": None, "output": "-"})
+    if bool(values["source"]) != bool(values["config"].data.source):
+        raise UserError(
+            "--source is missing" if not values["source"] else "--source is given, but this run is a language model of "
+            "plain text: give --target alone"
+        )  # fmt: skip
     with contextlib.ExitStack() as stack:
         texts = []
-        for name in ("source", "target"):
+        for name in ("source", "target") if values["source"] else ("target",):
             stream = stack.enter_context(_reading(values[name]))
             texts.append(list(_lines(stream, values[name])))
+        if not values["source"]:
+            texts.insert(0, [""] * len(texts[0]))
         if len(texts[0]) != len(texts[1]):
             raise UserError(
                 f"{values['source']} has {len(texts[0])} lines and {values['target']} has {len(texts[1])}; "

@@ -1,4 +1,4 @@
-"""Evaluation: the loss over every example once, and decoded text against references."""
+"""Evaluation: the likelihood of every example once, and decoded text against references."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,11 +19,13 @@ from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit
-from s2sjax.data.sources import Source, open_split
+from s2sjax.data.sources import Source
+from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
-from s2sjax.metrics import text_metrics
+from s2sjax.metrics import likelihood_metrics, text_metrics
 from s2sjax.ops.linear import Precision
 from s2sjax.plots import attention_map
 from s2sjax.report import Reporter
@@ -30,12 +33,25 @@ from s2sjax.tasks.likelihood import loss_sums
 from s2sjax.tasks.translate import Translator, cross_attention, padded_length
 
 
-class LossEvaluator:
-    """Mean negative log-likelihood a target token over every example of a split, each exactly once, none left out."""
+class Likelihood(NamedTuple):
+    """Negative log-likelihood of a split's targets in nats, and how many tokens they are, end-of-sentence counted."""
+
+    nll: float
+    tokens: float
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nll / self.tokens
+
+
+class LikelihoodEvaluator:
+    """The likelihood of every example of a split, each token exactly once, none left out."""
 
     def __init__(
         self, model: nn.Module, experiment: Experiment, split: TokenizedSplit, mesh: Mesh, *, precision: Precision
     ):
+        split = windowed(split, experiment.data, evaluation=True)
         self._split, self._mesh = split, mesh
         shards = sharding.batch_shards(mesh)
         source, target = split.source.lengths, split.target.lengths
@@ -60,7 +76,7 @@ class LossEvaluator:
 
         self._sums = jax.jit(sums)
 
-    def __call__(self, params) -> float:
+    def __call__(self, params) -> Likelihood:
         nll = weight = 0.0
         place = sharding.batch_sharding(self._mesh)
         part, parts = jax.process_index(), jax.process_count()
@@ -70,7 +86,7 @@ class LossEvaluator:
         for batch in stream:
             sums = self._sums(params, sharding.to_devices(batch, place))
             nll, weight = nll + float(sums.nll), weight + float(sums.weight)
-        return nll / weight
+        return Likelihood(nll, weight)
 
 
 class Validator:
@@ -80,7 +96,7 @@ class Validator:
         self._experiment, self._prepared, self._mesh, self._report = experiment, prepared, mesh, report
         family = models.family(experiment.model_name)
         sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
-        self._loss = LossEvaluator(
+        self._likelihood = LikelihoodEvaluator(
             family.build(experiment.model, *sizes, precision=Precision(experiment.train.precision)),
             experiment, prepared.splits["validation"], mesh, precision=Precision(experiment.train.precision),
         )  # fmt: skip
@@ -92,25 +108,27 @@ class Validator:
     def __call__(self, step: int, params) -> dict[str, float]:
         experiment = self._experiment
         began = time.monotonic()
-        metrics: dict[str, float] = {"loss": self._loss(params)}
+        likelihood = self._likelihood(params)
+        metrics: dict[str, float] = {"loss": likelihood.loss}
+        if not experiment.data.source:
+            metrics |= likelihood_metrics(*likelihood, (row["target"] for row in self._source))
         if self._translator is None:
             self._translator = make_translator(experiment, self._model, params, self._prepared.tokenizers, self._mesh)
         self._translator.params = params
-        chosen = (
-            range(len(self._source))
-            if experiment.evaluate.decode
-            else sample_rows(self._source, experiment.evaluate.samples)
-        )
+        samples = sample_rows(self._source, experiment.evaluate.samples)
+        chosen = range(len(self._source)) if experiment.evaluate.decode else samples
         rows = [self._source[i] for i in chosen]
+        if not experiment.data.source:
+            rows = [halves(row["target"]) for row in rows]
         hypotheses = [best[0].text for best in self._translator([row["source"] for row in rows])] if rows else []
         if experiment.evaluate.decode:
             scores = text_metrics(hypotheses, [row["target"] for row in rows])
             metrics |= {name: value for name, value in scores.items() if isinstance(value, float)}
         self._report.validation(step, metrics, seconds=time.monotonic() - began)
-        picked = [(i, chosen.index(i)) for i in sample_rows(self._source, experiment.evaluate.samples)]
-        self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for _, j in picked])
-        if picked:
-            self._plot_attention(params, [i for i, _ in picked])
+        shown = [chosen.index(i) for i in samples]
+        self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for j in shown])
+        if samples and experiment.data.source:
+            self._plot_attention(params, samples)
         return metrics
 
     def _plot_attention(self, params, examples: Sequence[int]) -> None:
@@ -119,7 +137,10 @@ class Validator:
         sources, targets = [split.source[i] for i in examples], [split.target[i] for i in examples]
         shape = Shape(len(examples), *(padded_length(max(map(len, side))) for side in (sources, targets)))
         batch = assemble(PlannedBatch(shape, np.array(examples), np.arange(len(examples))), split)
-        weights = np.asarray(self._attention(params, batch))
+        weights = self._attention(params, batch)
+        if weights is None:  # a family without attention
+            return
+        weights = np.asarray(weights)
         for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
             name = f"plots/attention_{number + 1}.png"
             with self._report.losing(name):
@@ -137,12 +158,20 @@ def sample_rows(source: Source, count: int) -> list[int]:
     return [(2 * n + 1) * len(source) // (2 * count) for n in range(count)]
 
 
+def halves(text: str) -> dict[str, str]:
+    """A text as a prompt and how it goes on: what a sample of a language model is made of."""
+    words = text.split(" ")
+    middle = (len(words) + 1) // 2
+    return {"source": " ".join(words[:middle]), "target": " ".join(words[middle:])}
+
+
 def make_translator(
     experiment: Experiment, model: nn.Module, params, tokenizers: TokenizerPair, mesh: Mesh
 ) -> Translator:
     return Translator(
-        model, params, tokenizers, experiment.decode, max_source_length=experiment.data.max_source_length, mesh=mesh
-    )
+        model, params, tokenizers, experiment.decode, max_source_length=experiment.data.max_source_length, mesh=mesh,
+        continues=not experiment.data.source,
+    )  # fmt: skip
 
 
 def write_json(path: Path, values: Mapping[str, float | str]) -> None:

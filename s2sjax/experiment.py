@@ -87,6 +87,11 @@ class Experiment:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
+        if self.evaluate.decode and not self.data.source:
+            raise UserError(
+                "config.data.source is empty: a language model's text has no sources whose translations could be "
+                "compared; set config.evaluate.decode=False"
+            )
         if self.checkpoint.metric != "loss" and not self.evaluate.decode:
             raise UserError(
                 f"config.checkpoint.metric is '{self.checkpoint.metric}', which is known only after decoding: set "

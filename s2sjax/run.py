@@ -17,18 +17,20 @@ from jax.sharding import Mesh
 
 from s2sjax import experiment as experiments
 from s2sjax import models, optim, sharding
+from s2sjax.api import Rules
 from s2sjax.checkpoint import CheckpointReader
 from s2sjax.data import prepare as preparation
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
-from s2sjax.data.sources import open_split
-from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.sources import Source
+from s2sjax.data.splits import open_split, prompt_of
+from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
 from s2sjax.errors import UserError
-from s2sjax.evaluate import LossEvaluator, make_translator, write_json
+from s2sjax.evaluate import LikelihoodEvaluator, make_translator, write_json
 from s2sjax.experiment import Experiment
-from s2sjax.metrics import text_metrics
+from s2sjax.metrics import error_rates, likelihood_metrics, text_metrics
 from s2sjax.ops.linear import Precision
 from s2sjax.report import progress
 from s2sjax.state import abstract_state, initializer
@@ -58,19 +60,28 @@ class Run:
     def decode(
         self, sources: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
     ) -> list[list[Hypothesis]]:
-        """The `decode.nbest` best translations of each source, best first; an empty source gives an empty one."""
-        return self.translator(sources, progress=progress)
+        """The `decode.nbest` best translations of each source, best first; an empty source gives an empty one.
+
+        A language model of plain text gives continuations instead.
+
+        Raises:
+            UserError: the run knows several pairs of languages, and `data.pairs` names more than one.
+        """
+        prompt = prompt_of(self.experiment.data)
+        return self.translator([prompt(s) if s.strip() else s for s in sources], progress=progress)
 
     def score(
         self, sources: Sequence[str], targets: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
     ) -> list[float]:
-        """Log-probability of each target given its source, in nats, end-of-sentence counted."""
-        texts = zip((self.tokenizers.source, self.tokenizers.target), (sources, targets), strict=True)
-        source, target = (
-            Ragged.from_rows([np.append(row, EOS) for row in tokenizer.encode(list(lines))])
-            for tokenizer, lines in texts
-        )
-        split = TokenizedSplit(source, target, fingerprint="")
+        """Log-probability of each target given its source, in nats, end-of-sentence counted.
+
+        A language model of plain text has no sources: whatever is given for them is not read.
+        """
+        prompt = prompt_of(self.experiment.data)
+        source = _tokens(self.tokenizers.source, [prompt(s) for s in sources])
+        if not self.experiment.data.source:
+            source = Ragged.from_rows([np.zeros(0, np.int32)] * len(targets))
+        split = TokenizedSplit(source, target := _tokens(self.tokenizers.target, targets), fingerprint="")
         scores = np.zeros(len(sources))
         score = jax.jit(sentence_log_probs, static_argnums=0, static_argnames="precision")
         order = np.lexsort((source.lengths, target.lengths))[::-1]
@@ -99,14 +110,27 @@ class Run:
         with progress(f"tokenising {split}") as advance:
             tokenized = preparation.tokenize(self.experiment.data, self.tokenizers, split, progress=advance)
         precision = Precision(self.experiment.decode.precision)
-        loss = LossEvaluator(self.model, self.experiment, tokenized, self.mesh, precision=precision)(self.params)
-        rows = [source[i] for i in range(len(source))]
-        with progress(f"decoding {split}", len(rows)) as advance:
-            hypotheses = self.decode([row["source"] for row in rows], progress=advance)
-        scores = text_metrics([best[0].text for best in hypotheses], [row["target"] for row in rows])
-        results = {"loss": loss, **scores, "step": self.step, "seconds": time.monotonic() - began}
+        likelihood = LikelihoodEvaluator(self.model, self.experiment, tokenized, self.mesh, precision=precision)(
+            self.params
+        )
+        results: dict[str, float | str] = {"loss": likelihood.loss}
+        if self.experiment.data.source:
+            results |= self._decoded_scores(split, source)
+        else:
+            results |= likelihood_metrics(*likelihood, (row["target"] for row in source))
+        results |= {"step": self.step, "seconds": time.monotonic() - began}
         write_json(self.workdir / "results" / f"{split.replace('/', '_')}.json", results)
         return results
+
+    def _decoded_scores(self, split: str, source: Source) -> dict[str, float | str]:
+        sources, references = zip(*((row["source"], row["target"]) for row in source), strict=True)
+        with progress(f"decoding {split}", len(sources)) as advance:
+            hypotheses = [best[0].text for best in self.translator(sources, progress=advance)]
+        return text_metrics(hypotheses, references) | error_rates(sources, hypotheses, references)
+
+
+def _tokens(tokenizer: Tokenizer, lines: Sequence[str]) -> Ragged:
+    return Ragged.from_rows([np.append(row, EOS) for row in tokenizer.encode(list(lines))])
 
 
 def load(workdir: str | Path, *, experiment: Experiment | None = None) -> Run:
@@ -125,12 +149,12 @@ def load(workdir: str | Path, *, experiment: Experiment | None = None) -> Run:
     family = models.family(experiment.model_name)
     sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
     model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
-    step, params = _restore(workdir, experiment, model, mesh, family.SHARDING_RULES)
+    step, params = _restore(workdir, experiment, model, mesh, family.sharding_rules(experiment.model))
     translator = make_translator(experiment, model, params, tokenizers, mesh)
     return Run(workdir, experiment, step, params, tokenizers, mesh, model, translator)
 
 
-def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh, rules: sharding.Rules):
+def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh, rules: Rules):
     """The step and parameters that `decode.checkpoint` names; nothing else of the state is read."""
     reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
     optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)

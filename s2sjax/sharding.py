@@ -17,15 +17,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from s2sjax.api import Rules
 from s2sjax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes that share the rows of a batch."""
-
-Axis = str | tuple[str, ...] | None
-"""What one dimension is split over: a mesh axis, several together, or nothing."""
-Rules = Sequence[tuple[str, tuple[Axis, ...]]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,8 @@ def path_name(path: tuple[Any, ...]) -> str:
 def shard_parameters(mesh: Mesh, params: Any, rules: Rules) -> Any:
     """Shardings for a tree of parameters (or their shapes): the first rule whose pattern is found in the path.
 
-    An axis that does not divide its dimension is left out, which replicates the parameter along it.
+    An axis that does not divide its dimension is left out, which replicates the parameter along it. A parameter below a
+    name `layers` is a stack: its first dimension numbers the layers and is not split, and rules do not speak of it.
 
     Raises:
         ValueError: if a parameter has no rule, or a rule matches no parameter: both are mistakes in the rules.
@@ -87,6 +85,8 @@ def shard_parameters(mesh: Mesh, params: Any, rules: Rules) -> Any:
         for pattern, axes in rules:
             if re.search(pattern, name):
                 unused.discard(pattern)
+                if "layers" in name.split("/"):
+                    axes = (None, *axes)
                 fitting = [
                     axis if axis is not None and size % _size(mesh, axis) == 0 else None
                     for axis, size in zip(axes, leaf.shape, strict=True)

@@ -11,7 +11,8 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from s2sjax.sharding import Rules, replicated, shard_like_parameters, shard_parameters
+from s2sjax.api import Rules
+from s2sjax.sharding import replicated, shard_like_parameters, shard_parameters
 
 Params = Any
 
@@ -45,7 +46,7 @@ def initializer(
         "input_positions",
         "target_positions",
     )
-    batch = {name: jnp.ones((1, 2), jnp.int32) for name in names}
+    batch = {name: jnp.ones((1, 2), jnp.int32) for name in names} | {"weights": jnp.ones((1, 2))}
 
     def init(key: Array) -> TrainState:
         params = model.init(key, batch, train=False)["params"]

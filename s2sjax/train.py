@@ -30,6 +30,7 @@ from s2sjax.data import pipeline
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import Prepared, prepare
+from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.evaluate import Validator, write_json
 from s2sjax.experiment import Experiment
@@ -70,7 +71,7 @@ def train(experiment: Experiment, workdir: Path) -> int:
     # ---- Data ----
     with progress("preparing data") as advance:
         prepared = prepare(experiment.data, experiment.tokenizer, ("train", "validation"), progress=advance)
-    train_split = prepared.splits["train"]
+    train_split = windowed(prepared.splits["train"], experiment.data)
     divisor = sharding.batch_shards(mesh) * config.accumulate
     plan = make_plan(
         train_split.source.lengths, train_split.target.lengths, experiment.data, seed=experiment.seed, divisor=divisor
@@ -82,7 +83,7 @@ def train(experiment: Experiment, workdir: Path) -> int:
     model = family.build(experiment.model, *vocabularies, precision=precision)
     optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
     init = initializer(model, optimizer, ema=config.ema_decay > 0)
-    abstract = abstract_state(init, mesh, family.SHARDING_RULES)
+    abstract = abstract_state(init, mesh, family.sharding_rules(experiment.model))
     claim_workdir(experiment, workdir, prepared)
 
     with contextlib.ExitStack() as stack:

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from s2sjax.errors import UserError
-from s2sjax.metrics import TOKENIZERS, text_metrics
+from s2sjax.metrics import TOKENIZERS, edit_distance, error_rates, likelihood_metrics, text_metrics
 
 REFERENCES = ["Ein Mann reitet auf einem Pferd.", "Zwei Hunde spielen im Schnee.", "Eine Frau liest ein Buch."]
 
@@ -49,3 +49,27 @@ def test_what_cannot_be_scored_is_refused():
         text_metrics(["a"], ["a", "b"])
     with pytest.raises(UserError, match="tokenize '13b' is not one of 13a"):
         text_metrics(["a"], ["a"], tokenize="13b")
+
+
+def test_a_source_with_several_answers_is_right_with_any_of_them():
+    sources = ["read", "read", "lead", "dog"]
+    hypotheses = ["R EH D", "R EH D", "L IY", "D AO"]
+    references = ["R IY D", "R EH D", "L IY D", "D AO G"]
+    rates = error_rates(sources, hypotheses, references)
+    assert rates["sequence_error_rate"] == pytest.approx(100 * 2 / 3), "three words, two of them wrong"
+    assert rates["token_error_rate"] == pytest.approx(100 * 2 / 9)
+    assert error_rates(["a"], [""], ["x y"]) == {"sequence_error_rate": 100.0, "token_error_rate": 100.0}
+
+
+@pytest.mark.parametrize("a, b, distance", [("kitten", "sitting", 3), ("", "abc", 3), ("a", "a", 0), ("ab", "ba", 2)])
+def test_edit_distance_is_levenshteins(a, b, distance):
+    assert edit_distance(a, b) == edit_distance(b, a) == distance
+
+
+def test_perplexities_are_over_what_their_names_say():
+    """Two lines, "ab c" and an empty one: 3 + 1 words with line ends, 4 + 1 bytes and one more for the empty line."""
+    metrics = likelihood_metrics(12 * math.log(2), 6, ["ab c", ""])
+    assert metrics["tokens"] == 6 and metrics["words"] == 4 and metrics["bytes"] == 6
+    assert metrics["perplexity"] == pytest.approx(4)
+    assert metrics["word_perplexity"] == pytest.approx(8)
+    assert metrics["bits_per_byte"] == pytest.approx(2)

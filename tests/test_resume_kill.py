@@ -81,14 +81,16 @@ def after(seconds: float):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("batching", ["bucket", "pack"])
-def test_ten_kills_leave_no_trace_in_the_result(tmp_path, batching):
+@pytest.mark.parametrize(
+    "family, batching", [("transformer", "bucket"), ("transformer", "pack"), ("rnn_seq2seq", "bucket")]
+)
+def test_ten_kills_leave_no_trace_in_the_result(tmp_path, family, batching):
     data, cache = write_text(tmp_path / "data"), tmp_path / "cache"
-    config = config_file(tmp_path / "config.py", data, data__batching=batching, data__buckets=2, **OPTIONS)
+    config = config_file(tmp_path / "config.py", data, family, data__batching=batching, data__buckets=2, **OPTIONS)
     alone = Runner(config, tmp_path / "alone", cache)
     alone.finish()
 
-    killed, rng = Runner(config, tmp_path / "killed", cache), random.Random(batching)
+    killed, rng = Runner(config, tmp_path / "killed", cache), random.Random(family + batching)
     torn = 0
     for number in range(KILLS):
         # Every other one while it saves: a directory that is no checkpoint yet is there.

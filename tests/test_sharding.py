@@ -82,7 +82,7 @@ def test_the_optimizers_moments_are_sharded_like_their_parameters(mesh, family, 
     module = models.family(family)
     model = module.build(module.Config(), 64, 64, precision=Precision.FLOAT32)
     init = initializer(model, optim.make_optimizer(optim.OptimizerConfig(name=optimizer), 10), ema=True)
-    state = abstract_state(init, mesh, module.SHARDING_RULES)
+    state = abstract_state(init, mesh, module.sharding_rules(module.Config()))
     params = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(state.params)}
     assert any(not leaf.sharding.is_fully_replicated for leaf in params.values()), "the mesh must matter"
     assert jax.tree.map(lambda leaf: leaf.sharding, state.ema) == jax.tree.map(lambda x: x.sharding, state.params)

@@ -18,7 +18,7 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import prepare
 from s2sjax.errors import UserError
-from s2sjax.evaluate import LossEvaluator
+from s2sjax.evaluate import LikelihoodEvaluator
 from s2sjax.ops.linear import Precision
 from s2sjax.report import Reporter
 from s2sjax.sharding import MeshConfig
@@ -172,7 +172,7 @@ class Update:
         mesh = sharding.make_mesh(self.experiment.mesh, jax.devices()[:1])
         init = initializer(self.model, optimizer, ema=self.experiment.train.ema_decay > 0)
         self.state = jax.jit(init)(jax.random.key(0))
-        places = shardings(abstract_state(init, mesh, family.SHARDING_RULES))
+        places = shardings(abstract_state(init, mesh, family.sharding_rules(self.experiment.model)))
         self.step = training.make_step(self.model, optimizer, self.experiment, mesh, places)
 
     def batch(self, number: int):
@@ -249,7 +249,7 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
     model = models.family("transformer").build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
     params = initializer(model, optim.make_optimizer(experiment.optimizer, 1), ema=False)(jax.random.key(1)).params
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
-    value = LossEvaluator(model, experiment, split, mesh, precision=Precision.FLOAT32)(
+    value = LikelihoodEvaluator(model, experiment, split, mesh, precision=Precision.FLOAT32)(
         jax.device_put(params, sharding.replicated(mesh))
     )
 
@@ -262,7 +262,7 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
         alone = assemble(PlannedBatch(Shape(1, 64, 64), np.array([i]), np.array([0])), split)
         nll, tokens = nll + float(sums(params, alone).nll), tokens + len(split.target[i])
     assert len(split) == 5
-    assert value == pytest.approx(nll / tokens, rel=1e-5)
+    assert value.loss == pytest.approx(nll / tokens, rel=1e-5) and value.tokens == tokens
 
 
 def test_a_run_leaves_metrics_samples_plots_and_its_config(one_device, data, tmp_path, capsys):

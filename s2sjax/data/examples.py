@@ -27,8 +27,24 @@ def assemble(planned: PlannedBatch, split: TokenizedSplit, *, part: int = 0, par
         "target_segments": targets["segments"],
         "target_positions": targets["positions"],
         "decoder_inputs": shift_right(targets["tokens"], targets["positions"], targets["segments"]),
-        "weights": (targets["segments"] > 0).astype(np.float32),
+        "weights": _weights(targets, split, examples),
     }
+
+
+def _weights(targets: dict[str, np.ndarray], split: TokenizedSplit, examples: np.ndarray) -> np.ndarray:
+    """1 where a token is to be predicted; 0 on padding and on an example's first tokens that are only given. [B, T]"""
+    weights = (targets["segments"] > 0).astype(np.float32)
+    if split.given is not None:
+        lengths = split.target.lengths[examples]
+        # Filled cells, read row by row, are the tokens of the examples one after another.
+        weights[targets["segments"] > 0] = _positions(lengths) >= np.repeat(split.given[examples], lengths)
+    return weights
+
+
+def _positions(lengths: np.ndarray) -> np.ndarray:
+    """0, 1, .. within each of several runs, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
 def shift_right(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray) -> np.ndarray:
@@ -43,7 +59,7 @@ def _fill(ragged: Ragged, examples, rows, segments, shape: tuple[int, int]) -> d
     # column at which each example begins: tokens before it, less the tokens before its row
     before = ends - lengths
     columns = before - before[np.searchsorted(rows, rows)] if len(rows) else before
-    within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(before, lengths)
+    within = _positions(lengths)
     cells = np.repeat(rows * shape[1] + columns, lengths) + within
     out = {name: np.zeros(shape, np.int32) for name in ("tokens", "segments", "positions")}
     out["tokens"].flat[cells] = ragged.tokens[np.repeat(ragged.offsets[examples], lengths) + within]

@@ -31,7 +31,8 @@ from typing import IO
 import numpy as np
 
 from s2sjax.data import tokenizer as tokenizers_lib
-from s2sjax.data.sources import DataConfig, Source, open_split
+from s2sjax.data.sources import DataConfig, Source
+from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS
@@ -72,11 +73,16 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedSplit:
-    """Every example of a split, none dropped; each row ends with end-of-sentence. Read-only memory maps."""
+    """Every example of a split, none dropped; each row ends with end-of-sentence. Read-only memory maps.
+
+    Where the data has no sources, theirs are rows of no tokens.
+    """
 
     source: Ragged
     target: Ragged
     fingerprint: str
+    given: np.ndarray | None = None
+    """For each example the number of its first target tokens that are read and not predicted; None: 0."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -146,7 +152,10 @@ def tokenize(
         _report(progress, split, len(source), len(source))
     while not os.path.exists(complete):
         try:
-            _build(source, tokenizers, directory, shard_size, lambda done: _report(progress, split, done, len(source)))
+            _build(
+                source, tokenizers, directory, shard_size, lambda done: _report(progress, split, done, len(source)),
+                sources=bool(data.source),
+            )  # fmt: skip
         except UserError:
             # Another process may have completed the split and removed the shards that this one was using.
             if not os.path.exists(complete):
@@ -175,7 +184,13 @@ def _report(progress: Progress | None, split: str, done: int, total: int) -> Non
 
 
 def _build(
-    source: Source, tokenizers: TokenizerPair, directory: Path, shard_size: int, report: Callable[[int], None]
+    source: Source,
+    tokenizers: TokenizerPair,
+    directory: Path,
+    shard_size: int,
+    report: Callable[[int], None],
+    *,
+    sources: bool,
 ) -> None:
     starts = range(0, len(source), shard_size)
     # The size is in the name: shards of another size are no part of this set.
@@ -186,7 +201,7 @@ def _build(
     for start, path in zip(starts, paths, strict=True):
         stop = min(start + shard_size, len(source))
         if not _readable(path):
-            _write_shard(path, tokenizers, [source[i] for i in range(start, stop)])
+            _write_shard(path, tokenizers, [source[i] for i in range(start, stop)], sources=sources)
         report(stop)
     for side in _SIDES:
         _write_array(directory / f"{side}_tokens.npy", paths, f"{side}_tokens", np.int32)
@@ -199,12 +214,15 @@ def _build(
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _write_shard(path: Path, tokenizers: TokenizerPair, examples: Sequence[Mapping[str, str]]) -> None:
+def _write_shard(
+    path: Path, tokenizers: TokenizerPair, examples: Sequence[Mapping[str, str]], *, sources: bool
+) -> None:
     def encode(side: str) -> Ragged:
         rows = getattr(tokenizers, side).encode([example[side] for example in examples])
         return Ragged.from_rows([np.append(row, np.int32(EOS)) for row in rows])
 
-    source, target = encode("source"), encode("target")
+    nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(examples) + 1, np.int64))
+    source, target = encode("source") if sources else nothing, encode("target")
 
     def write(file: IO[bytes]) -> None:
         np.savez(

@@ -1,4 +1,7 @@
-"""Where sentence pairs come from: text, JSON lines, TSV, CSV, TFDS and the embedded phrases, all by random access."""
+"""Where examples come from: text, JSON lines, TSV, CSV, TFDS and the embedded phrases, all by random access.
+
+`data.splits` opens splits with these; it also knows of slices, of several pairs of languages and of prompts.
+"""
 
 import csv
 import difflib
@@ -30,8 +33,17 @@ class DataConfig:
       file: pattern of the file name for jsonl, tsv and csv: "{split}.jsonl".
       header: tsv and csv begin with a row of column names.
       source, target: text: patterns of file names, "{split}.en". jsonl and tfds: names of fields, dots for nested ones
-        ("translation.en"). tsv and csv: names of columns, or without a header their numbers, from 0.
-      train, validation, test: what each split is called in file names or in TFDS ("train[:90%]").
+        ("translation.en"). tsv and csv: names of columns, or without a header their numbers, from 0. An empty source
+        makes it language modelling: there are targets only.
+      pairs: languages to translate between, such as ("en-de", "de-en"): one data set after the other. File, source,
+        target and prompt may then hold {source_language} and {target_language}.
+      prompt: what is read in place of a source, "Translate into German: {source}".
+      train, validation, test: what each split is called in file names or in TFDS; a slice of one is "train[:90%]".
+      join: the examples of a split are one running text, in order. Language modelling only.
+      context: most tokens of an example; longer ones are cut into windows whose first token is only read, so that each
+        token is predicted once (0: not cut). Language modelling only.
+      stride: tokens predicted in a window of evaluation; those before them in the window are only read (0: as many as
+        possible, context - 1). The smaller, the more context every token has and the longer evaluation takes.
       cache_dir: where prepared data is kept (empty: $S2SJAX_CACHE, else ~/.cache/s2sjax).
       max_source_length, max_target_length: tokens, end-of-sentence counted; longer examples are left out of training.
       batching: "bucket" (rows of similar length) or "pack" (several examples a row).
@@ -49,9 +61,14 @@ class DataConfig:
     header: bool = True
     source: str = "source"
     target: str = "target"
+    pairs: tuple[str, ...] = ()
+    prompt: str = "{source}"
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
+    join: bool = False
+    context: int = 0
+    stride: int = 0
     cache_dir: str = ""
     max_source_length: int = 256
     max_target_length: int = 256
@@ -74,6 +91,21 @@ class DataConfig:
         ):  # fmt: skip
             if getattr(self, field) < 1:
                 raise UserError(f"data.{field} is {getattr(self, field)}; expected at least 1")
+
+        if self.source and (self.join or self.context):
+            raise UserError("data.join and data.context are for language modelling, which has an empty data.source")
+        if self.context < 0 or self.context == 1 or not 0 <= self.stride < max(self.context, 1):
+            raise UserError(
+                f"data.context is {self.context} and data.stride {self.stride}; expected a context of 0 or at least 2, "
+                "and a stride below it"
+            )
+        if self.join and not self.context:
+            raise UserError("data.join makes one text of a split: set data.context, the tokens of a window")
+        for pair in self.pairs:
+            if len(pair.split("-")) != 2:
+                raise UserError(f"data.pairs holds {pair!r}; expected languages as in 'en-de'")
+        if "{source}" not in self.prompt:
+            raise UserError(f"data.prompt is {self.prompt!r}; expected {{source}} in it, where the source belongs")
 
     def split_name(self, split: str) -> str:
         """What `split` is called on disk; a name other than train, validation and test stands for itself."""
@@ -100,39 +132,34 @@ class Source(ABC):
         return (self[i] for i in range(len(self)))
 
 
-def open_split(config: DataConfig, split: str) -> Source:
-    """Opens one split.
+def open_source(config: DataConfig, name: str) -> Source:
+    """Opens what is called `name` on disk.
 
     Plain files are memory-mapped and only indexed; compressed files and CSV are held in memory, which suits a few GB:
     decompress what is larger.
 
-    Args:
-      split: "train", "validation", "test" (as the config maps them), or any name used literally.
-
     Raises:
-      UserError: a file or builder is missing, line counts differ, text is not UTF-8, there is no example, or the
-        field or column is not there. A broken line of JSON or TSV is reported when it is read.
+      UserError: a file or builder is missing, line counts differ, text is not UTF-8, or the field or column is not
+        there. A broken line of JSON or TSV is reported when it is read.
     """
-    name = config.split_name(split)
     match config.format:
+        case "text" if not config.source:
+            return _Targets(Lines(_find_file(config, "target", name)))
         case "text":
-            source: Source = _Text(*(Lines(_find_file(config, field, name)) for field in ("source", "target")))
+            return _Text(*(Lines(_find_file(config, field, name)) for field in ("source", "target")))
         case "jsonl":
-            source = _JsonLines(Lines(_find_file(config, "file", name)), config.source, config.target)
+            return _JsonLines(Lines(_find_file(config, "file", name)), config.source, config.target)
         case "tsv":
-            source = _Tsv(Lines(_find_file(config, "file", name)), config)
+            return _Tsv(Lines(_find_file(config, "file", name)), config)
         case "csv":
-            source = _read_csv(Lines(_find_file(config, "file", name)), config)
+            return _read_csv(Lines(_find_file(config, "file", name)), config)
         case "tfds":
-            source = _Tfds(config, name)
+            return _Tfds(config, name)
         case _:
             from s2sjax.data.phrases import phrases
 
-            pairs = [(pair["source"], pair["target"]) for pair in phrases(name)]
-            source = _InMemory(pairs, "phrases", json.dumps(pairs))
-    if not len(source):
-        raise UserError(f"split {split!r} has no examples (data.format={config.format!r}, data.dir={config.dir!r})")
-    return source
+            pairs = [(pair["source"] if config.source else "", pair["target"]) for pair in phrases(name)]
+            return InMemory(pairs, "phrases", json.dumps(pairs))
 
 
 class _Text(Source):
@@ -147,6 +174,20 @@ class _Text(Source):
 
     def __getitem__(self, index: int) -> dict[str, str]:
         return {"source": self._source[index], "target": self._target[index]}
+
+
+class _Targets(Source):
+    """The lines of one file, without a source."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__("targets", lines.digest())
+        self._lines = lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        return {"source": "", "target": self._lines[index]}
 
 
 class _JsonLines(Source):
@@ -170,7 +211,7 @@ class _Tsv(Source):
     def __init__(self, lines: Lines, config: DataConfig) -> None:
         super().__init__("tsv", str(config.header), config.source, config.target, lines.digest())
         self._lines, self._first = lines, int(config.header)
-        self._columns = _columns(config, lines[0].split("\t"), lines.path) if len(lines) else (0, 0)
+        self._columns = _columns(config, lines[0].split("\t"), lines.path) if len(lines) else (None, 0)
 
     def __len__(self) -> int:
         return max(0, len(self._lines) - self._first)
@@ -180,7 +221,7 @@ class _Tsv(Source):
         return _row_pair(self._lines[line].split("\t"), self._columns, self._lines.where(line))
 
 
-class _InMemory(Source):
+class InMemory(Source):
     def __init__(self, pairs: Sequence[tuple[str, str]], *parts: str) -> None:
         super().__init__(*parts)
         self._pairs = pairs
@@ -198,7 +239,7 @@ def _read_csv(lines: Lines, config: DataConfig) -> Source:
     text = lines.data[:].decode("utf-8-sig")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     pairs: list[tuple[str, str]] = []
-    columns: tuple[int, int] | None = None
+    columns: tuple[int | None, int] | None = None
     try:
         for row in reader:
             if not row:
@@ -211,7 +252,7 @@ def _read_csv(lines: Lines, config: DataConfig) -> Source:
             pairs.append((pair["source"], pair["target"]))
     except csv.Error as error:
         raise UserError(f"{lines.path}, line {reader.line_num}: not valid CSV ({error})") from None
-    return _InMemory(pairs, "csv", str(config.header), config.source, config.target, lines.digest())
+    return InMemory(pairs, "csv", str(config.header), config.source, config.target, lines.digest())
 
 
 class _Tfds(Source):
@@ -278,8 +319,8 @@ def _find_file(config: DataConfig, field: str, split: str) -> Path:
     )
 
 
-def _columns(config: DataConfig, first: Sequence[str], path: Path) -> tuple[int, int]:
-    """Numbers of the source and target columns, from the first row of a TSV or CSV file."""
+def _columns(config: DataConfig, first: Sequence[str], path: Path) -> tuple[int | None, int]:
+    """Numbers of the source (if there is one) and target columns, from the first row of a TSV or CSV file."""
 
     def number(name: str) -> int:
         if config.header:
@@ -290,17 +331,19 @@ def _columns(config: DataConfig, first: Sequence[str], path: Path) -> tuple[int,
             raise UserError(f"data.header is false, so columns are numbers from 0, but {name!r} was given for {path}")
         return int(name)
 
-    return number(config.source), number(config.target)
+    return number(config.source) if config.source else None, number(config.target)
 
 
-def _row_pair(row: Sequence[str], columns: tuple[int, int], where: str) -> dict[str, str]:
-    if max(columns) >= len(row):
-        raise UserError(f"{where}: {len(row)} columns, expected at least {max(columns) + 1}")
-    return {"source": row[columns[0]], "target": row[columns[1]]}
+def _row_pair(row: Sequence[str], columns: tuple[int | None, int], where: str) -> dict[str, str]:
+    source, target = columns
+    if (last := max(source or 0, target)) >= len(row):
+        raise UserError(f"{where}: {len(row)} columns, expected at least {last + 1}")
+    return {"source": "" if source is None else row[source], "target": row[target]}
 
 
 def _pair(record: Any, fields: tuple[str, str], where: str) -> dict[str, str]:
-    return {"source": _field(record, fields[0], where), "target": _field(record, fields[1], where)}
+    source, target = fields
+    return {"source": _field(record, source, where) if source else "", "target": _field(record, target, where)}
 
 
 def _field(record: Any, name: str, where: str) -> str:

@@ -1,14 +1,16 @@
-"""Text to token ids and back: SentencePiece, characters and bytes behind one interface.
+"""Text to token ids and back: SentencePiece, characters, bytes and words behind one interface.
 
 Every tokenizer has pad 0, unk 1, bos 2, eos 3. `encode` adds none of them; `decode` stops at eos and drops the others.
 
-What `decode(encode(text))` keeps: bytes keep everything; characters keep what the training text held. SentencePiece is
+What `decode(encode(text))` keeps: bytes keep everything; characters keep what the training text held; words too, but
+not how much white space stood between them. SentencePiece is
 trained with the identity normalisation, so spaces, case and Unicode forms stay as they are and a reference can be
 rebuilt from its tokens; its default, nmt_nfkc, would rewrite full-width characters, ligatures and runs of spaces. What
 it does not keep: U+2581 "▁", its own mark for a space, comes back as a space, and a character that training did not
 see is unk and vanishes, unless `byte_fallback` spells it in bytes.
 """
 
+import dataclasses
 import itertools
 import json
 import logging
@@ -18,15 +20,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer, text_ids
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
-SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
-KINDS = ("unigram", "bpe", "char", "byte")
+KINDS = ("unigram", "bpe", "char", "byte", "word")
 
 _FORMAT = 1
 _log = logging.getLogger(__name__)
@@ -37,7 +39,8 @@ class TokenizerConfig:
     """The `tokenizer` section.
 
     Attributes:
-      kind: "unigram" or "bpe" (SentencePiece), "char" or "byte".
+      kind: "unigram" or "bpe" (SentencePiece), "char", "byte" or "word" (what stands between white space).
+      target_kind: the target's, where it is another; needs joint=False.
       vocab_size: most entries a vocabulary may have, specials included; unused by "byte" (260 and the user symbols).
         A small corpus may give fewer, which is logged.
       joint: one vocabulary for source and target.
@@ -50,6 +53,7 @@ class TokenizerConfig:
     """
 
     kind: str = "bpe"
+    target_kind: str = ""
     vocab_size: int = 8000
     joint: bool = True
     user_symbols: tuple[str, ...] = ()
@@ -61,15 +65,19 @@ class TokenizerConfig:
     target_model: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"tokenizer.kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+        for field in ("kind", "target_kind"):
+            value = getattr(self, field)
+            if value not in KINDS and (field == "kind" or value):
+                raise UserError(f"tokenizer.{field} is {value!r}; expected one of {', '.join(KINDS)}")
+        if self.target_kind and (self.joint or self.source_model):
+            raise UserError("tokenizer.target_kind needs tokenizer.joint=False and no tokenizer.source_model")
         if self.vocab_size <= len(SPECIALS):
             raise UserError(f"tokenizer.vocab_size is {self.vocab_size}; expected more than {len(SPECIALS)}")
         if self.max_train_sentences < 1:
             raise UserError(f"tokenizer.max_train_sentences is {self.max_train_sentences}; expected at least 1")
         if not 0 < self.character_coverage <= 1:
             raise UserError(f"tokenizer.character_coverage is {self.character_coverage}; expected between 0 and 1")
-        if self.kind in ("char", "byte"):
+        if not {self.kind, self.target_kind} & {"unigram", "bpe"}:
             for field in ("byte_fallback", "split_digits", "source_model"):
                 if getattr(self, field):
                     raise UserError(f"tokenizer.{field} is for unigram and bpe; leave it out with kind={self.kind!r}")
@@ -85,7 +93,7 @@ class TokenizerConfig:
 
 
 class Tokenizer(Protocol):
-    kind: str  # "sentencepiece", "char" or "byte": which class reads `to_bytes()` again
+    kind: str  # "sentencepiece", "char", "byte" or "word": which class reads `to_bytes()` again
 
     @property
     def vocab_size(self) -> int: ...
@@ -151,7 +159,7 @@ class SentencePieceTokenizer:
         return [np.asarray(ids, np.int32) for ids in self._processor.Encode(texts)]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return self._processor.Decode(_text_ids(ids))
+        return self._processor.Decode(text_ids(ids))
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         return [self._processor.IdToPiece(int(i)) for i in ids]
@@ -160,116 +168,14 @@ class SentencePieceTokenizer:
         return self._model
 
 
-class _UnitTokenizer:
-    """What characters and bytes share: a text is a row of units, a unit's id stands in a table, symbols come first."""
-
-    def __init__(self, symbols: Sequence[str], table: np.ndarray, first_symbol: int) -> None:
-        self.symbols = tuple(symbols)
-        self._table = table  # id of every unit, int32
-        self._symbol_ids = {self._units(s): first_symbol + i for i, s in enumerate(symbols)}
-        longest_first = sorted(self._symbol_ids, key=len, reverse=True)
-        self._pattern = re.compile(self._units("|").join(map(re.escape, longest_first))) if symbols else None
-
-    def _units(self, text: str) -> Any:
-        raise NotImplementedError
-
-    def _codes(self, units: Any) -> np.ndarray:
-        raise NotImplementedError
-
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        # One table look-up for the whole list. No symbol holds a line end, so none is found across two texts.
-        rows = [self._units(text) for text in texts]
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        ends = np.cumsum(lengths + 1) - 1
-        starts = ends - lengths
-        joined = self._units("\n").join(rows)
-        ids = self._table[self._codes(joined)]
-        if self._pattern:
-            kept = np.ones(len(ids), bool)
-            for match in self._pattern.finditer(joined):
-                ids[match.start()] = self._symbol_ids[match.group()]
-                kept[match.start() + 1 : match.end()] = False
-            moved = np.concatenate([[0], np.cumsum(kept)])
-            ids, starts, ends = ids[kept], moved[starts], moved[ends]
-        return [ids[start:end] for start, end in zip(starts, ends, strict=True)]
-
-
-class CharTokenizer(_UnitTokenizer):
-    """Characters: specials, user symbols, then characters in the order given; another character is unk."""
-
-    kind = "char"
-
-    def __init__(self, characters: Sequence[str], symbols: Sequence[str] = ()) -> None:
-        self._vocabulary = [*SPECIALS, *symbols, *characters]
-        self._characters = tuple(characters)
-        first = len(SPECIALS) + len(symbols)
-        table = np.full(0x110000, UNK, np.int32)
-        table[[ord(c) for c in characters]] = np.arange(first, first + len(characters), dtype=np.int32)
-        super().__init__(symbols, table, len(SPECIALS))
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self._vocabulary)
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return "".join(self.pieces(_text_ids(ids)))
-
-    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        return [self._vocabulary[i] for i in ids]
-
-    def to_bytes(self) -> bytes:
-        return json.dumps({"symbols": self.symbols, "characters": "".join(self._characters)}).encode()
-
-    def _units(self, text: str) -> str:
-        return text
-
-    def _codes(self, units: str) -> np.ndarray:
-        return np.frombuffer(units.encode("utf-32-le"), np.dtype("<u4"))
-
-
-class ByteTokenizer(_UnitTokenizer):
-    """UTF-8 bytes as ids 4 to 259 (ByT5, Xue et al. 2021, arXiv:2105.13626, with our specials), then user symbols."""
-
-    kind = "byte"
-
-    def __init__(self, symbols: Sequence[str] = ()) -> None:
-        first = len(SPECIALS)
-        self._bytes = [b""] * first + [bytes([b]) for b in range(256)] + [s.encode() for s in symbols]
-        super().__init__(symbols, np.arange(first, first + 256, dtype=np.int32), first + 256)
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self._bytes)
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return b"".join(self._bytes[i] for i in _text_ids(ids)).decode(errors="replace")
-
-    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        def show(i: int) -> str:
-            if i < len(SPECIALS):
-                return SPECIALS[i]
-            piece = self._bytes[i]
-            return piece.decode() if len(piece) > 1 or 32 <= piece[0] < 127 else f"<0x{piece[0]:02X}>"
-
-        return [show(int(i)) for i in ids]
-
-    def to_bytes(self) -> bytes:
-        return json.dumps({"symbols": self.symbols}).encode()
-
-    def _units(self, text: str) -> bytes:
-        return text.encode()
-
-    def _codes(self, units: bytes) -> np.ndarray:
-        return np.frombuffer(units, np.uint8)
-
-
 def train_tokenizers(config: TokenizerConfig, pairs: Sequence[tuple[str, str]]) -> TokenizerPair:
     """Trains on (source, target) pairs; deterministic. See `sample_indices` for which pairs to give."""
     sources, targets = (list(side) for side in zip(*pairs, strict=True))
     if config.joint:
         tokenizer = _train(config, sources + targets)
         return TokenizerPair(tokenizer, tokenizer)
-    return TokenizerPair(_train(config, sources), _train(config, targets))
+    other = dataclasses.replace(config, kind=config.target_kind or config.kind, target_kind="")
+    return TokenizerPair(_train(dataclasses.replace(config, target_kind=""), sources), _train(other, targets))
 
 
 def sample_indices(count: int, config: TokenizerConfig) -> range | np.ndarray:
@@ -326,21 +232,32 @@ def _from_bytes(kind: str, path: Path) -> Tokenizer:
             return CharTokenizer(record["characters"], record["symbols"])
         case "byte":
             return ByteTokenizer(json.loads(data)["symbols"])
+        case "word":
+            record = json.loads(data)
+            return WordTokenizer(record["words"], record["symbols"])
         case _:
-            raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char or byte")
+            raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char, byte or word")
 
 
 def _train(config: TokenizerConfig, texts: list[str]) -> Tokenizer:
-    if config.kind == "byte":
-        return ByteTokenizer(config.user_symbols)
-    return _train_char(config, texts) if config.kind == "char" else _train_sentencepiece(config, texts)
+    match config.kind:
+        case "byte":
+            return ByteTokenizer(config.user_symbols)
+        case "char":
+            return CharTokenizer(_most_frequent(config, itertools.chain.from_iterable(texts)), config.user_symbols)
+        case "word":
+            words = itertools.chain.from_iterable(text.split() for text in texts)
+            return WordTokenizer(_most_frequent(config, words), config.user_symbols)
+        case _:
+            return _train_sentencepiece(config, texts)
 
 
-def _train_char(config: TokenizerConfig, texts: Iterable[str]) -> CharTokenizer:
-    counts = Counter(itertools.chain.from_iterable(texts))
-    by_frequency = sorted(counts.keys() - set(config.user_symbols), key=lambda c: (-counts[c], c))
+def _most_frequent(config: TokenizerConfig, units: Iterable[str]) -> list[str]:
+    """The units for which the vocabulary has room, in order of frequency, equals in order of code points."""
+    counts = Counter(units)
+    known = {*config.user_symbols, *SPECIALS}
     room = max(0, config.vocab_size - len(SPECIALS) - len(config.user_symbols))
-    return CharTokenizer(by_frequency[:room], config.user_symbols)
+    return sorted(counts.keys() - known, key=lambda unit: (-counts[unit], unit))[:room]
 
 
 def _train_sentencepiece(config: TokenizerConfig, texts: list[str]) -> SentencePieceTokenizer:
@@ -392,9 +309,3 @@ def _read_model(path: str, field: str, symbols: Sequence[str]) -> SentencePieceT
             f"--user_defined_symbols={','.join(symbols)}"
         )
     return tokenizer
-
-
-def _text_ids(ids: Sequence[int] | np.ndarray) -> list[int]:
-    """The ids before the first end-of-sentence, without specials, as Python integers."""
-    text = itertools.takewhile(lambda i: i != EOS, np.asarray(ids, np.int64).tolist())
-    return [i for i in text if i >= len(SPECIALS)]

@@ -2,7 +2,7 @@
 
     Config           a frozen dataclass: the config section `model` without its `name`
     build(config, source_vocab, target_vocab, *, precision) -> a Linen module that is `api.Stepwise`
-    SHARDING_RULES   ordered (parameter path pattern, axes) pairs for `sharding.shard`
+    sharding_rules(config) -> ordered (parameter path pattern, axes) pairs for `sharding.shard_parameters`
 
 `model.name` is the module's name. Adding a family is adding a file: the registry is the folder.
 """

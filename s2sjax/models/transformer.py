@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.api import Batch, Output
+from s2sjax.api import Batch, Output, Rules
 from s2sjax.config import choose
 from s2sjax.errors import UserError
 from s2sjax.nn.attention import KeyValue, MultiHeadAttention
@@ -46,12 +46,13 @@ class Config:
             raise UserError(f"config.model.width {self.width} is not divisible by config.model.heads {self.heads}")
 
 
-SHARDING_RULES = (
-    (r"table$", ("tensor", "fsdp")),
-    (r"(query|key|value|up|projection)/kernel$", ("fsdp", "tensor")),
-    (r"(output|down)/kernel$", ("tensor", "fsdp")),
-    (r"(bias|scale)$", (None,)),
-)
+def sharding_rules(config: Config) -> Rules:
+    return (
+        (r"table$", ("tensor", "fsdp")),
+        (r"(query|key|value|up|projection)/kernel$", ("fsdp", "tensor")),
+        (r"(output|down)/kernel$", ("tensor", "fsdp")),
+        (r"(bias|scale)$", (None,)),
+    )
 
 
 def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "Transformer":

@@ -72,7 +72,9 @@ class Hypothesis:
 class Translator:
     """Translates with one model. Compiles one search for each shape of batch it meets, from a small fixed set.
 
-    What a sentence is translated to does not depend on the sentences it is batched with.
+    What a sentence is translated to does not depend on the sentences it is batched with. A language model of plain text
+    (`continues`) goes on from its sources instead: begin-of-sentence and a source's tokens are read, without an
+    end-of-sentence after them, and search begins from the last.
     """
 
     def __init__(
@@ -84,28 +86,24 @@ class Translator:
         *,
         max_source_length: int,
         mesh: Mesh,
+        continues: bool = False,
     ):
         self.params = params
         self.truncated = 0
         """Sources so far that were cut to `max_source_length` tokens."""
-        self._tokenizers, self._config, self._max_source_length, self._mesh = (
-            tokenizers,
-            config,
-            max_source_length,
-            mesh,
-        )
+        self._tokenizers, self._config, self._mesh = tokenizers, config, mesh
+        self._max_source_length, self._continues = max_source_length, continues
 
-        def search(params, inputs, max_lengths, beam: BeamConfig) -> BeamResult:
+        def search(params, inputs, first, max_lengths, beam: BeamConfig) -> BeamResult:
             def method(name):
                 return lambda *args, **kwargs: model.apply({"params": params}, *args, method=name, **kwargs)
 
             memory = method("encode")(source_batch(inputs))
             cache = method("init_cache")(memory, width=beam.beam_size, max_len=beam.max_len)
             step = lambda tokens, cache: method("decode_step")(tokens, cache, memory)  # noqa: E731
-            bos = jnp.full(inputs.shape[:1], BOS, jnp.int32)
-            return beam_search(step, cache, bos, beam, max_lengths=max_lengths)
+            return beam_search(step, cache, first, beam, max_lengths=max_lengths)
 
-        self._search = jax.jit(search, static_argnums=3)
+        self._search = jax.jit(search, static_argnums=4)
 
     def __call__(
         self, sources: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
@@ -134,6 +132,8 @@ class Translator:
         limit = self._max_source_length - 1
         rows = self._tokenizers.source.encode(sources)
         self.truncated += sum(len(row) > limit for row in rows)
+        if self._continues:  # what stands nearest counts the most
+            return [np.concatenate([[BOS], row[-limit:]]).astype(np.int32) for row in rows]
         return [np.append(row[:limit], EOS).astype(np.int32) for row in rows]
 
     def _batch_size(self, length: int) -> int:
@@ -147,11 +147,15 @@ class Translator:
         for row, tokens in zip(inputs, rows, strict=False):
             row[: len(tokens)] = tokens
         lengths = np.count_nonzero(inputs != PAD, axis=1)
+        first = np.full(size, BOS, np.int32)
+        if self._continues:
+            for i, tokens in enumerate(rows):
+                first[i], inputs[i, len(tokens) - 1] = tokens[-1], PAD
         limits = self._config.max_length(lengths).astype(np.int32)
         divides = size % batch_shards(self._mesh) == 0
         place = batch_sharding(self._mesh) if divides else replicated(self._mesh)
         beam = self._config.beam(max_len=int(self._config.max_length(length)))
-        result = self._search(self.params, *jax.device_put((inputs, limits), place), beam)
+        result = self._search(self.params, *jax.device_put((inputs, first, limits), place), beam)
         result = jax.tree.map(np.asarray, result)
         if np.isnan(result.scores[: len(rows)]).any():
             raise UserError(
@@ -183,7 +187,10 @@ def source_batch(inputs):
 
 
 def cross_attention(model: nn.Module, params, batch):
-    """Attention of each target position over the source, [B, T, S], averaged over layers and heads; models sow it."""
+    """Attention of each target position over the source, [B, T, S], averaged over layers and heads; models sow it.
+
+    None for a model without attention over a source.
+    """
     _, sown = model.apply({"params": params}, batch, train=False, mutable=["attention"])
     weights = jax.tree.leaves(sown)
-    return sum(weights) / len(weights)
+    return sum(weights) / len(weights) if weights else None

@@ -349,7 +349,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     model = family.build(experiment.model, *sizes, precision=Precision(experiment.train.precision))
     optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
     init = state.initializer(model, optimizer, ema=experiment.train.ema_decay > 0)
-    shardings = state.shardings(state.abstract_state(init, mesh, family.SHARDING_RULES))
+    shardings = state.shardings(state.abstract_state(init, mesh, family.sharding_rules(experiment.model)))
     current = jax.jit(init, out_shardings=shardings)(train.stream_key(experiment.seed, "init"))
     step_fn = train.make_step(model, optimizer, experiment, mesh, shardings)
 

@@ -148,7 +148,7 @@ def test_eight_devices_equal_one(subject, axes):
     value = jax.jit(jax.value_and_grad(loss), static_argnums=2)
     expected = value(subject.params, batch, 1)
     mesh = sharding.make_mesh(sharding.MeshConfig(*axes))
-    rules = models.family(subject.family).SHARDING_RULES
+    rules = models.family(subject.family).sharding_rules(model.config)
     params = jax.device_put(subject.params, sharding.shard_parameters(mesh, subject.params, rules))
     batch = sharding.to_devices(batch, sharding.batch_sharding(mesh))
     got = value(params, batch, sharding.batch_shards(mesh))

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import Ragged, prepare, prepare_tokenizers, tokenize
-from s2sjax.data.sources import DataConfig, open_split
+from s2sjax.data.sources import DataConfig
+from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS

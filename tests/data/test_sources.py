@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2sjax.data.lines import Lines
-from s2sjax.data.sources import DataConfig, open_split
+from s2sjax.data.sources import DataConfig
+from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
 
 PAIRS = [("A dog runs.", "Ein Hund läuft."), ("", ""), ("日本 \u2028 x\x0by", "\tTab 'n' \"quote\"")]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2sjax.data import tokenizer as tokenizers
-from s2sjax.data.tokenizer import ByteTokenizer, CharTokenizer, TokenizerConfig, train_tokenizers
+from s2sjax.data.tokenizer import TokenizerConfig, train_tokenizers
+from s2sjax.data.units import ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS, PAD, UNK
 
@@ -197,7 +198,7 @@ def test_a_given_model_is_taken_if_its_special_ids_are_ours(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "word"}, "tokenizer.kind is 'word'; expected one of unigram, bpe, char, byte"),
+        ({"kind": "words"}, "tokenizer.kind is 'words'; expected one of unigram, bpe, char, byte"),
         ({"vocab_size": 4}, "vocab_size is 4"),
         ({"user_symbols": ("<2 de>",)}, "user_symbols holds '<2 de>'"),
         ({"user_symbols": ("</s>",)}, "user_symbols holds '</s>'"),
@@ -237,3 +238,27 @@ def test_every_german_caption_of_multi30k_survives_bpe():
     rows = pair.target.encode(german)
     assert len(rows) == 1014
     assert [pair.target.decode(row) for row in rows] == german
+
+
+def test_words_are_what_stands_between_white_space():
+    config = TokenizerConfig(kind="word", vocab_size=7, user_symbols=("<2de>",))
+    words = train_tokenizers(config, [("b a a", "a b c")]).target
+    assert words.pieces(range(words.vocab_size)) == ["<pad>", "<unk>", "<s>", "</s>", "<2de>", "a", "b"]  # none for c
+    (ids,) = words.encode(["<2de>  a\tc <unk> b"])
+    assert ids.tolist() == [4, 5, UNK, UNK, 6]
+    assert words.decode([*ids, EOS, 5]) == "<2de> a <unk> <unk> b"
+    again = WordTokenizer(**json.loads(words.to_bytes()))
+    assert again.encode(["a b"])[0].tolist() == [5, 6]
+
+
+def test_source_and_target_may_be_of_different_kinds(tmp_path):
+    config = TokenizerConfig(kind="char", target_kind="word", joint=False)
+    pair = train_tokenizers(config, [("dog", "D AO1 G"), ("god", "G AA1 D")])
+    tokenizers.save(pair, tmp_path / "t")
+    pair = tokenizers.load(tmp_path / "t")
+    assert pair.source.pieces(pair.source.encode(["god"])[0]) == ["g", "o", "d"]
+    assert pair.target.pieces(pair.target.encode(["G AO1"])[0]) == ["G", "AO1"]
+    with pytest.raises(UserError, match="needs tokenizer.joint=False"):
+        TokenizerConfig(kind="char", target_kind="word")
+    with pytest.raises(UserError, match="expected one of"):
+        TokenizerConfig(kind="char", target_kind="words", joint=False)

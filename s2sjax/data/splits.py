@@ -1,0 +1,125 @@
+"""Opening a split: its files, its slice, its pairs of languages, its prompt."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Sequence
+
+from s2sjax.data.sources import DataConfig, Source, open_source
+from s2sjax.errors import UserError
+
+_SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
+
+
+def open_split(config: DataConfig, split: str) -> Source:
+    """Opens one split as the config says: the targets beside the sources as a model reads them.
+
+    Args:
+      split: "train", "validation", "test" (as the config maps them), or any name used literally. All may be sliced as
+        in TFDS: "train[:90%]", "train[-500:]".
+
+    Raises:
+      UserError: as `sources.open_source`; a slice that cannot be read; there is no example.
+    """
+    parts = [_open_pair(part, part.split_name(split)) for part in _parts(config)]
+    source = parts[0] if len(parts) == 1 else _Concatenated(parts)
+    if not len(source):
+        raise UserError(f"split {split!r} has no examples (data.format={config.format!r}, data.dir={config.dir!r})")
+    return source
+
+
+def prompt_of(config: DataConfig) -> Callable[[str], str]:
+    """What a user's source becomes before it is read.
+
+    Raises:
+      UserError: the prompt names languages, and `data.pairs` does not say which.
+    """
+    parts = _parts(config)
+    prompts = {part.prompt for part in parts}
+    if len(prompts) > 1:
+        raise UserError(
+            f"this run knows several pairs of languages: choose one with --config.data.pairs=\"('{config.pairs[0]}',)\""
+        )
+    (prompt,) = prompts
+    return lambda source: prompt.replace("{source}", source)
+
+
+def _parts(config: DataConfig) -> list[DataConfig]:
+    """The config of each pair of languages, its names filled in."""
+    if not config.pairs:
+        return [config]
+
+    def fill(pair: str) -> DataConfig:
+        source, target = pair.split("-")
+        values = {
+            field: getattr(config, field).replace("{source_language}", source).replace("{target_language}", target)
+            for field in ("file", "source", "target", "prompt")
+        }
+        return dataclasses.replace(config, pairs=(), **values)
+
+    return [fill(pair) for pair in config.pairs]
+
+
+def _open_pair(config: DataConfig, name: str) -> Source:
+    if config.format == "tfds" or "[" not in name:  # TFDS slices by itself
+        source = open_source(config, name)
+    else:
+        match = _SLICE.fullmatch(name)
+        if not match:
+            raise UserError(f"split {name!r} is no slice; expected one such as train[:90%] or train[100:]")
+        whole = open_source(config, match["name"])
+        source = _Slice(whole, _bound(match["start"], len(whole), 0), _bound(match["stop"], len(whole), len(whole)))
+    return source if config.prompt == "{source}" or not config.source else _Prompted(source, config.prompt)
+
+
+def _bound(text: str | None, length: int, default: int) -> int:
+    """One end of a slice as an index in 0..length."""
+    if text is None:
+        return default
+    value = int(text[:-1]) * length // 100 if text.endswith("%") else int(text)
+    return min(max(value + length if text.startswith("-") else value, 0), length)
+
+
+class _Slice(Source):
+    def __init__(self, source: Source, start: int, stop: int) -> None:
+        super().__init__("slice", source.fingerprint(), str(start), str(stop))
+        self._source, self._start, self._stop = source, start, max(start, stop)
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"example {index} of {len(self)}")
+        return self._source[self._start + index]
+
+
+class _Prompted(Source):
+    def __init__(self, source: Source, prompt: str) -> None:
+        super().__init__("prompt", source.fingerprint(), prompt)
+        self._source, self._prompt = source, prompt
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        example = self._source[index]
+        return {**example, "source": self._prompt.replace("{source}", example["source"])}
+
+
+class _Concatenated(Source):
+    """One data set after the other."""
+
+    def __init__(self, parts: Sequence[Source]) -> None:
+        super().__init__("concatenated", json.dumps([part.fingerprint() for part in parts]))
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getitem__(self, index: int) -> dict[str, str]:
+        for part in self._parts:
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        raise IndexError(f"example {index} after the last of {len(self)}")

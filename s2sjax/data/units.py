@@ -1,0 +1,157 @@
+"""Tokenizers of fixed units: characters, bytes, and words between spaces."""
+
+import itertools
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from s2sjax.vocabulary import EOS, UNK
+
+SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
+
+
+class _UnitTokenizer(ABC):
+    """What characters and bytes share: a text is a row of units, a unit's id stands in a table, symbols come first."""
+
+    def __init__(self, symbols: Sequence[str], table: np.ndarray, first_symbol: int) -> None:
+        self.symbols = tuple(symbols)
+        self._table = table  # id of every unit, int32
+        self._symbol_ids = {self._units(s): first_symbol + i for i, s in enumerate(symbols)}
+        longest_first = sorted(self._symbol_ids, key=len, reverse=True)
+        self._pattern = re.compile(self._units("|").join(map(re.escape, longest_first))) if symbols else None
+
+    @abstractmethod
+    def _units(self, text: str) -> Any:
+        """The text as a string of units that can be sliced, joined and searched."""
+
+    @abstractmethod
+    def _codes(self, units: Any) -> np.ndarray:
+        """The place of each unit in the table."""
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        # One table look-up for the whole list. No symbol holds a line end, so none is found across two texts.
+        rows = [self._units(text) for text in texts]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        ends = np.cumsum(lengths + 1) - 1
+        starts = ends - lengths
+        joined = self._units("\n").join(rows)
+        ids = self._table[self._codes(joined)]
+        if self._pattern:
+            kept = np.ones(len(ids), bool)
+            for match in self._pattern.finditer(joined):
+                ids[match.start()] = self._symbol_ids[match.group()]
+                kept[match.start() + 1 : match.end()] = False
+            moved = np.concatenate([[0], np.cumsum(kept)])
+            ids, starts, ends = ids[kept], moved[starts], moved[ends]
+        return [ids[start:end] for start, end in zip(starts, ends, strict=True)]
+
+
+class CharTokenizer(_UnitTokenizer):
+    """Characters: specials, user symbols, then characters in the order given; another character is unk."""
+
+    kind = "char"
+
+    def __init__(self, characters: Sequence[str], symbols: Sequence[str] = ()) -> None:
+        self._vocabulary = [*SPECIALS, *symbols, *characters]
+        self._characters = tuple(characters)
+        first = len(SPECIALS) + len(symbols)
+        table = np.full(0x110000, UNK, np.int32)
+        table[[ord(c) for c in characters]] = np.arange(first, first + len(characters), dtype=np.int32)
+        super().__init__(symbols, table, len(SPECIALS))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._vocabulary)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return "".join(self.pieces(text_ids(ids)))
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        return [self._vocabulary[i] for i in ids]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"symbols": self.symbols, "characters": "".join(self._characters)}).encode()
+
+    def _units(self, text: str) -> str:
+        return text
+
+    def _codes(self, units: str) -> np.ndarray:
+        return np.frombuffer(units.encode("utf-32-le"), np.dtype("<u4"))
+
+
+class ByteTokenizer(_UnitTokenizer):
+    """UTF-8 bytes as ids 4 to 259 (ByT5, Xue et al. 2021, arXiv:2105.13626, with our specials), then user symbols."""
+
+    kind = "byte"
+
+    def __init__(self, symbols: Sequence[str] = ()) -> None:
+        first = len(SPECIALS)
+        self._bytes = [b""] * first + [bytes([b]) for b in range(256)] + [s.encode() for s in symbols]
+        super().__init__(symbols, np.arange(first, first + 256, dtype=np.int32), first + 256)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._bytes)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return b"".join(self._bytes[i] for i in text_ids(ids)).decode(errors="replace")
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        def show(i: int) -> str:
+            if i < len(SPECIALS):
+                return SPECIALS[i]
+            piece = self._bytes[i]
+            return piece.decode() if len(piece) > 1 or 32 <= piece[0] < 127 else f"<0x{piece[0]:02X}>"
+
+        return [show(int(i)) for i in ids]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"symbols": self.symbols}).encode()
+
+    def _units(self, text: str) -> bytes:
+        return text.encode()
+
+    def _codes(self, units: bytes) -> np.ndarray:
+        return np.frombuffer(units, np.uint8)
+
+
+class WordTokenizer:
+    """Words between white space: specials, user symbols, then words in the order given; another word is unk.
+
+    The text "<unk>" is unk too, as corpora with a closed vocabulary write it. Decoding puts one space between words.
+    """
+
+    kind = "word"
+
+    def __init__(self, words: Sequence[str], symbols: Sequence[str] = ()) -> None:
+        self.symbols, self._words = tuple(symbols), tuple(words)
+        self._vocabulary = [*SPECIALS, *symbols, *words]
+        self._ids = {word: i for i, word in enumerate(self._vocabulary) if i >= len(SPECIALS)}
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._vocabulary)
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        get = self._ids.get
+        return [np.array([get(word, UNK) for word in text.split()], np.int32) for text in texts]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        # An unknown word is a word of the text, unlike padding: it is shown.
+        return " ".join(self.pieces(text_ids(ids, keep=(UNK,))))
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        return [self._vocabulary[i] for i in ids]
+
+    def to_bytes(self) -> bytes:
+        return json.dumps({"symbols": self.symbols, "words": self._words}, ensure_ascii=False).encode()
+
+
+def text_ids(ids: Sequence[int] | np.ndarray, *, keep: Sequence[int] = ()) -> list[int]:
+    """The ids before the first end-of-sentence as Python integers, without specials but for those in `keep`."""
+    text = itertools.takewhile(lambda i: i != EOS, np.asarray(ids, np.int64).tolist())
+    return [i for i in text if i >= len(SPECIALS) or i in keep]

@@ -1,0 +1,39 @@
+"""Long texts as windows: what a language model reads at a time, each token predicted exactly once."""
+
+import dataclasses
+
+import numpy as np
+
+from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.sources import DataConfig
+
+
+def windowed(split: TokenizedSplit, config: DataConfig, *, evaluation: bool = False) -> TokenizedSplit:
+    """The examples as `data.join`, `data.context` and, in evaluation, `data.stride` want them.
+
+    A text of n tokens becomes windows of at most `context` tokens that begin `stride` tokens apart. The first window
+    predicts all of its tokens; each later one reads its first tokens, those that a window before has predicted, and
+    predicts the rest. With context 4 and stride 2, "abcdefg" is read as abcd, cdef, efg and predicted as abcd, ef, g.
+    """
+    if not config.context:
+        return split
+    target = split.target
+    if config.join:
+        target = Ragged(target.tokens, np.array([0, len(target.tokens)], np.int64))
+    stride = config.stride if evaluation and config.stride else config.context - 1
+    starts, ends, given = [], [], []
+    for begin, end in zip(target.offsets[:-1], target.offsets[1:], strict=True):
+        # The first window holds `context` tokens; as many more follow as there are strides in the rest.
+        count = 1 + max(0, -(-int(end - begin - config.context) // stride))
+        window_starts = begin + stride * np.arange(count)
+        starts.append(window_starts)
+        ends.append(np.minimum(window_starts + config.context, end))
+        given.append(np.where(np.arange(count) > 0, config.context - stride, 0))
+    first, last = np.concatenate(starts), np.concatenate(ends)
+    lengths = last - first
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = target.tokens[np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])]
+    nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(lengths) + 1, np.int64))
+    return dataclasses.replace(
+        split, source=nothing, target=Ragged(tokens, offsets), given=np.concatenate(given).astype(np.int32)
+    )

@@ -1,0 +1,88 @@
+"""Slices, several pairs of languages, prompts, and text without sources."""
+
+import pytest
+
+from s2sjax.data.sources import DataConfig
+from s2sjax.data.splits import open_split, prompt_of
+from s2sjax.errors import UserError
+
+
+@pytest.fixture
+def directory(tmp_path):
+    for language in ("en", "de", "fr"):
+        text = "".join(f"{language}{i}\n" for i in range(10))
+        (tmp_path / f"train.{language}").write_text(text)
+    return tmp_path
+
+
+def config(directory, **fields) -> DataConfig:
+    return DataConfig(dir=str(directory), **{"source": "{split}.en", "target": "{split}.de", **fields})
+
+
+@pytest.mark.parametrize(
+    "name, rows",
+    [
+        ("train[:30%]", range(3)),
+        ("train[30%:]", range(3, 10)),
+        ("train[2:4]", range(2, 4)),
+        ("train[-3:]", range(7, 10)),
+        ("train[:-80%]", range(2)),
+        ("train[8:99]", range(8, 10)),
+    ],
+)
+def test_a_slice_is_what_python_and_tfds_say(directory, name, rows):
+    source = open_split(config(directory, train=name), "train")
+    assert [e["source"] for e in source] == [f"en{i}" for i in rows]
+    assert source.fingerprint() != open_split(config(directory), "train").fingerprint()
+
+
+def test_a_slice_that_is_none_or_empty_is_refused(directory):
+    with pytest.raises(UserError, match="is no slice"):
+        open_split(config(directory, train="train[1:2:3]"), "train")
+    with pytest.raises(UserError, match="no examples"):
+        open_split(config(directory, train="train[5:5]"), "train")
+    with pytest.raises(IndexError):
+        open_split(config(directory, train="train[:2]"), "train")[2]
+
+
+def test_pairs_of_languages_follow_each_other_each_with_its_tag(directory):
+    multi = config(
+        directory,
+        source="{split}.{source_language}",
+        target="{split}.{target_language}",
+        prompt="<2{target_language}> {source}",
+        pairs=("en-de", "fr-en"),
+    )
+    source = open_split(multi, "train")
+    assert len(source) == 20
+    assert source[1] == {"source": "<2de> en1", "target": "de1"}
+    assert source[12] == {"source": "<2en> fr2", "target": "en2"}
+    with pytest.raises(IndexError):
+        source[20]
+    with pytest.raises(UserError, match="choose one with --config.data.pairs"):
+        prompt_of(multi)
+    assert prompt_of(config(directory, prompt="<2{target_language}> {source}", pairs=("en-fr",)))("x") == "<2fr> x"
+    with pytest.raises(UserError, match="expected languages as in 'en-de'"):
+        config(directory, pairs=("en",))
+
+
+def test_a_prompt_stands_around_the_source_whatever_the_source_holds(directory):
+    prompted = config(directory, prompt="Q: {source}\tA:")
+    assert open_split(prompted, "train")[3] == {"source": "Q: en3\tA:", "target": "de3"}
+    assert prompt_of(prompted)("a {source} b") == "Q: a {source} b\tA:"
+    assert prompt_of(config(directory))("x") == "x"
+    assert open_split(prompted, "train").fingerprint() != open_split(config(directory), "train").fingerprint()
+    with pytest.raises(UserError, match="expected {source} in it"):
+        config(directory, prompt="Translate:")
+
+
+def test_without_a_source_every_format_gives_targets_alone(directory, tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "a b"}\n')
+    (tmp_path / "x.tsv").write_text("id\ttext\n1\ta b\n")
+    (tmp_path / "x.csv").write_text("id,text\n1,a b\n")
+    expected = [{"source": "", "target": "a b"}]
+    for kind in ("jsonl", "tsv", "csv"):
+        data = DataConfig(format=kind, dir=str(tmp_path), file=f"{{split}}.{kind}", source="", target="text")
+        assert list(open_split(data, "x")) == expected, kind
+    text = open_split(config(directory, source=""), "train")
+    assert text[4] == {"source": "", "target": "de4"}
