@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -25,9 +25,9 @@ USAGE = """\
 usage: s2sjax COMMAND --workdir=DIR [--config.KEY=VALUE ...]
 
   train     --config=FILE.py[:argument] --workdir=DIR     train, or resume DIR (then --config can be left out)
-  decode    --workdir=DIR [--input=FILE|-] [--output=FILE|-] [--format=text|jsonl]
+  decode    --workdir=DIR [--input=FILE|-] [--output=FILE|-] [--format=text|jsonl] [--prefix=FILE]
   evaluate  --workdir=DIR [--split=test]                  print a table, write DIR/results/SPLIT.json
-  score     --workdir=DIR --source=FILE --target=FILE [--output=FILE|-]
+  score     --workdir=DIR --source=FILE --target=FILE | --hypotheses=FILE.jsonl [--output=FILE|-]
                                                           log-probability a line, in nats (language models: no source)
 
 --config is a Python file that will be run; a run directory is only read. `s2sjax COMMAND --help` lists config keys.
@@ -82,25 +82,41 @@ def _train(argv: list[str]) -> int:
 
 
 def _decode(argv: list[str]) -> int:
-    values = _parse(argv, {"workdir": None, "input": "-", "output": "-", "format": "text"})
+    values = _parse(argv, {"workdir": None, "input": "-", "output": "-", "format": "text", "prefix": ""})
     if values["format"] not in ("text", "jsonl"):
         raise UserError(f"--format is '{values['format']}': {nearest(values['format'], ('text', 'jsonl'))}")
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_reading(values["input"]))
+        prefixes = None
+        if values["prefix"] == "-":
+            raise UserError("--prefix is -, but standard input cannot hold sources and prefixes; give it a file")
+        if values["prefix"]:
+            prefixes = list(_lines(stack.enter_context(_reading(values["prefix"])), values["prefix"]))
         run = _load(values)
         output = stack.enter_context(_writing(values["output"]))
         done = 0
         advance = stack.enter_context(_progress("decoding", _count_lines(values["input"])))
         for lines in _windows(_lines(source, values["input"])):
-            for line, hypotheses in zip(lines, run.decode(lines, progress=advance), strict=True):
+            begun = prefixes and prefixes[done : done + len(lines)]
+            if begun is not None and len(begun) < len(lines):
+                raise UserError(f"{values['prefix']} has only {done + len(begun)} lines; each source needs one")
+            for line, hypotheses in zip(lines, run.decode(lines, prefixes=begun, progress=advance), strict=True):
                 output.write(_format(line, hypotheses, values["format"]))
             output.flush()
             done += len(lines)
+    if prefixes is not None and done < len(prefixes):
+        raise UserError(f"{values['prefix']} has {len(prefixes)} lines, but there were only {done} sources")
     if run.translator.truncated:
         limit = run.experiment.data.max_source_length
         print(
             f"s2sjax: {run.translator.truncated} of {done} sources were longer than config.data.max_source_length "
             f"{limit} tokens and were cut there",
+            file=sys.stderr,
+        )
+    if run.translator.unmet:
+        print(
+            f"s2sjax: for {run.translator.unmet} of {done} sources nothing was found that meets the constraints; their "
+            "lines are empty (try a wider config.decode.beam_size)",
             file=sys.stderr,
         )
     return 0
@@ -112,34 +128,44 @@ def _evaluate(argv: list[str]) -> int:
     results = run.evaluate(values["split"])
     from s2sjax.report import align
 
-    rows = [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in results.items()]
+    rows = [(name, _shown(value)) for name, value in results.items()]
     print(f"{values['workdir']}, {values['split']}:", *align(rows), sep="\n  ")
     return 0
 
 
+def _shown(value: float | str) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
 def _score(argv: list[str]) -> int:
-    values = _parse(argv, {"workdir": None, "source": "", "target": None, "output": "-"})
-    if bool(values["source"]) != bool(values["config"].data.source):
-        raise UserError(
-            "--source is missing" if not values["source"] else "--source is given, but this run is a language model of "
-            "plain text: give --target alone"
-        )  # fmt: skip
-    with contextlib.ExitStack() as stack:
-        texts = []
-        for name in ("source", "target") if values["source"] else ("target",):
-            stream = stack.enter_context(_reading(values[name]))
-            texts.append(list(_lines(stream, values[name])))
-        if not values["source"]:
-            texts.insert(0, [""] * len(texts[0]))
-        if len(texts[0]) != len(texts[1]):
+    values = _parse(argv, {"workdir": None, "source": "", "target": "", "hypotheses": "", "output": "-"})
+    wanted = ("hypotheses",) if values["hypotheses"] else ("source", "target")
+    if not (values["hypotheses"] or values["config"].data.source):
+        wanted = ("target",)  # of a language model of plain text
+    for name in ("source", "target", "hypotheses"):
+        if (name in wanted) != bool(values[name]):
             raise UserError(
-                f"{values['source']} has {len(texts[0])} lines and {values['target']} has {len(texts[1])}; "
+                f"--{name} is {'missing' if name in wanted else 'not read beside --' + wanted[-1]}\n\n{USAGE}"
+            )
+    with contextlib.ExitStack() as stack:
+        read = [list(_lines(stack.enter_context(_reading(values[name])), values[name])) for name in wanted]
+        if values["hypotheses"]:
+            pairs = list(_hypotheses(read[0], values["hypotheses"]))
+        elif len(wanted) == 1:
+            pairs = [("", target) for target in read[0]]
+        elif len(read[0]) == len(read[1]):
+            pairs = list(zip(*read, strict=True))
+        else:
+            raise UserError(
+                f"{values['source']} has {len(read[0])} lines and {values['target']} has {len(read[1])}; "
                 "line N of one must belong to line N of the other"
             )
         run = _load(values)
         output = stack.enter_context(_writing(values["output"]))
-        advance = stack.enter_context(_progress("scoring", len(texts[0])))
-        for score in run.score(*texts, progress=advance):
+        advance = stack.enter_context(_progress("scoring", len(pairs)))
+        for score in run.score([source for source, _ in pairs], [target for _, target in pairs], progress=advance):
             output.write(f"{score:.6f}\n")
     return 0
 
@@ -347,8 +373,26 @@ def _take(ready: queue.Queue, end: object):
 
 def _format(source: str, hypotheses, kind: str) -> str:
     if kind == "text":
-        return hypotheses[0].text.replace("\n", " ") + "\n"
+        return (hypotheses[0].text.replace("\n", " ") if hypotheses else "") + "\n"
     listed = [
-        {"text": h.text, "tokens": h.tokens, "score": h.score, "ranking_score": h.ranking_score} for h in hypotheses
+        {"text": h.text, "tokens": h.tokens, "score": h.score, "ranking_score": h.ranking_score, "ids": h.ids}
+        for h in hypotheses
     ]
     return json.dumps({"source": source, "hypotheses": listed}, ensure_ascii=False) + "\n"
+
+
+def _hypotheses(lines: Sequence[str], path: str) -> Iterator[tuple[str, Any]]:
+    """The pairs of source and hypothesis in what `decode --format=jsonl` wrote."""
+    from s2sjax.tasks.translate import Hypothesis
+
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            record["source"].encode()  # text, and none that cannot be written
+            for entry in record["hypotheses"]:
+                entry = Hypothesis(**entry)
+                if not all(type(i) is int and 0 <= i < 2**31 for i in entry.ids):
+                    raise TypeError("ids")
+                yield record["source"], entry
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not what decode --format=jsonl writes ({error!r:.80})") from error

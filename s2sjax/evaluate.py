@@ -30,7 +30,7 @@ from s2sjax.ops.linear import Precision
 from s2sjax.plots import attention_map
 from s2sjax.report import Reporter
 from s2sjax.tasks.likelihood import loss_sums
-from s2sjax.tasks.translate import Translator, cross_attention, padded_length
+from s2sjax.tasks.translate import Translator, best_text, cross_attention, padded_length
 
 
 class Likelihood(NamedTuple):
@@ -57,6 +57,7 @@ class LikelihoodEvaluator:
         source, target = split.source.lengths, split.target.lengths
         # Evaluation leaves nothing out: the limits and, for one very long example, the budget give way.
         longest = int(max(source.max(initial=1), target.max(initial=1)))
+        check_positions(experiment, source, target)
         data = dataclasses.replace(
             experiment.data,
             batching="bucket",
@@ -89,6 +90,18 @@ class LikelihoodEvaluator:
         return Likelihood(nll, weight)
 
 
+def check_positions(experiment: Experiment, source: np.ndarray, target: np.ndarray) -> None:
+    """Raise a `UserError` if examples of these lengths are longer than the positions that the model has learned."""
+    lengths = source + target if experiment.is_language_model else np.maximum(source, target)
+    limit = experiment.position_limit
+    if limit is not None and (lengths > limit).any():
+        raise UserError(
+            f"{int((lengths > limit).sum())} of {len(lengths)} examples are longer than config.model.max_positions "
+            f"{limit} tokens, the first of them number {int(np.argmax(lengths > limit)) + 1} with "
+            f"{int(lengths[np.argmax(lengths > limit)])}: cut them, or train with more positions"
+        )
+
+
 class Validator:
     """What happens every `evaluate.every_steps`: validation loss, decoded metrics, samples and their attention."""
 
@@ -111,7 +124,8 @@ class Validator:
         likelihood = self._likelihood(params)
         metrics: dict[str, float] = {"loss": likelihood.loss}
         if not experiment.data.source:
-            metrics |= likelihood_metrics(*likelihood, (row["target"] for row in self._source))
+            measured = likelihood_metrics(*likelihood, (row["target"] for row in self._source))
+            metrics |= {name: measured[name] for name in ("perplexity", "word_perplexity", "bits_per_byte")}
         if self._translator is None:
             self._translator = make_translator(experiment, self._model, params, self._prepared.tokenizers, self._mesh)
         self._translator.params = params
@@ -120,7 +134,7 @@ class Validator:
         rows = [self._source[i] for i in chosen]
         if not experiment.data.source:
             rows = [halves(row["target"]) for row in rows]
-        hypotheses = [best[0].text for best in self._translator([row["source"] for row in rows])] if rows else []
+        hypotheses = [best_text(found) for found in self._translator([row["source"] for row in rows])] if rows else []
         if experiment.evaluate.decode:
             scores = text_metrics(hypotheses, [row["target"] for row in rows])
             metrics |= {name: value for name, value in scores.items() if isinstance(value, float)}
@@ -170,7 +184,8 @@ def make_translator(
 ) -> Translator:
     return Translator(
         model, params, tokenizers, experiment.decode, max_source_length=experiment.data.max_source_length, mesh=mesh,
-        continues=not experiment.data.source,
+        continues=not experiment.data.source, position_limit=experiment.position_limit,
+        one_sequence=experiment.is_language_model,
     )  # fmt: skip
 
 

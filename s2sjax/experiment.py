@@ -22,13 +22,13 @@ from ml_collections import ConfigDict
 from s2sjax import models
 from s2sjax.checkpoint import CheckpointConfig
 from s2sjax.config import build, choose, nearest, to_json
-from s2sjax.data.sources import DataConfig
+from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
 from s2sjax.optim import OptimizerConfig
 from s2sjax.sharding import MeshConfig
-from s2sjax.tasks.translate import DecodeConfig
+from s2sjax.tasks.decoding import DecodeConfig
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class TrainConfig:
     loss_chunk: int = 256
     """Tokens whose logits exist at one time, on each device."""
     accumulate: int = 1
-    """Parts that a batch is computed in, one after the other, to save memory. The result is that of the whole batch."""
+    """Parts that a batch is computed in, one after the other, to save memory. The result is that of the whole batch,
+    but for experts: the loss that balances them, and their capacity, are of each part."""
     ema_decay: float = 0.0
     """Decay of the moving average of the parameters, which is then what is evaluated and decoded with; 0: none."""
     log_every: int = 100
@@ -87,6 +88,25 @@ class Experiment:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
+        counts = getattr(self.model, "learning", "gradient") == "em"
+        if counts != (self.optimizer.name == "em"):
+            raise UserError(
+                "config.optimizer.name=em goes with config.model.learning=em (of the family hmm), and neither with "
+                "anything else: set both or none"
+            )
+        if counts and self.train.label_smoothing:
+            raise UserError("em counts what was seen and knows no smoothed targets: set config.train.label_smoothing=0")
+        if not self.data.source:
+            self._check_plain_text()
+        limit, data = self.position_limit, self.data
+        prompted = self.is_language_model and data.source
+        reach = data.max_source_length + data.max_target_length if prompted else data.max_target_length
+        needed = data.context or max(reach, data.max_source_length if data.source else 0)
+        if limit is not None and limit < needed:
+            raise UserError(
+                f"config.model.max_positions is {limit}, but training may reach position {needed} ("
+                "config.data.context, or max_source_length and max_target_length): raise the one or lower the others"
+            )
         if self.evaluate.decode and not self.data.source:
             raise UserError(
                 "config.data.source is empty: a language model's text has no sources whose translations could be "
@@ -97,6 +117,27 @@ class Experiment:
                 f"config.checkpoint.metric is '{self.checkpoint.metric}', which is known only after decoding: set "
                 "config.evaluate.decode=True, or config.checkpoint.metric=loss"
             )
+
+
+    @property
+    def position_limit(self) -> int | None:
+        """The most tokens a sequence may have where positions are learned; None if there is no such limit."""
+        return self.model.max_positions if getattr(self.model, "positions", None) == "learned" else None
+
+    @property
+    def is_language_model(self) -> bool:
+        """Whether source and target are one sequence to the model."""
+        return getattr(models.family(self.model_name), "LANGUAGE_MODEL", False)
+
+    def _check_plain_text(self) -> None:
+        if not self.is_language_model:
+            able = [name for name in models.families() if getattr(models.family(name), "LANGUAGE_MODEL", False)]
+            raise UserError(
+                f"config.data.source is empty, and config.model.name={self.model_name} needs sources; name one, or "
+                f"choose a language model: {', '.join(able)}"
+            )
+        if not self.tokenizer.joint:
+            raise UserError("config.data.source is empty, so there is one vocabulary: set config.tokenizer.joint=True")
 
 
 def base_config(model: str = "transformer") -> ConfigDict:

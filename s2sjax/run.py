@@ -26,16 +26,16 @@ from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.sources import Source
 from s2sjax.data.splits import open_split, prompt_of
-from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
+from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
-from s2sjax.evaluate import LikelihoodEvaluator, make_translator, write_json
+from s2sjax.evaluate import LikelihoodEvaluator, check_positions, make_translator, write_json
 from s2sjax.experiment import Experiment
 from s2sjax.metrics import error_rates, likelihood_metrics, text_metrics
 from s2sjax.ops.linear import Precision
 from s2sjax.report import progress
 from s2sjax.state import abstract_state, initializer
 from s2sjax.tasks.likelihood import sentence_log_probs
-from s2sjax.tasks.translate import Hypothesis, Translator, padded_length
+from s2sjax.tasks.translate import Hypothesis, Translator, best_text, padded_length
 from s2sjax.vocabulary import EOS
 
 _log = logging.getLogger(__name__)
@@ -58,30 +58,58 @@ class Run:
     translator: Translator
 
     def decode(
-        self, sources: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
+        self,
+        sources: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> list[list[Hypothesis]]:
-        """The `decode.nbest` best translations of each source, best first; an empty source gives an empty one.
+        """The `decode.nbest` best translations of each source, best first, or `decode.samples` draws.
 
-        A language model of plain text gives continuations instead.
+        An empty source gives an empty one; where nothing meets the constraints, there is none. A language model of
+        plain text gives continuations instead.
+
+        Args:
+            prefixes: what each translation has to begin with.
 
         Raises:
             UserError: the run knows several pairs of languages, and `data.pairs` names more than one.
         """
         prompt = prompt_of(self.experiment.data)
-        return self.translator([prompt(s) if s.strip() else s for s in sources], progress=progress)
+        sources = [prompt(s) if s.strip() else s for s in sources]
+        return self.translator(sources, prefixes=prefixes, progress=progress)
 
     def score(
-        self, sources: Sequence[str], targets: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str | Hypothesis],
+        *,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> list[float]:
         """Log-probability of each target given its source, in nats, end-of-sentence counted.
 
-        A language model of plain text has no sources: whatever is given for them is not read.
+        Of a text it is that of the tokens which the tokenizer cuts it into, of a hypothesis that of its own, which is
+        its `score` again. A language model of plain text gives the log-probability of the target after the source.
+
+        Raises:
+            UserError: a hypothesis is of another vocabulary.
         """
         prompt = prompt_of(self.experiment.data)
-        source = _tokens(self.tokenizers.source, [prompt(s) for s in sources])
-        if not self.experiment.data.source:
-            source = Ragged.from_rows([np.zeros(0, np.int32)] * len(targets))
-        split = TokenizedSplit(source, target := _tokens(self.tokenizers.target, targets), fingerprint="")
+        source_rows = self.translator.source_rows([prompt(s) for s in sources])
+        encoded = iter(self.tokenizers.target.encode([t for t in targets if isinstance(t, str)]))
+        target_rows = [np.append(next(encoded), EOS) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
+        vocab = self.tokenizers.target.vocab_size
+        if any(row.max(initial=0) >= vocab for row in target_rows):
+            raise UserError(f"a hypothesis has a token beyond this run's {vocab}: it is another run's")
+        given = None
+        if not self.experiment.data.source:  # one text, whose first part is only read
+            source_rows = [row[1:] for row in source_rows]  # without begin-of-sentence, which targets get anyway
+            given = np.array([len(row) for row in source_rows], np.int32)
+            target_rows = [np.concatenate(rows) for rows in zip(source_rows, target_rows, strict=True)]
+            source_rows = [np.zeros(0, np.int32)] * len(target_rows)
+        source, target = Ragged.from_rows(source_rows), Ragged.from_rows(target_rows)
+        check_positions(self.experiment, source.lengths, target.lengths)
+        split = TokenizedSplit(source, target, fingerprint="", given=given)
         scores = np.zeros(len(sources))
         score = jax.jit(sentence_log_probs, static_argnums=0, static_argnames="precision")
         order = np.lexsort((source.lengths, target.lengths))[::-1]
@@ -119,18 +147,15 @@ class Run:
         else:
             results |= likelihood_metrics(*likelihood, (row["target"] for row in source))
         results |= {"step": self.step, "seconds": time.monotonic() - began}
-        write_json(self.workdir / "results" / f"{split.replace('/', '_')}.json", results)
+        name = "".join(f".{pair}" for pair in self.experiment.data.pairs)
+        write_json(self.workdir / "results" / f"{split.replace('/', '_')}{name}.json", results)
         return results
 
     def _decoded_scores(self, split: str, source: Source) -> dict[str, float | str]:
         sources, references = zip(*((row["source"], row["target"]) for row in source), strict=True)
         with progress(f"decoding {split}", len(sources)) as advance:
-            hypotheses = [best[0].text for best in self.translator(sources, progress=advance)]
+            hypotheses = [best_text(found) for found in self.translator(sources, progress=advance)]
         return text_metrics(hypotheses, references) | error_rates(sources, hypotheses, references)
-
-
-def _tokens(tokenizer: Tokenizer, lines: Sequence[str]) -> Ragged:
-    return Ragged.from_rows([np.append(row, EOS) for row in tokenizer.encode(list(lines))])
 
 
 def load(workdir: str | Path, *, experiment: Experiment | None = None) -> Run:

@@ -320,7 +320,7 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
 def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, state: TrainState, start: int) -> None:
     """What is about to happen, before the first step."""
     count = sum(p.size for p in jax.tree.leaves(state.params))
-    devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' if mesh.size > 1 else ''}"
+    devices = _count(mesh.size, f"{mesh.devices.flat[0].platform} device")
     report.message(
         f"{experiment.model_name}, {count:,} parameters, {experiment.train.precision}, on {devices}"
         + (f"; resuming at step {start}" if start else "")
@@ -328,7 +328,7 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
     shapes = ", ".join(f"{s.rows}x({s.source}+{s.target})" for s in plan.shapes)
     report.message(
         f"{plan.examples_per_epoch:,} examples, {plan.batches_per_epoch:,} batches an epoch, "
-        f"{experiment.train.steps / plan.batches_per_epoch:.1f} epochs; {len(plan.shapes)} shapes: {shapes}; "
+        f"{experiment.train.steps / plan.batches_per_epoch:.1f} epochs; {_count(len(plan.shapes), 'shape')}: {shapes}; "
         f"padding {plan.padding:.1%}"
     )
     if len(plan.too_long):
@@ -337,6 +337,10 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
             f"{experiment.data.max_source_length} source or {experiment.data.max_target_length} target tokens and are "
             "left out (config.data.max_source_length, max_target_length)"
         )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 @contextlib.contextmanager

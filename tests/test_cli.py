@@ -101,7 +101,7 @@ def test_jsonl_has_exactly_these_keys_in_the_order_of_the_lines(workdir, tmp_pat
         assert list(answer) == ["source", "hypotheses"]
         for hypothesis in answer["hypotheses"]:
             assert list(hypothesis)[:3] == ["text", "tokens", "score"]
-            assert set(hypothesis) <= {"text", "tokens", "score", "ranking_score"}
+            assert set(hypothesis) <= {"text", "tokens", "score", "ranking_score", "ids"}
             assert isinstance(hypothesis["text"], str) and all(isinstance(t, str) for t in hypothesis["tokens"])
     for answer in (answers[0], answers[1], answers[3]):
         hypotheses = answer["hypotheses"]
@@ -221,6 +221,20 @@ def test_scores_are_those_of_decoding(workdir, tmp_path):
     np.testing.assert_allclose(scores, [h["score"] for _, h in pairs], atol=1e-4)
 
 
+def test_hypotheses_are_scored_by_their_own_tokens(workdir, tmp_path):
+    """Also those with tokens that reading their text again would not give, and an empty line's."""
+    decode(workdir, "abcdef\nb\n\ncafe\n", tmp_path, "--format=jsonl", "--config.decode.nbest=3")
+    answers = [json.loads(line) for line in (tmp_path / "output").read_text().splitlines()]
+    hypotheses = [h for answer in answers for h in answer["hypotheses"]]
+    spelled = answers[0]["hypotheses"][0]
+    spelled["text"] = "not what the tokens say"
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in answers))
+    files = [f"--hypotheses={tmp_path / 'h.jsonl'}", f"--output={tmp_path / 'scores'}"]
+    assert s2s("score", f"--workdir={workdir}", *files) == 0
+    scores = [float(line) for line in (tmp_path / "scores").read_text().splitlines()]
+    np.testing.assert_allclose(scores, [h["score"] for h in hypotheses], atol=1e-4)
+
+
 def test_evaluate_writes_flat_results_and_prints_them(copy, capsys):
     assert s2s("evaluate", f"--workdir={copy}") == 0
     results = json.loads((copy / "results" / "test.json").read_text())
@@ -302,6 +316,8 @@ def mistake(capsys, *arguments) -> str:
         (["evaluate", "--workdir={run}", "--split=tets"], "no file for split 'tets'.*test.src"),
         (["score", "--workdir={run}", "--source={tmp}/a"], "--target is missing"),
         (["score", "--workdir={run}", "--source={tmp}/a", "--target={tmp}/b"], "cannot read .*a: No such file"),
+        (["score", "--workdir={run}", "--hypotheses={run}/config.json"], "config.json, line 1: not what decode"),
+        (["score", "--workdir={run}", "--hypotheses={tmp}/h", "--target={tmp}/b"], "--target is not read beside"),
         (["train", "--workdir={tmp}/x"], "--config is missing"),
         (["train", "--workdir={tmp}/x", "--config={tmp}/none.py"], "there is no config file .*none.py"),
         (["train", "--config={config}"], "--workdir is missing"),

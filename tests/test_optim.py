@@ -106,8 +106,76 @@ def test_the_state_begins_at_zero_and_is_as_large_as_the_optimizer_needs():
         ("learning_rate", float("nan"), "above 0"),
         ("decay_fraction", 1.5, "0..1"),
         ("warmup_steps", -1, "0 or more"),
+        ("em_smoothing", 1.0, "0..1, below 1"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_a_users_error(field, value, message):
     with pytest.raises(UserError, match=f"config.optimizer.{field} is .*{message}"):
         OptimizerConfig(**{field: value})
+
+
+def em(**config):
+    return OptimizerConfig(name="em", schedule="constant", warmup_steps=0, **config)
+
+
+def counted(*counts):
+    """Gradients that are minus these counts."""
+    return {"p": -jnp.array(counts)}
+
+
+def shares(params):
+    return np.exp(np.asarray(params["p"], np.float64))
+
+
+UNKNOWN = {"p": jnp.log(jnp.array([[0.5, 0.5], [0.9, 0.1]]))}
+
+
+def test_em_sets_each_distribution_to_the_shares_of_its_counts():
+    (after,) = run(em(learning_rate=1.0, em_smoothing=0.0), UNKNOWN, lambda p: counted([3.0, 1.0], [0.0, 2.0]), 1)
+    np.testing.assert_allclose(shares(after), [[0.75, 0.25], [0.0, 1.0]], rtol=1e-6, atol=1e-30)
+    assert np.isfinite(after["p"]).all(), "what was never counted stays finite, so that updates can be subtracted"
+
+
+def test_em_mixes_in_its_share_of_the_uniform_distribution():
+    (after,) = run(em(learning_rate=1.0, em_smoothing=0.2), UNKNOWN, lambda p: counted([3.0, 1.0], [0.0, 2.0]), 1)
+    np.testing.assert_allclose(shares(after), [[0.7, 0.3], [0.1, 0.9]], rtol=1e-6)
+
+
+def test_em_leaves_a_distribution_alone_that_no_count_has_reached_and_takes_rounding_below_zero_for_zero():
+    (after,) = run(em(learning_rate=1.0, em_smoothing=0.0), UNKNOWN, lambda p: counted([1.0, -1e-6], [0.0, 0.0]), 1)
+    np.testing.assert_allclose(shares(after), [[1.0, 0.0], [0.9, 0.1]], rtol=1e-6, atol=1e-30)
+
+
+def test_em_averages_the_counts_of_batches_by_its_rate():
+    """Rates 1 and sqrt(1/2): of two batches, the second weighs sqrt(1/2) and the first the rest."""
+    config = OptimizerConfig(name="em", learning_rate=1.0, schedule="inverse_sqrt", warmup_steps=1, em_smoothing=0.0)
+    optimizer = make_optimizer(config, 2)
+    params, state = UNKNOWN, optimizer.init(UNKNOWN)
+    for counts in ([[4.0, 0.0], [1.0, 1.0]], [[0.0, 4.0], [1.0, 1.0]]):
+        updates, state = optimizer.update(counted(*counts), state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(shares(params), [[1 - 0.5**0.5, 0.5**0.5], [0.5, 0.5]], rtol=1e-6)
+
+
+def test_what_em_has_no_use_for_is_a_users_error():
+    for options in ({"clip_norm": 1.0}, {"weight_decay": 0.1}):
+        with pytest.raises(UserError, match="em neither clips nor decays"):
+            em(learning_rate=1.0, **options)
+    with pytest.raises(UserError, match="learning_rate is 2.0, but em takes at most 1"):
+        em(learning_rate=2.0)
+
+
+def test_a_stack_of_layers_decays_as_its_layers_do_one_by_one():
+    """Biases and scales stay vectors when layers are stacked: nothing but matrices decays."""
+    vectors = {"bias": jnp.ones(2), "norm": {"scale": jnp.ones(2)}, "gate": {"bias": jnp.ones((2, 2))}}
+    layer = {"kernel": jnp.ones((3, 2)), **vectors}
+    apart = {"layers_0": layer, "layers_1": layer}
+    stacked = {"layers": jax.tree.map(lambda *x: jnp.stack(x), layer, layer)}
+    config = OptimizerConfig(name="adamw", learning_rate=0.5, weight_decay=0.1, warmup_steps=0, schedule="constant")
+    nothing = lambda params: jax.tree.map(jnp.zeros_like, params)  # noqa: E731
+    (one,), (other,) = run(config, apart, nothing, 1), run(config, stacked, nothing, 1)
+    for i in range(2):
+        from_stack = jax.tree.map(lambda x, i=i: x[i], other["layers"])
+        jax.tree.map(np.testing.assert_array_equal, from_stack, one[f"layers_{i}"])
+    assert one["layers_0"].pop("kernel")[0, 0] == pytest.approx(0.95)
+    assert all(np.all(leaf == 1) for leaf in jax.tree.leaves(one["layers_0"]))

@@ -36,7 +36,16 @@ def write_split(directory: Path, split: str, sources: Sequence[str], targets: Se
 
 def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> dict[str, Any]:
     """What `tiny` sets, as dotted keys: one layer, one evaluation shape, nothing decoded while training."""
-    sizes = {"transformer": {"heads": 2, "hidden": 16}, "rnn_seq2seq": {}}[family]
+    wide, layers = {"width": 16, "dropout": 0.0}, {"encoder_layers": 1, "decoder_layers": 1}
+    sizes = {
+        "transformer": {"heads": 2, "hidden": 16, **wide, **layers},
+        "rnn_seq2seq": {**wide, **layers},
+        "gnmt": {**wide, "encoder_layers": 2, "decoder_layers": 2},
+        "causal_lm": {"heads": 2, "hidden": 16, "layers": 1, **wide},
+        "griffin": {"heads": 2, "hidden": 16, "recurrent_width": 16, "repeats": 1, **wide},
+        "lstm_lm": {"layers": 2, "embedding_width": 16, **wide},
+        "hmm": {"states": 8},
+    }[family]
     values: dict[str, Any] = {
         "data.dir": str(data),
         "data.source": "{split}.src",
@@ -46,10 +55,6 @@ def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> di
         "data.batch_tokens": 128,
         "data.pack_length": 16,
         "tokenizer.kind": "char",
-        "model.width": 16,
-        "model.encoder_layers": 1,
-        "model.decoder_layers": 1,
-        "model.dropout": 0.0,
         **{f"model.{name}": value for name, value in sizes.items()},
         "optimizer.learning_rate": 1e-2,
         "optimizer.warmup_steps": 4,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from s2sjax.data.sources import DataConfig
+from s2sjax.data.config import DataConfig
 from s2sjax.errors import UserError
 
 OPEN_ROWS = 512

@@ -31,7 +31,8 @@ from typing import IO
 import numpy as np
 
 from s2sjax.data import tokenizer as tokenizers_lib
-from s2sjax.data.sources import DataConfig, Source
+from s2sjax.data.config import DataConfig
+from s2sjax.data.sources import Source
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair
 from s2sjax.errors import UserError

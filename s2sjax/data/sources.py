@@ -11,105 +11,12 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import Lines, misalignment
 from s2sjax.errors import UserError
-
-FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
-BATCHINGS = ("bucket", "pack")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The `data` section: which pairs there are, and how they are put into batches.
-
-    Attributes:
-      format: "text" (line N of one file belongs to line N of the other), "jsonl", "tsv", "csv", "tfds" or "phrases".
-      dir: directory of the files; for TFDS its `data_dir` (empty: TFDS's own default).
-      name: TFDS builder name; may hold a config and a version, "ted_hrlr_translate/pt_to_en:1.0.0".
-      file: pattern of the file name for jsonl, tsv and csv: "{split}.jsonl".
-      header: tsv and csv begin with a row of column names.
-      source, target: text: patterns of file names, "{split}.en". jsonl and tfds: names of fields, dots for nested ones
-        ("translation.en"). tsv and csv: names of columns, or without a header their numbers, from 0. An empty source
-        makes it language modelling: there are targets only.
-      pairs: languages to translate between, such as ("en-de", "de-en"): one data set after the other. File, source,
-        target and prompt may then hold {source_language} and {target_language}.
-      prompt: what is read in place of a source, "Translate into German: {source}".
-      train, validation, test: what each split is called in file names or in TFDS; a slice of one is "train[:90%]".
-      join: the examples of a split are one running text, in order. Language modelling only.
-      context: most tokens of an example; longer ones are cut into windows whose first token is only read, so that each
-        token is predicted once (0: not cut). Language modelling only.
-      stride: tokens predicted in a window of evaluation; those before them in the window are only read (0: as many as
-        possible, context - 1). The smaller, the more context every token has and the longer evaluation takes.
-      cache_dir: where prepared data is kept (empty: $S2SJAX_CACHE, else ~/.cache/s2sjax).
-      max_source_length, max_target_length: tokens, end-of-sentence counted; longer examples are left out of training.
-      batching: "bucket" (rows of similar length) or "pack" (several examples a row).
-      batch_tokens: padded tokens a batch may hold on its longer side.
-      row_multiple: every batch has a multiple of this many rows, so that up to as many devices can share it. The plan
-        depends on it, not on the devices: the same batches arrive on 1 and on 8.
-      buckets: number of bucket shapes. length_multiple: they are rounded up to a multiple of this.
-      pack_length: tokens on the longer side of a packed row. shuffle: a new order every epoch.
-    """
-
-    format: str = "text"
-    dir: str = ""
-    name: str = ""
-    file: str = ""
-    header: bool = True
-    source: str = "source"
-    target: str = "target"
-    pairs: tuple[str, ...] = ()
-    prompt: str = "{source}"
-    train: str = "train"
-    validation: str = "validation"
-    test: str = "test"
-    join: bool = False
-    context: int = 0
-    stride: int = 0
-    cache_dir: str = ""
-    max_source_length: int = 256
-    max_target_length: int = 256
-    batching: str = "bucket"
-    batch_tokens: int = 4096
-    row_multiple: int = 8
-    buckets: int = 6
-    length_multiple: int = 4
-    pack_length: int = 256
-    shuffle: bool = True
-
-    def __post_init__(self) -> None:
-        for field, choices in (("format", FORMATS), ("batching", BATCHINGS)):
-            value = getattr(self, field)
-            if value not in choices:
-                raise UserError(f"data.{field} is {value!r}; expected one of {', '.join(choices)}")
-        for field in (
-            "max_source_length", "max_target_length", "batch_tokens", "row_multiple", "buckets",
-            "length_multiple", "pack_length",
-        ):  # fmt: skip
-            if getattr(self, field) < 1:
-                raise UserError(f"data.{field} is {getattr(self, field)}; expected at least 1")
-
-        if self.source and (self.join or self.context):
-            raise UserError("data.join and data.context are for language modelling, which has an empty data.source")
-        if self.context < 0 or self.context == 1 or not 0 <= self.stride < max(self.context, 1):
-            raise UserError(
-                f"data.context is {self.context} and data.stride {self.stride}; expected a context of 0 or at least 2, "
-                "and a stride below it"
-            )
-        if self.join and not self.context:
-            raise UserError("data.join makes one text of a split: set data.context, the tokens of a window")
-        for pair in self.pairs:
-            if len(pair.split("-")) != 2:
-                raise UserError(f"data.pairs holds {pair!r}; expected languages as in 'en-de'")
-        if "{source}" not in self.prompt:
-            raise UserError(f"data.prompt is {self.prompt!r}; expected {{source}} in it, where the source belongs")
-
-    def split_name(self, split: str) -> str:
-        """What `split` is called on disk; a name other than train, validation and test stands for itself."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}.get(split, split)
 
 
 class Source(ABC):

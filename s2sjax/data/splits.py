@@ -5,7 +5,8 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
-from s2sjax.data.sources import DataConfig, Source, open_source
+from s2sjax.data.config import DataConfig
+from s2sjax.data.sources import Source, open_source
 from s2sjax.errors import UserError
 
 _SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")

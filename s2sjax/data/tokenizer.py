@@ -10,7 +10,6 @@ it does not keep: U+2581 "▁", its own mark for a space, comes back as a space,
 see is unk and vanishes, unless `byte_fallback` spells it in bytes.
 """
 
-import dataclasses
 import itertools
 import json
 import logging
@@ -44,7 +43,7 @@ class TokenizerConfig:
       vocab_size: most entries a vocabulary may have, specials included; unused by "byte" (260 and the user symbols).
         A small corpus may give fewer, which is logged.
       joint: one vocabulary for source and target.
-      user_symbols: strings without spaces that are always one token, such as "<2de>".
+      user_symbols: strings without spaces that are always one token, such as "<2de>" (word: where they stand alone).
       byte_fallback: spell unknown characters in bytes (SentencePiece).
       split_digits: every digit is a token (SentencePiece).
       character_coverage: share of the training text's characters that the vocabulary must hold (SentencePiece).
@@ -172,10 +171,10 @@ def train_tokenizers(config: TokenizerConfig, pairs: Sequence[tuple[str, str]]) 
     """Trains on (source, target) pairs; deterministic. See `sample_indices` for which pairs to give."""
     sources, targets = (list(side) for side in zip(*pairs, strict=True))
     if config.joint:
-        tokenizer = _train(config, sources + targets)
+        tokenizer = _train(config.kind, config, sources + targets)
         return TokenizerPair(tokenizer, tokenizer)
-    other = dataclasses.replace(config, kind=config.target_kind or config.kind, target_kind="")
-    return TokenizerPair(_train(dataclasses.replace(config, target_kind=""), sources), _train(other, targets))
+    target_kind = config.target_kind or config.kind
+    return TokenizerPair(_train(config.kind, config, sources), _train(target_kind, config, targets))
 
 
 def sample_indices(count: int, config: TokenizerConfig) -> range | np.ndarray:
@@ -239,8 +238,8 @@ def _from_bytes(kind: str, path: Path) -> Tokenizer:
             raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char, byte or word")
 
 
-def _train(config: TokenizerConfig, texts: list[str]) -> Tokenizer:
-    match config.kind:
+def _train(kind: str, config: TokenizerConfig, texts: list[str]) -> Tokenizer:
+    match kind:
         case "byte":
             return ByteTokenizer(config.user_symbols)
         case "char":
@@ -249,7 +248,7 @@ def _train(config: TokenizerConfig, texts: list[str]) -> Tokenizer:
             words = itertools.chain.from_iterable(text.split() for text in texts)
             return WordTokenizer(_most_frequent(config, words), config.user_symbols)
         case _:
-            return _train_sentencepiece(config, texts)
+            return _train_sentencepiece(kind, config, texts)
 
 
 def _most_frequent(config: TokenizerConfig, units: Iterable[str]) -> list[str]:
@@ -260,7 +259,7 @@ def _most_frequent(config: TokenizerConfig, units: Iterable[str]) -> list[str]:
     return sorted(counts.keys() - known, key=lambda unit: (-counts[unit], unit))[:room]
 
 
-def _train_sentencepiece(config: TokenizerConfig, texts: list[str]) -> SentencePieceTokenizer:
+def _train_sentencepiece(kind: str, config: TokenizerConfig, texts: list[str]) -> SentencePieceTokenizer:
     import sentencepiece
 
     model = BytesIO()
@@ -268,7 +267,7 @@ def _train_sentencepiece(config: TokenizerConfig, texts: list[str]) -> SentenceP
         sentencepiece.SentencePieceTrainer.Train(
             sentence_iterator=iter(texts),
             model_writer=model,
-            model_type=config.kind,
+            model_type=kind,
             vocab_size=config.vocab_size,
             hard_vocab_limit=False,  # else a corpus too small for the vocabulary would be an error
             pad_id=PAD,
@@ -287,7 +286,7 @@ def _train_sentencepiece(config: TokenizerConfig, texts: list[str]) -> SentenceP
         )
     except RuntimeError as error:
         raise UserError(
-            f"SentencePiece cannot train tokenizer.kind={config.kind!r} with tokenizer.vocab_size={config.vocab_size} "
+            f"SentencePiece cannot train tokenizer.kind={kind!r} with tokenizer.vocab_size={config.vocab_size} "
             f"on {len(texts)} sentences: {error}"
         ) from None
     tokenizer = SentencePieceTokenizer(model.getvalue())

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import Ragged, TokenizedSplit
-from s2sjax.data.sources import DataConfig
 
 
 def windowed(split: TokenizedSplit, config: DataConfig, *, evaluation: bool = False) -> TokenizedSplit:

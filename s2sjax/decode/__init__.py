@@ -2,4 +2,13 @@
 
 A step function takes the previous tokens `[B, K]` and a cache whose every leaf leads with `[B, K]`, and returns logits
 `[B, K, V]` and the new cache. The model, its parameters and its memory are bound in by whoever calls.
+
+    beam         the best hypotheses, in one beam or in diverse groups
+    sampling     hypotheses drawn at random, each sentence with its own key
+    stochastic   hypotheses drawn without replacement, by a beam
+    constraints  what hypotheses must obey, for all three
+    penalty      length conventions, and the bound by which a beam stops
+    truncation   which words sampling may draw
+    candidates   from logits to the best continuations
+    stepping     the step function, checked
 """

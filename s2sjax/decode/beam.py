@@ -1,31 +1,37 @@
 """Beam search over any step function: batched, compiled, exact in its bookkeeping.
 
-What comes out for a sentence is a function of that sentence, the config and its length limit: not of the other
+What comes out for a sentence is a function of that sentence, the config, its limits and constraints: not of the other
 sentences in the batch, not of padding, not of how many hypotheses were asked for. `beam_search` says how.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from s2sjax.api import Cache
-from s2sjax.decode.penalty import LENGTH_PENALTIES, length_penalty
+from s2sjax.decode.candidates import best_candidates, rows, top_k
+from s2sjax.decode.constraints import (
+    UNCONSTRAINED,
+    Constraints,
+    constrain,
+    follow_states,
+    forced_tokens,
+    is_off,
+    root_states,
+)
+from s2sjax.decode.penalty import LENGTH_PENALTIES, brevity_penalty, length_penalty
+from s2sjax.decode.stepping import StepFn, check_cache, checked
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS, PAD
 
-StepFn = Callable[[Array, Cache], tuple[Array, Cache]]
-"""Previous tokens [B, K] int32 and the cache -> logits [B, K, V] (any float type, unnormalised) and the new cache."""
-
-# Top-k looks for the best blocks of this many words first. A whole search step over [64, 5, 8000] on two cores: 1.8 ms
-# with 32 or 64, 3.6 with 128, against 5.2 with one top-k over [64, 5 * 8000]; making logits and softmax is 1.3 of each.
-BLOCK = 32
+STOPS = ("bound", "first", "never")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +45,30 @@ class BeamConfig:
     max_len: int = 128
     """T: the most tokens a hypothesis may have, end-of-sentence counted; the length of the static buffers."""
     length_penalty: str = "gnmt"
-    """What a log-probability is divided by: "none", "power" or "gnmt" (see `s2sjax.decode.penalty`)."""
+    """What a log-probability is divided by: "none", "power", "gnmt" or "sockeye" (see `s2sjax.decode.penalty`)."""
     alpha: float = 0.6
     """Strength of the length penalty, at least 0; 0 means none."""
     eos_id: int = EOS
     pad_id: int = PAD
+    beta: float = 0.0
+    """The constant of the "sockeye" length penalty, at least 0."""
+    brevity: float = 0.0
+    """Weight of the brevity penalty, at least 0; above 0 it needs `reference_lengths`."""
+    stop: str = "bound"
+    """When a sentence is done: "bound", "first" or "never" (observation 3 of `beam_search`)."""
+    no_repeat_ngram: int = 0
+    """No n-gram of this many tokens occurs twice in a hypothesis; 0 is off."""
+    repetition_penalty: float = 1.0
+    """What log-probabilities of words that a hypothesis already has are multiplied by, above 0; 1 is off."""
+    groups: int = 1
+    """Groups that the beam is divided into, each pushed away from those before it (Vijayakumar et al. 2018)."""
+    diversity: float = 0.0
+    """How strongly, in nats for each hypothesis of an earlier group that chose the same word; at least 0."""
 
     def __post_init__(self):
-        for name in ("beam_size", "nbest", "max_len"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name, least in (("beam_size", 1), ("nbest", 1), ("max_len", 1), ("groups", 1), ("no_repeat_ngram", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least {least}")
         if self.nbest > self.beam_size:
             raise UserError(
                 f"nbest is {self.nbest}, but a beam of {self.beam_size} finishes at most {self.beam_size} hypotheses: "
@@ -56,10 +76,25 @@ class BeamConfig:
             )
         if self.length_penalty not in LENGTH_PENALTIES:
             raise UserError(f"length_penalty is '{self.length_penalty}', expected one of {', '.join(LENGTH_PENALTIES)}")
+        if self.stop not in STOPS:
+            raise UserError(f"stop is '{self.stop}', expected one of {', '.join(STOPS)}")
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise UserError(
                 f"alpha is {self.alpha}, expected a finite number of at least 0: below 0 a longer hypothesis would be "
                 "penalised less and less, and search could not tell when to stop"
+            )
+        for name in ("beta", "brevity", "diversity"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise UserError(f"{name} is {getattr(self, name)}, expected a finite number of at least 0")
+        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
+            raise UserError(
+                f"repetition_penalty is {self.repetition_penalty}, expected a finite number above 0; 1 is off"
+            )
+        if self.beam_size % self.groups:
+            raise UserError(f"beam_size {self.beam_size} cannot be divided into {self.groups} groups of equal size")
+        if self.diversity and self.groups == 1:
+            raise UserError(
+                f"diversity is {self.diversity}, but there is one group: set groups above 1, or diversity to 0"
             )
         if self.eos_id < 0 or self.pad_id < 0 or self.eos_id == self.pad_id:
             raise UserError(f"eos_id {self.eos_id} and pad_id {self.pad_id} must be two different token ids, from 0")
@@ -76,29 +111,40 @@ class BeamResult(NamedTuple):
     tokens: Int[Array, "B N T"]
     """Int32: the tokens, end-of-sentence, then padding."""
     scores: Float[Array, "B N"]
-    """Float32: log-probability divided by the length penalty."""
+    """Float32, what hypotheses are ranked by: log-probability (with the repetition penalty and diversity, where these
+    are on) divided by the length penalty, plus the brevity penalty."""
     log_probs: Float[Array, "B N"]
-    """Float32: sum of the tokens' log-probabilities in nats, end-of-sentence counted: what teacher forcing gives."""
+    """Float32: sum of the tokens' log-probabilities in nats, end-of-sentence counted: what teacher forcing gives. The
+    model's own, whatever the config says."""
     lengths: Int[Array, "B N"]
     """Int32: number of tokens, end-of-sentence counted."""
+
+
+class _Sentences(NamedTuple):
+    """What is known of each sentence before the search, and does not change."""
+
+    limits: Array  # [B]
+    minimums: Array | None  # [B]
+    references: Array | None  # [B, 1]
+    constraints: Constraints
+
+
+class _Group(NamedTuple):
+    """W = K / groups live hypotheses and a pool of W finished ones. With one group, all there is."""
+
+    tokens: Array  # [B, W], the last token of each live hypothesis
+    sequences: Array  # [B, W, T], all of its tokens
+    totals: Array  # [B, W], what they are ranked by, descending; -inf is a dead hypothesis: an empty place in the beam
+    log_probs: Array  # [B, W], the model's own
+    states: Array | None  # [B, W], of the trie
+    finished: BeamResult  # the pool, with N = W
 
 
 class _State(NamedTuple):
     length: Array  # [], tokens in every live hypothesis
     cache: Cache
-    tokens: Array  # [B, K], the last token of each live hypothesis
-    sequences: Array  # [B, K, T], all of its tokens
-    log_probs: Array  # [B, K], descending; -inf is a dead hypothesis: an empty place in the beam
-    finished: BeamResult  # the pool, with N = K
+    groups: tuple[_Group, ...]
     broken: Array  # [B], a live hypothesis met NaN
-
-
-class _Candidates(NamedTuple):
-    """Continuations of live hypotheses by one token, best first."""
-
-    log_probs: Float[Array, "B W"]
-    parents: Int[Array, "B W"]
-    tokens: Int[Array, "B W"]
 
 
 def beam_search(
@@ -108,6 +154,9 @@ def beam_search(
     config: BeamConfig,
     *,
     max_lengths: Int[Array, "B"] | None = None,
+    min_lengths: Int[Array, "B"] | None = None,
+    reference_lengths: Float[Array, "B"] | None = None,
+    constraints: Constraints = UNCONSTRAINED,
 ) -> BeamResult:
     """Search for the hypotheses with the best log-probability over length penalty.
 
@@ -118,21 +167,30 @@ def beam_search(
     2. At first all K hypotheses are the same, so only the first is alive (log-probability 0); the others are dead
        (-inf). That is why no hypothesis can appear twice. A dead hypothesis is fed padding, its logits are not looked
        at, and it is never returned.
-    3. A sentence is done when no live hypothesis can enter its pool any more: when the best live log-probability,
-       over the penalty at the sentence's length limit, does not exceed the worst score in the (full) pool. The bound
-       is true because log-probabilities only fall and penalties never do (`s2sjax.decode.penalty`); of a tie the
-       earlier one stays. Then all its live hypotheses die, which freezes its pool: what the rest of the batch does
-       cannot reach it.
+    3. A sentence is done when no live hypothesis can enter its pool any more: when the bound of `s2sjax.decode.penalty`
+       on the best of them, at the sentence's length limit, does not exceed the worst score in the (full) pool; of a tie
+       the earlier one stays. Then all its live hypotheses die, which freezes its pool: what the rest of the batch does
+       cannot reach it. That is `stop="bound"`, and what comes out is what `stop="never"`, which goes on to the length
+       limit, would return later. `stop="first"` is fairseq's rule: a sentence is done when K hypotheses have finished;
+       those K, in the order in which they finished (within a step, of log-probability), are never replaced by better
+       ones. It stops earlier, and misses what observation 3 is there to find.
     4. Neither the pool's size nor the bound knows `nbest`: the best of 1 is the best of 5.
     5. At its length limit a hypothesis can only end, and pays end-of-sentence's log-probability for it. So every
        hypothesis ends in end-of-sentence, and its log-probability is the one that teacher forcing gives to the same
        tokens.
     6. Log-probabilities are those of the whole softmax, in float32. Padding is never a candidate, because a
-       hypothesis could not be told from a shorter one; nothing is renormalised for it, so observation 5 holds. No
-       other token is excluded.
+       hypothesis could not be told from a shorter one; nothing is renormalised for it, nor for constraints
+       (`s2sjax.decode.constraints`), so observation 5 holds.
     7. With K = 1 there is no second-best candidate to go on with: the sentence ends at its first end-of-sentence.
        That is greedy search, argmax by argmax, under every penalty.
     8. A NaN is not searched around: it ends the sentence and makes its scores NaN (see `BeamResult`), and no other's.
+    9. Diverse groups (arXiv:1610.02424, algorithm 1): each of G groups is a beam of K / G with a pool of its own. At
+       every step they choose in turn, and a candidate loses `diversity` for each live hypothesis of an earlier group
+       whose newest word is the same; what is lost stays lost in the score. The first group is plain beam search. At
+       the end the pools are merged, best score first, and a hypothesis that several groups found is returned once. A
+       group that is done pushes no longer. In the lattice below with K = G = 2 and no length penalty, both groups are
+       greedy. The first finds "a b eos". The second would too, but with diversity 1 it begins with b, at -0.916 against
+       -0.511 - 1 for a, and then ends, at -1.022 against -3.219 - 1 for another b: "b eos".
 
     Example: the Markov lattice below (a row gives the probabilities of what may follow), K = 2, at most 4 tokens, the
     "power" penalty with alpha 1, that is, the mean log-probability a token.
@@ -156,150 +214,175 @@ def beam_search(
         max_lengths: the length limit of each sentence, `[B]` int32, end-of-sentence counted; clipped to
             `[1, config.max_len]`. By default `config.max_len` for all. The closer the limit, the closer the
             bound, and the sooner a sentence is done.
+        min_lengths: the fewest tokens a hypothesis may have, `[B]` int32, end-of-sentence counted: n here is n - 1 in
+            fairseq's --min-len and Hugging Face's min_new_tokens, which do not count it. Beyond the limit, nothing
+            fits.
+        reference_lengths: what the brevity penalty compares with, `[B]` float32, end-of-sentence counted.
+        constraints: what hypotheses must obey; a sentence where it cannot be met has no hypothesis (see `BeamResult`).
 
     Returns:
         The `config.nbest` best hypotheses of each sentence.
 
     Raises:
-        UserError: if a cache leaf does not lead with `[B, K]`, if the logits are not `[B, K, V]`, or if V does not hold
-            `eos_id` and `pad_id`.
+        UserError: if a cache leaf does not lead with `[B, K]`, if the logits are not `[B, K, V]`, if V does not hold
+            `eos_id` and `pad_id`, or if a constraint is over another vocabulary.
     """
     (B,), K, T = bos.shape, config.beam_size, config.max_len
-    for path, leaf in jax.tree.leaves_with_path(cache):
-        if leaf.shape[:2] != (B, K):
-            raise UserError(
-                f"cache leaf {jax.tree_util.keystr(path) or '(the cache itself)'} has shape {leaf.shape}; "
-                f"every leaf must lead with [batch, beam_size] = [{B}, {K}]"
-            )
-    limits = jnp.full(B, T, jnp.int32) if max_lengths is None else jnp.clip(max_lengths, 1, T).astype(jnp.int32)
+    W = K // config.groups
+    check_cache(cache, B, K)
+    if config.brevity and reference_lengths is None:
+        raise UserError(f"brevity is {config.brevity}, but there are no reference_lengths to compare with")
+    sentences = _Sentences(
+        limits=jnp.full(B, T, jnp.int32) if max_lengths is None else jnp.clip(max_lengths, 1, T).astype(jnp.int32),
+        minimums=min_lengths,
+        references=None if reference_lengths is None else reference_lengths[:, None],
+        constraints=constraints,
+    )
     nothing = BeamResult(
-        tokens=jnp.full((B, K, T), config.pad_id, jnp.int32),
-        scores=jnp.full((B, K), -jnp.inf),
-        log_probs=jnp.full((B, K), -jnp.inf),
-        lengths=jnp.zeros((B, K), jnp.int32),
+        tokens=jnp.full((B, W, T), config.pad_id, jnp.int32),
+        scores=jnp.full((B, W), -jnp.inf),
+        log_probs=jnp.full((B, W), -jnp.inf),
+        lengths=jnp.zeros((B, W), jnp.int32),
     )
-    start = _State(
-        length=jnp.int32(0),
-        cache=cache,
-        tokens=jnp.broadcast_to(bos[:, None], (B, K)).astype(jnp.int32),
+    only_first = jnp.broadcast_to(jnp.where(jnp.arange(W) == 0, 0.0, -jnp.inf), (B, W))
+    group = _Group(
+        tokens=jnp.broadcast_to(bos[:, None], (B, W)).astype(jnp.int32),
         sequences=nothing.tokens,
-        log_probs=jnp.broadcast_to(jnp.where(jnp.arange(K) == 0, 0.0, -jnp.inf), (B, K)),
+        totals=only_first,
+        log_probs=only_first,
+        states=root_states(constraints, B, W),
         finished=nothing,
-        broken=jnp.zeros(B, bool),
     )
-    advance = functools.partial(_advance, step=step, limits=limits, config=config)
-    end = lax.while_loop(lambda state: (state.length < T) & jnp.any(state.log_probs > -jnp.inf), advance, start)
-    best = jax.tree.map(lambda x: x[:, : config.nbest], end.finished)
+    start = _State(jnp.int32(0), cache, (group,) * config.groups, jnp.zeros(B, bool))
+    step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
+    advance = functools.partial(_advance, step=step, sentences=sentences, config=config)
+
+    def going_on(state: _State) -> Array:
+        return (state.length < T) & jnp.any(jnp.stack([jnp.any(group.totals > -jnp.inf) for group in state.groups]))
+
+    end = lax.while_loop(going_on, advance, start)
+    pools = [group.finished for group in end.groups]
+    best = jax.tree.map(lambda x: x[:, : config.nbest], pools[0] if len(pools) == 1 else _merge(pools))
     broken = end.broken[:, None]
+    gone = broken | (best.scores == -jnp.inf)
     return BeamResult(
-        tokens=jnp.where(broken[..., None], config.pad_id, best.tokens),
+        tokens=jnp.where(gone[..., None], config.pad_id, best.tokens),
         scores=jnp.where(broken, jnp.nan, best.scores),
-        log_probs=jnp.where(broken, jnp.nan, best.log_probs),
-        lengths=jnp.where(broken, 0, best.lengths),
+        log_probs=jnp.where(broken, jnp.nan, jnp.where(gone, -jnp.inf, best.log_probs)),
+        lengths=jnp.where(gone, 0, best.lengths),
     )
 
 
-def _advance(state: _State, *, step: StepFn, limits: Int[Array, "B"], config: BeamConfig) -> _State:
+def _advance(state: _State, *, step: StepFn, sentences: _Sentences, config: BeamConfig) -> _State:
     """Make every live hypothesis one token longer, and finish those that end."""
-    (B, K), length = state.tokens.shape, state.length + 1
-    penalty = functools.partial(length_penalty, config.length_penalty, config.alpha)
+    length, W = state.length + 1, config.beam_size // config.groups
+    logits, cache = step(jnp.concatenate([group.tokens for group in state.groups], axis=1), state.cache)
+    groups: list[_Group] = []
+    parents, broken = [], state.broken
+    for i, group in enumerate(state.groups):
+        mine = logits[:, i * W : (i + 1) * W]
+        group, parent, met_nan = _extend(group, mine, length, groups, sentences, config)
+        groups.append(group)
+        parents.append(parent + i * W)
+        broken |= met_nan
+    order = jnp.concatenate(parents, axis=1)
+    return _State(length, jax.tree.map(lambda x: rows(x, order), cache), tuple(groups), broken)
 
-    logits, cache = step(state.tokens, state.cache)
-    if logits.ndim != 3 or logits.shape[:2] != (B, K):
-        raise UserError(f"the step function gave logits of shape {logits.shape}, expected [{B}, {K}, vocabulary]")
-    if logits.shape[2] <= max(config.eos_id, config.pad_id):
-        raise UserError(
-            f"the step function gave logits over {logits.shape[2]} tokens, which do not hold "
-            f"eos_id {config.eos_id} and pad_id {config.pad_id}"
+
+def _extend(
+    group: _Group,
+    logits: Float[Array, "B W V"],
+    length: Int[Array, ""],
+    earlier: Sequence[_Group],
+    sentences: _Sentences,
+    config: BeamConfig,
+) -> tuple[_Group, Int[Array, "B W"], Array]:
+    """One step of one group. Returns it, the parent of each of its hypotheses, and which sentences met NaN in it."""
+    (B, W), constraints = group.tokens.shape, sentences.constraints
+    too_short = None if sentences.minimums is None else length < sentences.minimums
+    special = {"eos_id": config.eos_id, "pad_id": config.pad_id}
+    ngram, repetition = config.no_repeat_ngram, config.repetition_penalty
+
+    def adjust(log_probs):
+        log_probs = constrain(
+            log_probs, group.sequences, length - 1, group.states, constraints, ngram=ngram, repetition=repetition
         )
-    candidates, broken = _best_candidates(logits, state.log_probs, length >= limits, config)
-    broken = state.broken | broken
-    ends = candidates.tokens == config.eos_id
-    sequences = _rows(state.sequences, candidates.parents).at[:, :, length - 1].set(candidates.tokens)
+        if config.diversity and earlier:
+            log_probs -= config.diversity * _newest_words(earlier, log_probs.shape[2])[:, None]
+        return log_probs
 
-    scores = jnp.where(ends, candidates.log_probs / penalty(length), -jnp.inf)
-    new = BeamResult(sequences, scores, candidates.log_probs, jnp.full_like(candidates.tokens, length))
-    # The pool comes first: top_k prefers the earlier of equals, so a tie changes nothing and -inf never enters.
-    pool = jax.tree.map(lambda old, new: jnp.concatenate([old, new[:, :K]], axis=1), state.finished, new)
-    _, kept = _top_k(pool.scores, K)
-    finished = jax.tree.map(lambda x: _rows(x, kept), pool)
-
-    log_probs, living = _top_k(jnp.where(ends, -jnp.inf, candidates.log_probs), K)
-    done = log_probs[:, 0] / penalty(limits) <= finished.scores[:, -1]
-    log_probs = jnp.where((done | broken)[:, None], -jnp.inf, log_probs)
-    parents = _rows(candidates.parents, living)
-    return _State(
-        length=length,
-        cache=jax.tree.map(lambda x: _rows(x, parents), cache),
-        tokens=jnp.where(log_probs > -jnp.inf, _rows(candidates.tokens, living), config.pad_id),
-        sequences=_rows(sequences, living),
-        log_probs=log_probs,
-        finished=finished,
-        broken=broken,
+    off = is_off(constraints, ngram=ngram, repetition=repetition)
+    candidates, broken = best_candidates(
+        logits,
+        group.totals,
+        forced_tokens(constraints.prefix, length, sentences.limits, **special),
+        width=2 * W if W > 1 else 1,
+        **special,
+        too_short=too_short,
+        adjust=None if off and not (config.diversity and earlier) else adjust,
     )
+    totals, parents, tokens = candidates.totals, candidates.parents, candidates.tokens
+    log_probs = rows(group.log_probs, parents) + candidates.log_probs
+    ends = (tokens == config.eos_id) & (totals > -jnp.inf)
+    sequences = rows(group.sequences, parents).at[:, :, length - 1].set(tokens)
+
+    enters = ends
+    if config.stop == "first":
+        room = (group.finished.scores == -jnp.inf).sum(axis=1, keepdims=True)
+        enters &= jnp.cumsum(ends, axis=1) <= room
+    scores = jnp.where(enters, _score(totals, length, sentences.references, config), -jnp.inf)
+    new = BeamResult(sequences, scores, log_probs, jnp.full_like(tokens, length))
+    # The pool comes first: top_k prefers the earlier of equals, so a tie changes nothing and -inf never enters.
+    pool = jax.tree.map(lambda old, new: jnp.concatenate([old, new[:, :W]], axis=1), group.finished, new)
+    _, kept = top_k(pool.scores, W)
+    finished = jax.tree.map(lambda x: rows(x, kept), pool)
+
+    totals, living = top_k(jnp.where(ends, -jnp.inf, totals), W)
+    match config.stop:
+        case "bound":
+            bound = _score(totals[:, :1], sentences.limits[:, None], sentences.references, config)
+            done = bound[:, 0] <= finished.scores[:, -1]
+        case "first":
+            done = finished.scores[:, -1] > -jnp.inf
+        case _:
+            done = jnp.zeros(B, bool)
+    totals = jnp.where((done | broken)[:, None], -jnp.inf, totals)
+    parents, tokens = rows(parents, living), rows(tokens, living)
+    states = None if group.states is None else rows(group.states, parents)
+    extended = _Group(
+        tokens=jnp.where(totals > -jnp.inf, tokens, config.pad_id),
+        sequences=rows(sequences, living),
+        totals=totals,
+        log_probs=rows(log_probs, living),
+        states=follow_states(constraints, states, tokens),
+        finished=finished,
+    )
+    return extended, parents, broken
 
 
-def _best_candidates(
-    logits: Float[Array, "B K V"], live: Float[Array, "B K"], must_end: Bool[Array, "B"], config: BeamConfig
-) -> tuple[_Candidates, Bool[Array, "B"]]:
-    """The best 2K (with K = 1: the best) continuations by log-probability, and which sentences met NaN.
-
-    Equal to one top-k over the flattened `[B, K * V]`, ties included, and several times faster on a CPU: the W best
-    words lie in the W blocks with the greatest maxima, so only those blocks are looked into.
-
-    Args:
-        logits: of the next token, unnormalised.
-        live: log-probabilities of the live hypotheses.
-        must_end: where end-of-sentence is the only continuation.
-    """
-    B, K, V = logits.shape
-    W = 2 * K if K > 1 else 1
-    blocks = -(-V // BLOCK)
-    logits = logits.astype(jnp.float32)
-    # [B, K, V] -> [B, K, V / BLOCK]
-    padded = jnp.pad(logits, ((0, 0), (0, 0), (0, blocks * BLOCK - V)), constant_values=-jnp.inf)
-    maxima = padded.reshape(B, K, blocks, BLOCK).max(axis=-1)
-    peak = maxima.max(axis=-1)
-    broken = jnp.any(~(peak < jnp.inf) & (live > -jnp.inf), axis=1)
-    # A hypothesis without any possible token (all logits -inf) has no softmax: it dies here instead of becoming NaN.
-    alive = (live > -jnp.inf) & jnp.isfinite(peak)
-    log_total = jnp.log(jnp.exp(logits - peak[..., None]).sum(axis=-1))
-
-    def total(logits, alive, live, peak, log_total):
-        # Each operation is monotone after rounding too, so the total of a block's maximum is the maximum of its totals.
-        return jnp.where(alive, live + ((logits - peak) - log_total), -jnp.inf)
-
-    # Forbidden words are kept out of their block's maximum: a mask over [B, K, V] takes as long as the softmax.
-    pad_block = config.pad_id // BLOCK
-    block = padded[:, :, pad_block * BLOCK : (pad_block + 1) * BLOCK]
-    block = jnp.where(jnp.arange(BLOCK) == config.pad_id % BLOCK, -jnp.inf, block)
-    maxima = maxima.at[:, :, pad_block].set(block.max(axis=-1))
-    only_eos = jnp.where(jnp.arange(blocks) == config.eos_id // BLOCK, logits[:, :, config.eos_id, None], -jnp.inf)
-    maxima = jnp.where(must_end[:, None, None], only_eos, maxima)
-    maxima = total(maxima, *(x[..., None] for x in (alive, live, peak, log_total)))
-    _, chosen = _top_k(maxima.reshape(B, K * blocks), min(W, K * blocks))
-    # Back in the order of words: top_k prefers the earlier of equals, here the same ones as over [B, K * V].
-    chosen = jnp.sort(chosen, axis=1)
-
-    # [B, W] blocks -> [B, W * BLOCK] words -> [B, W]
-    parents = jnp.repeat(chosen // blocks, BLOCK, axis=1)
-    tokens = (chosen[..., None] % blocks * BLOCK + jnp.arange(BLOCK)).reshape(B, -1)
-    values = _rows(logits.reshape(B, K * V), parents * V + jnp.minimum(tokens, V - 1))
-    allowed = jnp.where(must_end[:, None], tokens == config.eos_id, (tokens != config.pad_id) & (tokens < V))
-    values = jnp.where(allowed, values, -jnp.inf)
-    totals = total(values, *(_rows(x, parents) for x in (alive, live, peak, log_total)))
-    log_probs, best = _top_k(totals, W)
-    return _Candidates(log_probs, _rows(parents, best), _rows(tokens, best)), broken
+def _score(totals: Float[Array, "B W"], lengths: Array, references: Array | None, config: BeamConfig) -> Array:
+    """What hypotheses of these lengths (`[]` or `[B, 1]`) are ranked by: see `s2sjax.decode.penalty`."""
+    lengths = jnp.broadcast_to(lengths, (totals.shape[0], 1))
+    scores = totals / length_penalty(config.length_penalty, config.alpha, lengths, beta=config.beta)
+    if config.brevity and references is not None:
+        scores += brevity_penalty(config.brevity, lengths, references)
+    return scores
 
 
-def _rows(x: Array, indices: Int[Array, "B W"]) -> Array:
-    """Choose along axis 1, each sentence by its own indices: `[B, K, ...]` -> `[B, W, ...]`."""
-    return jax.vmap(lambda row, index: row.at[index].get(mode="promise_in_bounds"))(x, indices)
+def _newest_words(groups: Sequence[_Group], vocabulary: int) -> Float[Array, "B V"]:
+    """How many live hypotheses of these groups have each word as their last."""
+    tokens = jnp.concatenate([group.tokens for group in groups], axis=1)
+    alive = jnp.concatenate([group.totals > -jnp.inf for group in groups], axis=1).astype(jnp.float32)
+    return jax.vmap(lambda words, counts: jnp.zeros(vocabulary).at[words].add(counts))(tokens, alive)
 
 
-def _top_k(x: Float[Array, "B M"], k: int) -> tuple[Array, Array]:
-    """The k greatest along axis 1, `[B, k]`, and where they stood; the earlier of equals first."""
-    values, places = lax.top_k(x, k)
-    # The barrier keeps XLA from merging a caller's slice into the top-k, which it then no longer recognises as one on a
-    # CPU: it sorts everything instead, 450 ms in place of 4 for [64, 40000].
-    return lax.optimization_barrier((values, places))
+def _merge(pools: Sequence[BeamResult]) -> BeamResult:
+    """One pool from those of all groups, best first; of equal hypotheses, only the best scored keeps its score."""
+    every = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *pools)
+    for _ in range(2):  # sorted so that the better of equals comes first, then without the others
+        scores, order = top_k(every.scores, every.scores.shape[1])
+        every = jax.tree.map(lambda x, order=order: rows(x, order), every)
+        same = jnp.all(every.tokens[:, :, None] == every.tokens[:, None], axis=-1)
+        again = jnp.any(jnp.tril(same, k=-1), axis=2)
+        every = every._replace(scores=jnp.where(again, -jnp.inf, scores))
+    return every

@@ -1,60 +1,110 @@
-"""The LSTM encoder-decoder with attention (Bahdanau et al. 2015, arXiv:1409.0473; Luong et al. 2015, arXiv:1508.04025).
+"""Recurrent encoder-decoders, with a fixed context (Sutskever et al. 2014, arXiv:1409.3215) or with attention
+(Bahdanau et al. 2015, arXiv:1409.0473; Luong et al. 2015, arXiv:1508.04025).
 
-The bottom encoder layer reads in both directions. At each step the decoder's top state asks the encoder for a context;
-state and context make the attentional vector, which predicts the next word and, with input feeding (Luong et al.,
-section 3.3), enters the decoder again at the next step. The decoder starts from the mean of the encoder's states
-(Sennrich et al. 2017, arXiv:1703.04357, section 3), which packed rows have one of per segment.
+With attention, the decoder's top state asks the encoder for a context at each step; state and context make the
+attentional vector, which predicts the next word and, with input feeding (Luong et al., section 3.3), enters the decoder
+again at the next step. The decoder starts from the mean of the encoder's states (Sennrich et al. 2017,
+arXiv:1703.04357, section 3). Without attention each decoder layer starts from the state in which the encoder's layer
+ended, which is all that it learns of the source, and its top state predicts. Packed rows have one start per segment.
+
+With input feeding a step needs all of the step before, and layers and attention stand inside one loop over time.
+Without, each layer is a loop of its own over inputs projected at once, and attention is computed for all steps at once.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
 from s2sjax.config import choose
 from s2sjax.errors import UserError
-from s2sjax.nn.layers import Dense, Dropout, Embedding, xavier
-from s2sjax.ops.attention import additive_scores, masked_softmax, multiplicative_scores, segment_mask
+from s2sjax.nn.layers import Dense, Dropout, Embedding
+from s2sjax.nn.recurrent import Kernel, Recurrent
+from s2sjax.ops.alignment import additive_scores, local_weights, multiplicative_scores, weighted_sum
+from s2sjax.ops.attention import masked_softmax, segment_mask
 from s2sjax.ops.linear import Precision, project
-from s2sjax.ops.recurrent import LSTMState, lstm, lstm_cell, segment_starts
+from s2sjax.ops.recurrent import (
+    Cell,
+    Product,
+    State,
+    advance,
+    final_states,
+    recur,
+    restart,
+    scan_products,
+    segment_starts,
+)
 
 
 @dataclass(frozen=True)
 class Config:
+    cell: str = "lstm"
+    """"rnn" (tanh), "gru" or "lstm": `ops.recurrent.advance` says what each computes."""
     encoder_layers: int = 1
     decoder_layers: int = 1
     width: int = 256
-    """Width of every layer; the two directions of the bottom encoder layer have half of it each."""
+    """Width of every layer; the two directions of a bidirectional one have half of it each."""
+    bidirectional: bool = True
+    """Read the source in both directions in the bottom encoder layer."""
+    reverse_source: bool = False
+    """Read each source from its end to its beginning, so that its first words are the last read (Sutskever et al. 2014,
+    section 3.3). Loops run from the right; tokens, positions and attention stay where they are."""
+    residual: bool = False
+    """Add to the output of each layer above the bottom that of the layer below."""
     attention: str = "additive"
-    """"additive" (Bahdanau) or "multiplicative" (Luong's "general")."""
+    """"none"; "additive" (Bahdanau et al.); "dot", "general" or "local" (Luong et al., equation 8, and local-p, which
+    scores as general does)."""
+    window: int = 10
+    """Of local attention: positions on each side of the predicted one."""
     input_feeding: bool = True
     tied: str = "decoder"
     """"decoder": target embedding and output projection share one table; "all": the source too; or "none"."""
     dropout: float = 0.3
-    """On embeddings, between layers and on the attentional vector."""
+    """On embeddings, between layers and on the attentional vector (without attention, on the top state)."""
 
     def __post_init__(self):
-        choose(self.attention, ("additive", "multiplicative"), "config.model.attention")
+        choose(self.cell, Cell, "config.model.cell")
+        choose(self.attention, ("none", "additive", "dot", "general", "local"), "config.model.attention")
         choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
-        if self.width % 2 or self.width < 2:
-            raise UserError(f"config.model.width is {self.width}, but two directions need an even number, 2 or more")
+        for name in ("encoder_layers", "decoder_layers", "width", "window"):
+            if getattr(self, name) < 1:
+                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be at least 1")
+        if self.bidirectional and self.width % 2:
+            raise UserError(
+                f"config.model.width is {self.width}, but two directions share it; make it even or set "
+                "config.model.bidirectional=False"
+            )
+        if self.bidirectional and self.reverse_source:
+            raise UserError(
+                "config.model.reverse_source is for an encoder that reads in one direction; set "
+                "config.model.bidirectional=False"
+            )
+        if self.attention == "none" and self.input_feeding:
+            raise UserError(
+                "config.model.input_feeding feeds the attentional vector, and config.model.attention is 'none'; set "
+                "config.model.input_feeding=False"
+            )
+        if self.attention == "none" and self.encoder_layers != self.decoder_layers:
+            raise UserError(
+                f"config.model.encoder_layers is {self.encoder_layers} and decoder_layers {self.decoder_layers}, but "
+                "without attention each decoder layer starts from an encoder layer's state; make them equal"
+            )
         if not 0 <= self.dropout < 1:
             raise UserError(f"config.model.dropout is {self.dropout}, but must be in 0..1, below 1")
-        if min(self.encoder_layers, self.decoder_layers) < 1:
-            raise UserError("config.model.encoder_layers and decoder_layers must be at least 1")
 
 
 def sharding_rules(config: Config) -> Rules:
     return (
         (r"table$", ("tensor", "fsdp")),
-        # Never along the state: with it split over fsdp, and data and tensor axes beside, XLA (jax 0.10.2) computes
-        # wrong gradients through the loop of the encoder, without a word (tests/contract, on a mesh of 2 x 2 x 2).
-        (r"recurrent\w*/kernel$", (None, ("fsdp", "tensor"))),
-        (r"kernel$", ("fsdp", "tensor")),
+        # Kernels along their outputs, and never over fsdp, which splits the rows that meet them in loops over time.
+        # Otherwise XLA (jax 0.10.2) computes wrong gradients, and for some variants a wrong loss, on a mesh of three
+        # axes without a word (tests/contract, on 2 x 2 x 2).
+        (r"kernel$", (None, "tensor")),
         (r"(bias\w*|v)$", (None,)),
     )
 
@@ -73,62 +123,33 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     return RNNSeq2Seq(config, source_vocab, target_vocab, precision)
 
 
-class Kernel(nn.Module):
-    """A matrix without a layer around it: steps run as pure functions of arrays inside `lax.scan`."""
-
-    shape: tuple[int, int]
-    kernel_init: nn.initializers.Initializer = xavier
-
-    @nn.compact
-    def __call__(self) -> Array:
-        return self.param("kernel", self.kernel_init, self.shape, jnp.float32)
-
-
-class EncoderLayer(nn.Module):
-    """One LSTM layer over a whole sequence, in one direction."""
-
-    features: int
-    precision: Precision
-    reverse: bool = False
-
-    def setup(self):
-        self.input = Dense(4 * self.features, self.precision)
-        self.recurrent = Kernel((self.features, 4 * self.features), nn.initializers.orthogonal())
-
-    def __call__(self, x: Array, segments: Array) -> Array:
-        starts = segment_starts(segments, reverse=self.reverse)
-        return lstm(self.input(x), self.recurrent(), starts, precision=self.precision, reverse=self.reverse)
-
-
 class Source(NamedTuple):
-    """What attention reads: keys [B, S, A] and values [B, S, D] of the encoder's states."""
+    """What attention reads: keys [B, S, A] and values [B, S, D] of the encoder's states, and their positions [B, S]."""
 
     keys: Array
     values: Array
+    positions: Array
 
 
-class StepWeights(NamedTuple):
-    """The decoder's parameters as plain arrays."""
+class Constants(NamedTuple):
+    """What a decoder step reads beside its kernels and its state."""
 
-    layers: tuple[Array, ...]
-    """For each layer [2D, 4D], for what stands below it (the fed vector, for the bottom one) and its own state; [D, 4D]
-    for the bottom one without input feeding."""
     biases: tuple[Array, ...]
-    """For each layer above the bottom [4D]; the bottom one's is in its projected input."""
-    query: Array | None
-    v: Array | None
-    combine: Array
+    """For each layer above the bottom [G]; the bottom one's is in its projected input."""
+    vectors: dict[str, Array]
+    """`v` of additive attention, `place_v` of local attention, [A]."""
+    source: Source | None
 
 
 class DecoderState(NamedTuple):
-    """Every leaf leads with [B, K]: the LSTM states of each layer and the last attentional vector."""
+    """Every leaf leads with [B, K]: the states of each layer and, with input feeding, the last attentional vector."""
 
-    layers: tuple[LSTMState, ...]
-    feed: Array
+    layers: tuple[State, ...]
+    feed: Array | None
 
 
 class RNNSeq2Seq(nn.Module):
-    """See `api.Stepwise`. The memory holds projected keys, values, mask and the decoder's first state."""
+    """See `api.Stepwise`. The memory holds projected keys, values, mask and the decoder's first states."""
 
     config: Config
     source_vocab: int
@@ -136,141 +157,212 @@ class RNNSeq2Seq(nn.Module):
     precision: Precision
 
     def setup(self):
-        c, D = self.config, self.config.width
+        c, D, cell = self.config, self.config.width, Cell(self.config.cell)
         self.target_embedding = Embedding(self.target_vocab, D)
         self.source_embedding = self.target_embedding if c.tied == "all" else Embedding(self.source_vocab, D)
         if c.tied == "none":
             self.projection = Kernel((D, self.target_vocab))
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.target_vocab,), jnp.float32)
-        self.encoder_forward = EncoderLayer(D // 2, self.precision)
-        self.encoder_backward = EncoderLayer(D // 2, self.precision, reverse=True)
-        self.encoder_above = [EncoderLayer(D, self.precision) for _ in range(c.encoder_layers - 1)]
-        self.initial = [Dense(D, self.precision) for _ in range(c.decoder_layers)]
-        self.input = Dense(4 * D, self.precision)
+        self.encoder_forward = Recurrent(cell, D // 2 if c.bidirectional else D, self.precision)
+        if c.bidirectional:
+            self.encoder_backward = Recurrent(cell, D // 2, self.precision)
+        self.encoder_above = [Recurrent(cell, D, self.precision) for _ in range(c.encoder_layers - 1)]
+        if c.attention != "none":
+            self.initial = [Dense(D, self.precision) for _ in range(c.decoder_layers)]
+        self.input = Dense(cell.gates * D, self.precision)
+        # For what stands below a layer (for the bottom one, what is fed) and, in the last D rows, for its own state.
         below = [D if c.input_feeding else 0] + [D] * (c.decoder_layers - 1)
-        self.recurrent = [Kernel((n + D, 4 * D)) for n in below]
+        self.recurrent = [Kernel((n + D, cell.gates * D)) for n in below]
         self.recurrent_biases = [
-            self.param(f"recurrent_bias_{i}", nn.initializers.zeros, (4 * D,), jnp.float32)
+            self.param(f"recurrent_bias_{i}", nn.initializers.zeros, (cell.gates * D,), jnp.float32)
             for i in range(1, len(below))
         ]
-        self.keys = Dense(D, self.precision, use_bias=c.attention == "additive")
+        if c.attention in ("additive", "general", "local"):
+            self.keys = Dense(D, self.precision, use_bias=c.attention == "additive")
         if c.attention == "additive":
             self.query = Kernel((D, D))
             self.v = self.param("v", nn.initializers.normal(D**-0.5), (D,), jnp.float32)
-        self.combine = Kernel((2 * D, D))
+        if c.attention == "local":
+            self.place = Kernel((D, D))
+            self.place_v = self.param("place_v", nn.initializers.normal(D**-0.5), (D,), jnp.float32)
+        if c.attention != "none":
+            self.combine = Kernel((2 * D, D))
         self.drop = Dropout(c.dropout)
 
-    def _encode(self, batch: Batch, *, train: bool) -> Array:
-        segments = batch["input_segments"]
+    # ---- Encoder ----
+
+    def _encode(self, batch: Batch, wanted: Array, *, train: bool) -> tuple[Array, tuple[State, ...]]:
+        """The encoder's states [B, S, D], and the decoder's first states [B, T, D] for the segments `wanted` [B, T]."""
+        c, segments = self.config, batch["input_segments"]
+        final: list[State] = []
+
+        def read(x: Array, *layers: tuple[Recurrent, bool]) -> Array:
+            """What layers beside each other, each with its direction, make of `x`."""
+            made = [(layer(x, segment_starts(segments, reverse=r), reverse=r), r) for layer, r in layers]
+            if c.attention == "none":
+                final.append(_join(*(final_states(states, segments, wanted, reverse=r) for states, r in made)))
+            return _join(*(states for states, _ in made)).h.astype(x.dtype)
+
         x = self.source_embedding(batch["inputs"], self.precision.activations)
-        x = self.drop(x * self.config.width**0.5, train=train)
-        x = jnp.concatenate([self.encoder_forward(x, segments), self.encoder_backward(x, segments)], axis=-1)
+        x = self.drop(x * c.width**0.5, train=train)
+        bottom = [(self.encoder_forward, c.reverse_source)]
+        x = read(x, *bottom, *([(self.encoder_backward, True)] if c.bidirectional else []))
         for layer in self.encoder_above:
-            x = x + layer(self.drop(x, train=train), segments)
-        return x
+            y = read(self.drop(x, train=train), (layer, c.reverse_source))
+            x = x + y if c.residual else y
+        return x, tuple(final) if c.attention == "none" else self._from_mean(x, segment_mask(wanted, segments))
 
-    def _embed_target(self, tokens: Array, *, train: bool) -> Array:
-        x = self.target_embedding(tokens, self.precision.activations)
-        return self.input(self.drop(x * self.config.width**0.5, train=train))
-
-    def _initial_states(self, encoded: Array, mask: Array) -> tuple[LSTMState, ...]:
+    def _from_mean(self, encoded: Array, mask: Array) -> tuple[State, ...]:
         """First states [B, T, D] of each layer, from the mean of the encoder's states that `mask` [B, T, S] allows."""
         share = mask / jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
         mean = jnp.einsum("bts,bsd->btd", share.astype(encoded.dtype), encoded)
-        cells = [layer(mean) for layer in self.initial]
-        return tuple(LSTMState(jnp.tanh(c), c.astype(jnp.float32)) for c in cells)
+        made = [layer(mean) for layer in self.initial]
+        if self.config.cell == Cell.LSTM:
+            return tuple(State(jnp.tanh(c), c.astype(jnp.float32)) for c in made)
+        return tuple(State(jnp.tanh(h).astype(jnp.float32 if self.config.cell == Cell.GRU else h.dtype)) for h in made)
 
-    def _weights(self) -> StepWeights:
-        additive = self.config.attention == "additive"
-        return StepWeights(
-            layers=tuple(kernel() for kernel in self.recurrent),
-            biases=tuple(self.recurrent_biases),
-            query=self.query() if additive else None,
-            v=self.v if additive else None,
-            combine=self.combine(),
-        )
+    # ---- Decoder ----
 
-    def _step(self, weights: StepWeights, state: DecoderState, gates: Array, source: Source, mask: Array, drops):
-        """One decoder step: `gates` [B, K, 4D] from the last word, `mask` [B, K, S], `drops` a factor a layer."""
-        c, precision = self.config, self.precision
-        layers: list[LSTMState] = []
-        below = state.feed if c.input_feeding else None
-        for i, previous in enumerate(state.layers):
-            h = previous.h if below is None else jnp.concatenate([below, previous.h], axis=-1)
-            y = project(h, weights.layers[i], precision)
-            y = y + (gates if i == 0 else weights.biases[i - 1].astype(y.dtype))
-            layers.append(lstm_cell(y, previous.c))
-            below = layers[i].h * drops[i]
-        top = layers[-1].h
-        if weights.query is not None and weights.v is not None:
-            scores = additive_scores(project(top, weights.query, precision), source.keys, weights.v)
-        else:
-            scores = multiplicative_scores(top, source.keys)
-        attention = masked_softmax(scores, mask)
-        context = jnp.einsum("bks,bsd->bkd", attention.astype(source.values.dtype), source.values)
-        attentional = (
-            jnp.tanh(project(jnp.concatenate([top, context], axis=-1), weights.combine, precision)) * drops[-1]
-        )
-        return DecoderState(tuple(layers), attentional), attention
+    def _gates(self, tokens: Array, *, train: bool) -> Array:
+        """The bottom layer's projected input from the last words."""
+        x = self.target_embedding(tokens, self.precision.activations)
+        return self.input(self.drop(x * self.config.width**0.5, train=train))
+
+    def _kernels(self) -> dict[str, Array]:
+        c, D = self.config, self.config.width
+        kernels = {f"state_{i}": kernel()[-D:] for i, kernel in enumerate(self.recurrent)}
+        kernels |= {f"below_{i}": kernel()[:-D] for i, kernel in enumerate(self.recurrent) if i or c.input_feeding}
+        names = {"none": (), "additive": ("query", "combine"), "local": ("place", "combine")}
+        return kernels | {name: getattr(self, name)() for name in names.get(c.attention, ("combine",))}
+
+    def _constants(self, source: Source | None) -> Constants:
+        names = {"additive": ("v",), "local": ("place_v",)}.get(self.config.attention, ())
+        return Constants(tuple(self.recurrent_biases), {name: getattr(self, name) for name in names}, source)
+
+    def _source(self, encoded: Array, batch: Batch) -> Source | None:
+        if self.config.attention == "none":
+            return None
+        keys = encoded if self.config.attention == "dot" else self.keys(encoded)
+        return Source(keys, encoded, batch["input_positions"])
 
     def __call__(self, batch: Batch, *, train: bool) -> Output:
-        encoded = self._encode(batch, train=train)
-        mask = segment_mask(batch["target_segments"], batch["input_segments"])
-        starts = segment_starts(batch["target_segments"])
-        first = self._initial_states(encoded, mask)
-        gates = self._embed_target(batch["decoder_inputs"], train=train)
-        source = Source(self.keys(encoded), encoded)
-        weights = self._weights()
+        c, segments = self.config, batch["target_segments"]
+        encoded, first = self._encode(batch, segments, train=train)
+        mask = segment_mask(segments, batch["input_segments"])
+        gates = self._gates(batch["decoder_inputs"], train=train)
+        constants = self._constants(self._source(encoded, batch))
+        run = self._step_by_step if c.input_feeding else self._layer_by_layer
+        features, attention = run(constants, gates, mask, segment_starts(segments), first, train=train)
+        if attention is not None and self.is_mutable_collection("attention"):
+            # As distributions: local weights sum to less than one.
+            total = jnp.sum(attention, axis=-1, keepdims=True)
+            self.sow("attention", "weights", attention / jnp.where(total > 0, total, 1))
+        return Output(features, self._kernel(), self.output_bias)
+
+    def _step_by_step(self, constants, gates, mask, starts, first, *, train: bool) -> tuple[Array, Array]:
+        """Features [B, T, D] and attention [B, T, S] with input feeding: a loop over whole steps."""
         B, T, _ = gates.shape
-        D = self.config.width
-        ones = jnp.ones((T, B, 1, D), gates.dtype)
+        ones = jnp.ones((T, B, 1, self.config.width), gates.dtype)
         drops = tuple(self.drop(ones, train=train) for _ in range(self.config.decoder_layers))
+        gates, mask, first = jax.tree.map(lambda x: x.swapaxes(0, 1)[:, :, None], (gates, mask, first))
+        begin = DecoderState(first, jnp.zeros_like(ones))
+        zero = jax.tree.map(lambda x: jnp.zeros_like(x[0]), begin)
+        _, (features, attention) = scan_products(
+            functools.partial(_scan_step, self.config), self._kernels(), constants, zero,
+            (gates, mask, starts.T, begin, drops), precision=self.precision,
+        )  # fmt: skip
+        return features[:, :, 0].swapaxes(0, 1), attention[:, :, 0].swapaxes(0, 1)
 
-        def body(state: DecoderState, x):
-            gates, mask, start, first, drops = x
-            begin = DecoderState(first, jnp.zeros_like(state.feed))
-            state = DecoderState(*(_select(start, new, old) for new, old in zip(begin, state, strict=True)))
-            state, attention = self._step(weights, state, gates, source, mask, drops)
-            return state, (state.feed, attention)
+    def _layer_by_layer(self, constants, gates, mask, starts, first, *, train: bool) -> tuple[Array, Array | None]:
+        """The same without input feeding: a loop for each layer, and time where attention has hypotheses."""
+        c, kernels = self.config, self._kernels()
+        product = self._product(kernels)
+        outputs: list[Array] = []
+        for i, begin in enumerate(first):
+            if i:
+                x = self.drop(outputs[-1], train=train)
+                gates = product(f"below_{i}", x) + constants.biases[i - 1].astype(gates.dtype)
+            kernel = kernels[f"state_{i}"]
+            h = recur(Cell(c.cell), gates, kernel, starts, precision=self.precision, first=begin).h.astype(gates.dtype)
+            outputs.append(h + outputs[-1] if i and c.residual else h)
+        features, attention = _attend(c, product, constants, outputs[-1], mask)
+        return self.drop(features, train=train), attention
 
-        def time_major(x: Array) -> Array:  # [B, T, ...] -> [T, B, 1, ...]
-            return x.swapaxes(0, 1)[:, :, None]
-
-        first = tuple(LSTMState(time_major(s.h), time_major(s.c)) for s in first)
-        zero = DecoderState(
-            tuple(LSTMState(jnp.zeros_like(s.h[0]), jnp.zeros_like(s.c[0])) for s in first), ones[0] * 0
-        )
-        xs = (time_major(gates), time_major(mask), time_major(starts), first, drops)
-        _, (features, attention) = lax.scan(body, zero, xs)
-        if self.is_mutable_collection("attention"):
-            self.sow("attention", "weights", attention[:, :, 0].swapaxes(0, 1))
-        return Output(features[:, :, 0].swapaxes(0, 1), self._kernel(), self.output_bias)
+    def _product(self, kernels: dict[str, Array]) -> Product:
+        return lambda name, x: project(x, kernels[name], self.precision)
 
     def _kernel(self) -> Array:
         return self.projection() if self.config.tied == "none" else self.target_embedding.projection_kernel()
 
-    def encode(self, batch: Batch):
-        encoded = self._encode(batch, train=False)
-        mask = batch["input_segments"] > 0
-        first = self._initial_states(encoded, mask[:, None])
-        return {"source": Source(self.keys(encoded), encoded), "mask": mask, "first": first}
+    # ---- Stepping ----
 
-    def init_cache(self, memory, *, width: int, max_len: int):
+    def encode(self, batch: Batch):
+        segments = batch["input_segments"]
+        encoded, first = self._encode(batch, jnp.ones_like(segments[:, :1]), train=False)
+        return {"source": self._source(encoded, batch), "mask": segments > 0, "first": first}
+
+    def init_cache(self, memory, *, width: int, max_len: int) -> DecoderState:
         del max_len  # the state has one size, however long the output
-        layers = tuple(LSTMState(*(jnp.repeat(x, width, axis=1) for x in state)) for state in memory["first"])
-        return DecoderState(layers, jnp.zeros_like(layers[0].h))
+        layers = jax.tree.map(lambda x: jnp.repeat(x, width, axis=1), memory["first"])
+        feed = jnp.zeros(layers[0].h.shape, self.precision.activations) if self.config.input_feeding else None
+        return DecoderState(layers, feed)
 
     def decode_step(self, tokens: Array, cache: DecoderState, memory):
         B, K = tokens.shape
         mask = jnp.broadcast_to(memory["mask"][:, None], (B, K, memory["mask"].shape[1]))
-        gates = self._embed_target(tokens, train=False)
-        drops = (jnp.ones((), gates.dtype),) * self.config.decoder_layers
-        cache, _ = self._step(self._weights(), cache, gates, memory["source"], mask, drops)
-        logits = project(cache.feed, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias
-        return logits, cache
+        gates = self._gates(tokens, train=False)
+        ones = (jnp.ones((), gates.dtype),) * self.config.decoder_layers
+        product, constants = self._product(self._kernels()), self._constants(memory["source"])
+        layers, features, _ = _step(self.config, product, constants, cache, gates, mask, ones)
+        logits = project(features, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias
+        return logits, DecoderState(layers, features if self.config.input_feeding else None)
 
 
-def _select(start: Array, new, old):
-    """Leaf by leaf, `new` where `start` [B, 1] is True, else `old` [B, 1, ...]."""
+def _join(*states: State) -> State:
+    """Layers beside each other as one, wider."""
+    return states[0] if len(states) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x, axis=-1), *states)
 
-    return jax.tree.map(lambda n, o: jnp.where(start[..., None], n, o), new, old)
+
+def _scan_step(config: Config, product: Product, constants: Constants, state: DecoderState, x):
+    gates, mask, start, begin, drops = x
+    state = restart(start, begin, state)
+    layers, features, attention = _step(config, product, constants, state, gates, mask, drops)
+    return DecoderState(layers, features), (features, attention)
+
+
+def _step(
+    config: Config, product: Product, constants: Constants, state: DecoderState, gates: Array, mask: Array, drops: Any
+) -> tuple[tuple[State, ...], Array, Array | None]:
+    """One decoder step: `gates` [B, K, G] from the last words, `mask` [B, K, S], `drops` a factor a layer."""
+    layers: list[State] = []
+    outputs: list[Array] = []
+    for i, previous in enumerate(state.layers):
+        if i:
+            inputs = product(f"below_{i}", outputs[-1] * drops[i - 1]) + constants.biases[i - 1].astype(gates.dtype)
+        else:
+            inputs = gates if state.feed is None else gates + product("below_0", state.feed)
+        layers.append(advance(Cell(config.cell), inputs, product(f"state_{i}", previous.h), previous))
+        h = layers[-1].h.astype(gates.dtype)
+        outputs.append(h + outputs[-1] if i and config.residual else h)
+    features, attention = _attend(config, product, constants, outputs[-1], mask)
+    return tuple(layers), features * drops[-1], attention
+
+
+def _attend(
+    config: Config, product: Product, constants: Constants, top: Array, mask: Array
+) -> tuple[Array, Array | None]:
+    """What predicts the next words after the top states [B, K, D], [B, K, D], and attention [B, K, S] under `mask`."""
+    if constants.source is None:
+        return top, None
+    keys, values, positions = constants.source
+    if config.attention == "additive":
+        attention = masked_softmax(additive_scores(product("query", top), keys, constants.vectors["v"]), mask)
+    else:
+        scores = multiplicative_scores(top, keys)
+        if config.attention == "local":
+            place = jnp.tanh(product("place", top)).astype(jnp.float32) @ constants.vectors["place_v"]
+            attention = local_weights(scores, mask, positions, place, config.window)
+        else:
+            attention = masked_softmax(scores, mask)
+    context = weighted_sum(attention, values)
+    return jnp.tanh(product("combine", jnp.concatenate([top, context], axis=-1))), attention

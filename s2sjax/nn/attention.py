@@ -6,65 +6,113 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
-from s2sjax.nn.layers import Dense
-from s2sjax.ops.attention import attention_weights, dot_product_attention
+from s2sjax.nn.layers import Dense, RMSNorm
+from s2sjax.ops.attention import attention_weights, dot_product_attention, step_attention
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.position import Rotation, rotate
 
 
 class KeyValue(NamedTuple):
-    """Projected keys and values: `[B, S, H, C]` of a memory, `[B, K, L, H, C]` of a cache."""
+    """Projected keys and values: `[B, S, G, C]` of a memory, `[B, K, L, G, C]` of a cache. Keys are rotated already."""
 
     key: Array
     value: Array
 
 
-class MultiHeadAttention(nn.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2.2), width D split over `heads`."""
+class View(NamedTuple):
+    """What queries see of keys, and from where: the same in all layers of a stack."""
 
-    heads: int
+    mask: Array
+    """[B, T, S], True = attend."""
+    bias: Array | None = None
+    """[B, H, T, S] or [1, H, T, S] float32, added to the scores."""
+    rotation: Rotation | None = None
+    """Of queries, and of keys made at the same positions."""
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, section 3.2.2): `heads` of `head_width` in a model of `width`."""
+
     width: int
+    heads: int
+    kv_heads: int
+    """Heads of keys and values, each shared by `heads / kv_heads` heads of queries (Ainslie et al. 2023)."""
+    head_width: int
     precision: Precision
-    sow_weights: bool = False
-    """Sow the weights, averaged over heads [B, T, S], where the caller makes the collection "attention" mutable."""
+    use_bias: bool = True
+    qk_norm: bool = False
+    """RMS normalisation of every head's queries and keys, before they turn (Henry et al. 2020, arXiv:2010.04245, with
+    the learned scale for each dimension that later models have)."""
+    scale: bool = True
+    """Divide scores by the root of the head width. Without it the queries' kernel begins that much smaller (T5)."""
 
     def setup(self):
-        for name in ("query", "key", "value", "output"):
-            setattr(self, name, Dense(self.width, self.precision))
+        smaller = nn.initializers.variance_scaling(1 if self.scale else 1 / self.head_width, "fan_avg", "uniform")
+        self.query = Dense(self.heads * self.head_width, self.precision, self.use_bias, smaller)
+        self.key, self.value = (Dense(self.kv_heads * self.head_width, self.precision, self.use_bias) for _ in range(2))
+        self.output = Dense(self.width, self.precision, self.use_bias)
+        if self.qk_norm:
+            self.query_norm, self.key_norm = RMSNorm(), RMSNorm()
 
-    def _split(self, x: Array) -> Array:  # [..., D] -> [..., H, C]
-        return x.reshape(*x.shape[:-1], self.heads, self.width // self.heads)
+    def _split(self, x: Array, heads: int) -> Array:  # [..., H * C] -> [..., H, C]
+        return x.reshape(*x.shape[:-1], heads, self.head_width)
 
-    def project_memory(self, memory: Array) -> KeyValue:
-        """Keys and values `[B, S, H, C]` of a sequence `[B, S, D]`: for a memory, computed once a sentence."""
-        return KeyValue(self._split(self.key(memory)), self._split(self.value(memory)))
+    def _join(self, x: Array) -> Array:  # [..., H, C] -> [..., H * C]
+        return x.reshape(*x.shape[:-2], self.heads * self.head_width)
 
-    def attend(self, x: Array, memory: KeyValue, mask: Array) -> Array:
-        """Attend from `x` [B, T, D] to projected keys and values under `mask` [B, T, S]: [B, T, D]."""
-        query = self._split(self.query(x))
-        if self.sow_weights and self.is_mutable_collection("attention"):
-            self.sow("attention", "weights", jnp.mean(attention_weights(query, memory.key, mask), axis=1))
-        context = dot_product_attention(query, memory.key, memory.value, mask)
-        return self.output(context.reshape(x.shape))
+    def _queries(self, x: Array, rotation: Rotation | None) -> Array:
+        query = self._split(self.query(x), self.heads)
+        query = self.query_norm(query) if self.qk_norm else query
+        return query if rotation is None else rotate(query, rotation)
 
-    def __call__(self, x: Array, mask: Array) -> Array:
-        """Self-attention over `x` [B, T, D] under `mask` [B, T, T]."""
-        return self.attend(x, self.project_memory(x), mask)
+    @property
+    def _scale(self) -> float | None:
+        return None if self.scale else 1.0
+
+    def keys_values(self, x: Array, rotation: Rotation | None = None) -> KeyValue:
+        """Keys and values `[B, S, G, C]` of a sequence `[B, S, D]`: for a memory, computed once a sentence."""
+        key = self._split(self.key(x), self.kv_heads)
+        key = self.key_norm(key) if self.qk_norm else key
+        value = self._split(self.value(x), self.kv_heads)
+        return KeyValue(key if rotation is None else rotate(key, rotation), value)
+
+    def attend(self, x: Array, memory: KeyValue, view: View) -> Array:
+        """Attend from `x` [B, T, D] to keys and values `[B, S, G, C]`: [B, T, D]."""
+        query = self._queries(x, view.rotation)
+        context = dot_product_attention(query, *memory, view.mask, bias=view.bias, scale=self._scale)
+        return self.output(self._join(context))
+
+    def weights(self, x: Array, memory: KeyValue, view: View) -> Array:
+        """The weights by which `attend` attends, averaged over heads: [B, T, S] float32."""
+        query = self._queries(x, view.rotation)
+        weights = attention_weights(query, memory.key, view.mask, bias=view.bias, scale=self._scale)
+        return jnp.mean(weights, axis=1)
+
+    def __call__(self, x: Array, view: View) -> Array:
+        """Self-attention over `x` [B, T, D]."""
+        return self.attend(x, self.keys_values(x, view.rotation), view)
 
     def empty_cache(self, batch: int, width: int, max_len: int) -> KeyValue:
-        """Zeroed keys and values `[B, K, L, H, C]` for `max_len` steps."""
-        shape = (batch, width, max_len, self.heads, self.width // self.heads)
+        """Zeroed keys and values `[B, K, L, G, C]` for `max_len` steps."""
+        shape = (batch, width, max_len, self.kv_heads, self.head_width)
         return KeyValue(jnp.zeros(shape, self.precision.activations), jnp.zeros(shape, self.precision.activations))
 
-    def step(self, x: Array, position: Array, cache: KeyValue) -> tuple[Array, KeyValue]:
-        """One step of causal self-attention: `x` [B, K, D] at `position` [B, K] sees itself and what is before."""
-        B, K, L, H, C = cache.key.shape
-        here = lax.broadcasted_iota(jnp.int32, (B, K, L), 2) == position[..., None]
-        new = self.project_memory(x)
+    def step(
+        self, x: Array, slot: Array, cache: KeyValue, view: View, prompt: KeyValue | None = None
+    ) -> tuple[Array, KeyValue]:
+        """One step of self-attention of K hypotheses, `x` [B, K, D].
+
+        Args:
+            slot: [B, K], where in the cache the new keys and values go.
+            view: of [B, K] queries, one a hypothesis, on the S keys of the prompt and the L of the cache.
+            prompt: keys and values that all hypotheses share, or None.
+        """
+        B, K, L, _, _ = cache.key.shape
+        here = lax.broadcasted_iota(jnp.int32, (B, K, L), 2) == slot[..., None]
+        new = self.keys_values(x, view.rotation)
         # A select over the cache, not a scatter: rows may stand at different positions, and XLA fuses it everywhere.
         cache = KeyValue(*(jnp.where(here[..., None, None], n[:, :, None], c) for n, c in zip(new, cache, strict=True)))
-        mask = lax.broadcasted_iota(jnp.int32, (B, K, L), 2) <= position[..., None]
-        folded = [
-            a.reshape(B * K, *a.shape[2:]) for a in (self._split(self.query(x))[:, :, None], *cache, mask[:, :, None])
-        ]
-        context = dot_product_attention(*folded)
-        return self.output(context.reshape(B, K, H * C)), cache
+        context = step_attention(
+            self._queries(x, view.rotation), *cache, view.mask, shared=prompt, bias=view.bias, scale=self._scale
+        )
+        return self.output(self._join(context)), cache

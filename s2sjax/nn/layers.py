@@ -1,4 +1,8 @@
-"""The layers every family shares: dense, embedding, normalisation, dropout."""
+"""The layers every family shares: dense, embedding and projection, normalisation, MLP, dropout."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -47,19 +51,46 @@ class Embedding(nn.Module):
         return self.table.T
 
 
+class Projection(nn.Module):
+    """An untied output projection's kernel [D, V]."""
+
+    width: int
+    vocab_size: int
+
+    @nn.compact
+    def __call__(self) -> Array:
+        init = nn.initializers.normal(self.width**-0.5)
+        return self.param("kernel", init, (self.width, self.vocab_size), jnp.float32)
+
+
 class LayerNorm(nn.Module):
     """Layer normalisation over the last axis, statistics in float32 (Ba et al. 2016, arXiv:1607.06450)."""
+
+    epsilon: float = 1e-6
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon) * scale
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return y.astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square over the last axis, in float32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         y = x.astype(jnp.float32)
-        y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.epsilon)
-        return (y * scale + bias).astype(x.dtype)
+        return (y * scale).astype(x.dtype)
 
 
 class Dropout(nn.Module):
@@ -70,3 +101,41 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         return dropout(x, self.rate, self.make_rng("dropout")) if train and self.rate > 0 else x
+
+
+class Activation(NamedTuple):
+    """What stands between an MLP's two products."""
+
+    function: Callable[[Array], Array]
+    gated: bool = False
+    """The function is taken of a second product of the input, the gate, and multiplied with the first."""
+
+
+ACTIVATIONS = {
+    "relu": Activation(jax.nn.relu),
+    "gelu": Activation(functools.partial(jax.nn.gelu, approximate=False)),
+    "gelu_tanh": Activation(functools.partial(jax.nn.gelu, approximate=True)),
+    "swish": Activation(jax.nn.silu),
+    "gated_gelu": Activation(functools.partial(jax.nn.gelu, approximate=True), gated=True),
+    "swiglu": Activation(jax.nn.silu, gated=True),
+}
+"""GELU by the error function or by tanh (Hendrycks and Gimpel 2016, arXiv:1606.08415); the gated ones are those of
+Shazeer 2020 (arXiv:2002.05202), the GELU in them by tanh, as in T5 v1.1."""
+
+
+class MLP(nn.Module):
+    """Two products with an activation between them: [..., D] -> [..., hidden] -> [..., D]."""
+
+    hidden: int
+    activation: str
+    dropout: float
+    precision: Precision
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        function, gated = ACTIVATIONS[self.activation]
+        h = Dense(self.hidden, self.precision, self.use_bias, name="up")(x)
+        h = function(Dense(self.hidden, self.precision, self.use_bias, name="gate")(x)) * h if gated else function(h)
+        h = Dropout(self.dropout)(h, train=train)
+        return Dense(x.shape[-1], self.precision, self.use_bias, name="down")(h)

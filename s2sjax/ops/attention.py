@@ -1,4 +1,4 @@
-"""Attention: masks from segments, scaled dot products for Transformers, additive and multiplicative scores for RNNs.
+"""Attention: masks from segments, and scaled dot products (`alignment` has the scores of recurrent decoders).
 
 Masks are True = attend. A query that may attend to nothing (padding) gets zeros, not NaN.
 """
@@ -26,37 +26,94 @@ def segment_mask(query: Int[Array, "B T"], key: Int[Array, "B S"], *, causal: bo
 def masked_softmax(scores: Float[Array, "*any S"], mask: Bool[Array, "*any2 S"]) -> Float[Array, "*any S"]:
     """Softmax over the last axis in float32, zero where `mask` is False, and all zero where nothing is allowed."""
     scores = jnp.where(mask, scores.astype(jnp.float32), _MASKED)
-    scores = jnp.exp(scores - lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    # With an initial value there may also be no keys at all: an empty prompt.
+    most = jnp.max(scores, axis=-1, keepdims=True, initial=_MASKED)
+    scores = jnp.exp(scores - lax.stop_gradient(most))
     scores = jnp.where(mask, scores, 0.0)
     return scores / jnp.maximum(jnp.sum(scores, axis=-1, keepdims=True), 1e-30)
 
 
+def window_mask(query: Int[Array, "b T"], key: Int[Array, "b S"], window: int) -> Bool[Array, "b T S"]:
+    """Attend no further than `window - 1` positions away, on either side (Beltagy et al. 2020, arXiv:2004.05150)."""
+    return jnp.abs(query[:, :, None] - key[:, None, :]) < window
+
+
 def attention_weights(
-    query: Float[Array, "B T H C"], key: Float[Array, "B S H C"], mask: Bool[Array, "B T S"]
+    query: Float[Array, "B T H C"],
+    key: Float[Array, "B S G C"],
+    mask: Bool[Array, "B T S"],
+    *,
+    bias: Float[Array, "b H T S"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "B H T S"]:
-    """Scaled dot-product attention weights (Vaswani et al. 2017, equation 1), float32."""
-    scores = jnp.einsum("bthc,bshc->bhts", query, key, preferred_element_type=jnp.float32)
-    return masked_softmax(scores * query.shape[-1] ** -0.5, mask[:, None])
+    """Scaled dot-product attention weights (Vaswani et al. 2017, equation 1), float32.
+
+    Args:
+        key: `G` heads; query heads `h * H / G` to `(h + 1) * H / G - 1` share head `h` of the keys (grouped queries,
+            Ainslie et al. 2023, arXiv:2305.13245), which are not repeated for it.
+        bias: added to the scaled scores; its first dimension is `B`, or 1 for the whole batch.
+        scale: of the scores; by default `C ** -0.5`.
+    """
+    return _softmax(_scores(query, key), mask, bias, query.shape[-1] ** -0.5 if scale is None else scale)
 
 
 def dot_product_attention(
     query: Float[Array, "B T H C"],
-    key: Float[Array, "B S H C"],
-    value: Float[Array, "B S H C"],
+    key: Float[Array, "B S G C"],
+    value: Float[Array, "B S G C"],
     mask: Bool[Array, "B T S"],
+    *,
+    bias: Float[Array, "b H T S"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "B T H C"]:
-    """Scaled dot-product attention; products in the operands' type, softmax in float32."""
-    weights = attention_weights(query, key, mask).astype(value.dtype)
-    return jnp.einsum("bhts,bshc->bthc", weights, value)
+    """Scaled dot-product attention, as in `attention_weights`; products in the operands' type, softmax in float32."""
+    return _contexts(attention_weights(query, key, mask, bias=bias, scale=scale), value)
 
 
-def additive_scores(
-    query: Float[Array, "B K A"], keys: Float[Array, "B S A"], v: Float[Array, "A"]
-) -> Float[Array, "B K S"]:
-    """`v . tanh(query + keys)` for projected queries and keys (Bahdanau et al. 2015, arXiv:1409.0473, A.1.2)."""
-    return jnp.einsum("bksa,a->bks", jnp.tanh(query[:, :, None] + keys[:, None]), v.astype(query.dtype))
+def step_attention(
+    query: Float[Array, "B K H C"],
+    key: Float[Array, "B K L G C"],
+    value: Float[Array, "B K L G C"],
+    mask: Bool[Array, "B K N"],
+    *,
+    shared: tuple[Float[Array, "B S G C"], Float[Array, "B S G C"]] | None = None,
+    bias: Float[Array, "b H K N"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B K H C"]:
+    """One query a hypothesis over `N = S + L` keys in one softmax: those it shares with all others, then its own.
+
+    Args:
+        key: of each hypothesis.
+        shared: keys and values that all K hypotheses of a row have in common and of which no copy is made; `S` is 0
+            without them.
+    """
+    B, K, H, C = query.shape
+    L, G = key.shape[2:4]
+    own = jnp.einsum(
+        "bkgrc,bklgc->bgrkl", query.reshape(B, K, G, H // G, C), key, preferred_element_type=jnp.float32
+    ).reshape(B, H, K, L)
+    scores = own if shared is None else jnp.concatenate([_scores(query, shared[0]), own], axis=-1)
+    weights = _softmax(scores, mask, bias, C**-0.5 if scale is None else scale)
+    S = scores.shape[-1] - L
+    grouped = weights[..., S:].astype(value.dtype).reshape(B, G, H // G, K, L)
+    context = jnp.einsum("bgrkl,bklgc->bkgrc", grouped, value).reshape(query.shape)
+    return context if shared is None else context + _contexts(weights[..., :S], shared[1])
 
 
-def multiplicative_scores(query: Float[Array, "B K A"], keys: Float[Array, "B S A"]) -> Float[Array, "B K S"]:
-    """`query . keys`: with keys `W h`, the score "general" of Luong et al. 2015 (arXiv:1508.04025, equation 8)."""
-    return jnp.einsum("bka,bsa->bks", query, keys)
+def _scores(query: Array, key: Array) -> Array:
+    """[B, T, H, C] and [B, S, G, C] to float32 [B, H, T, S]."""
+    (B, T, H, C), (_, S, G, _) = query.shape, key.shape
+    grouped = query.reshape(B, T, G, H // G, C)
+    return jnp.einsum("btgrc,bsgc->bgrts", grouped, key, preferred_element_type=jnp.float32).reshape(B, H, T, S)
+
+
+def _softmax(scores: Array, mask: Array, bias: Array | None, scale: float) -> Array:
+    scores = scores * scale
+    return masked_softmax(scores if bias is None else scores + bias, mask[:, None])
+
+
+def _contexts(weights: Array, value: Array) -> Array:
+    """[B, H, T, S] and [B, S, G, C] to [B, T, H, C], in the values' type."""
+    (B, H, T, S), (_, _, G, C) = weights.shape, value.shape
+    grouped = weights.astype(value.dtype).reshape(B, G, H // G, T, S)
+    return jnp.einsum("bgrts,bsgc->btgrc", grouped, value).reshape(B, T, H, C)

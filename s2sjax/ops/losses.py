@@ -2,7 +2,8 @@
 
 `chunked_cross_entropy` is the fast path: it computes a few hundred tokens' logits at a time and forms their
 gradient at once, in the forward pass, while they are still in cache. `cross_entropy` is its plain twin, which defines
-what it computes; `tests/ops/test_losses.py` holds the two together.
+what it computes; `tests/ops/test_losses.py` holds the two together. `mixture_cross_entropy` is for models that give
+distributions instead of logits.
 """
 
 import functools
@@ -99,6 +100,41 @@ def chunked_cross_entropy(
     bias = bias if has_bias else jnp.zeros(kernel.shape[1], jnp.float32)
     config = _ChunkConfig(label_smoothing, z_loss, precision, has_bias)
     return LossSums(*_chunked(split(features), kernel, bias, split(targets), split(weights), config))
+
+
+def finite_log(p: Float[Array, "*any"]) -> Float[Array, "*any"]:
+    """Logarithm of probabilities. What is all but impossible costs 85 nats, not infinitely many: float32 ends there."""
+    return jnp.log(jnp.maximum(p, 1e-37))
+
+
+def mixture_cross_entropy(
+    features: Float[Array, "B T N"],
+    kernel: Float[Array, "N V"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    *,
+    label_smoothing: float = 0.0,
+) -> LossSums:
+    """Cross-entropy of mixed distributions, `p = features @ kernel`, float32, the words of one position at a time.
+
+    There is no z-loss: the normaliser of a distribution is 1. Without label smoothing the gradient touches only the
+    targets' columns of the kernel.
+    """
+
+    def one_position(x):  # [B, N], [B] -> [B], [B]
+        features, targets = x
+        p = jnp.matmul(features, kernel)
+        reference = jnp.take_along_axis(p, targets[:, None], axis=1)[:, 0]
+        mean_log = jnp.mean(finite_log(p), axis=1) if label_smoothing else jnp.zeros(len(p))
+        return reference >= jnp.max(p, axis=1), mean_log
+
+    # The backward pass computes a position's probabilities again: none are kept.
+    positions = (features.swapaxes(0, 1), targets.T)
+    correct, mean_log = lax.map(jax.checkpoint(one_position), positions)
+    nll = -finite_log(jnp.sum(features * jnp.take(kernel.T, targets, axis=0), axis=-1))
+    losses = (1 - label_smoothing) * nll - label_smoothing * mean_log.T
+    sums = LossSums(*(jnp.sum(weights * value) for value in (losses, nll, correct.T, jnp.ones_like(nll))))
+    return LossSums(sums.loss, *(lax.stop_gradient(value) for value in sums[1:]))
 
 
 class _ChunkConfig(NamedTuple):

@@ -1,16 +1,14 @@
 """Maximum likelihood: the loss of a batch, and the log-probability of each of its examples."""
 
-from typing import cast
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
-from s2sjax.api import Batch, Output
+from s2sjax.api import Batch, Mixture, Output
 from s2sjax.ops.linear import Precision, project
-from s2sjax.ops.losses import LossSums, chunked_cross_entropy, token_losses
+from s2sjax.ops.losses import LossSums, chunked_cross_entropy, finite_log, mixture_cross_entropy, token_losses
 
 
 def loss_sums(
@@ -25,24 +23,46 @@ def loss_sums(
     shards: int,
     precision: Precision,
 ) -> LossSums:
-    """Sums of the loss over a batch's tokens; with a dropout key as in training, without one as in evaluation."""
-    rngs = None if dropout_key is None else {"dropout": dropout_key}
-    output = cast(Output, model.apply({"params": params}, batch, train=dropout_key is not None, rngs=rngs))
-    return chunked_cross_entropy(
-        output.features, output.kernel, output.bias, batch["targets"], batch["weights"],
-        label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk, shards=shards, precision=precision,
-    )  # fmt: skip
+    """Sums of the loss over a batch's tokens; with a dropout key as in training, without one as in evaluation.
+
+    A model's auxiliary loss is part of `loss` in training only, and never of `nll`.
+    """
+    train = dropout_key is not None
+    output = _apply(model, params, batch, train=train, rngs={"dropout": dropout_key} if train else None)
+    if isinstance(output, Mixture):
+        sums = mixture_cross_entropy(
+            output.features, output.kernel, batch["targets"], batch["weights"], label_smoothing=label_smoothing
+        )
+    else:
+        sums = chunked_cross_entropy(
+            output.features, output.kernel, output.bias, batch["targets"], batch["weights"],
+            label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk, shards=shards, precision=precision,
+        )  # fmt: skip
+    return sums._replace(loss=sums.loss + output.aux) if train and output.aux is not None else sums
 
 
 def sentence_log_probs(model: nn.Module, params, batch: Batch, *, precision: Precision) -> Float[Array, "B"]:
     """Log-probability of each row's target given its source, in nats, end-of-sentence counted. One segment a row."""
-    output = cast(Output, model.apply({"params": params}, batch, train=False))
+    output = _apply(model, params, batch, train=False)
 
     def one_position(features_and_targets):  # [B, D], [B] -> [B]: one position's logits at a time
         features, targets = features_and_targets
-        logits = project(features, output.kernel, precision).astype(jnp.float32)
-        logits = logits if output.bias is None else logits + output.bias
-        return -token_losses(logits, targets, label_smoothing=0.0, z_loss=0.0)[1]
+        scores = logits(output._replace(features=features), precision)
+        return -token_losses(scores, targets, label_smoothing=0.0, z_loss=0.0)[1]
 
     log_probs = jax.lax.map(one_position, (output.features.swapaxes(0, 1), batch["targets"].T))
     return jnp.sum(log_probs.T * batch["weights"], axis=1)
+
+
+def logits(output: Output | Mixture, precision: Precision) -> Float[Array, "*any V"]:
+    """Float32 scores `[..., V]` of every word, whose softmax is its probability. A mixture's are log-probabilities."""
+    if isinstance(output, Mixture):
+        return finite_log(output.features @ output.kernel)
+    scores = project(output.features, output.kernel, precision).astype(jnp.float32)
+    return scores if output.bias is None else scores + output.bias
+
+
+def _apply(model: nn.Module, params, batch: Batch, **options) -> Output | Mixture:
+    output = model.apply({"params": params}, batch, **options)
+    assert isinstance(output, Output | Mixture), f"{type(model).__name__} returned {type(output).__name__}"
+    return output

@@ -1,7 +1,9 @@
-"""Text in, text out: batches of sentences through a stepwise model and beam search, in the order they came."""
+"""Text in, text out: batches of sentences through a stepwise model and a search, in the order they came."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,53 +11,18 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from s2sjax.config import choose
 from s2sjax.data.tokenizer import TokenizerPair
-from s2sjax.decode.beam import BeamConfig, BeamResult, beam_search
+from s2sjax.decode.beam import BeamConfig, beam_search
+from s2sjax.decode.constraints import Constraints
+from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
+from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
-from s2sjax.ops.linear import Precision
 from s2sjax.sharding import batch_sharding, batch_shards, replicated
+from s2sjax.tasks.decoding import DecodeConfig
 from s2sjax.vocabulary import BOS, EOS, PAD
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Source lengths that batches are padded to, so that few shapes are compiled; beyond the last, multiples of it."""
-
-
-@dataclass(frozen=True)
-class DecodeConfig:
-    beam_size: int = 5
-    """Hypotheses that live at a time; 1 is greedy."""
-    nbest: int = 1
-    length_penalty: str = "gnmt"
-    """"none", "power" or "gnmt": see `decode.penalty`."""
-    alpha: float = 0.6
-    max_length_factor: float = 2.0
-    max_length_offset: int = 10
-    """A translation has at most factor * source + offset tokens, end-of-sentence counted in both."""
-    batch_size: int = 64
-    """Sentences a batch; fewer where sentences are long."""
-    precision: str = "float32"
-    """float32, so that scores are exact; see `ops.linear`."""
-    checkpoint: str = "best"
-    """"best" by config.checkpoint.metric, "last", or a step."""
-
-    def __post_init__(self):
-        self.beam(max_len=1)
-        choose(self.precision, tuple(Precision), "config.decode.precision")
-        if self.batch_size < 1 or self.max_length_factor < 0 or self.max_length_offset < 1:
-            raise UserError(
-                f"config.decode.batch_size {self.batch_size} must be at least 1, max_length_factor "
-                f"{self.max_length_factor} at least 0 and max_length_offset {self.max_length_offset} at least 1"
-            )
-        if self.checkpoint not in ("best", "last") and not self.checkpoint.isdecimal():
-            raise UserError(f"config.decode.checkpoint is '{self.checkpoint}': expected best, last or a step")
-
-    def beam(self, max_len: int) -> BeamConfig:
-        return BeamConfig(self.beam_size, self.nbest, max_len, self.length_penalty, self.alpha, EOS, PAD)
-
-    def max_length(self, source_length):
-        """Limit for a source of this many tokens, end-of-sentence counted."""
-        return np.floor(self.max_length_factor * source_length).astype(int) + self.max_length_offset
 
 
 @dataclass(frozen=True)
@@ -66,7 +33,42 @@ class Hypothesis:
     score: float
     """Log-probability of the tokens in nats: what `score` says of the same pair."""
     ranking_score: float
-    """The score over the length penalty: what hypotheses are ordered by."""
+    """What hypotheses are ordered by: the score over the length penalty. Of a draw, the log-probability with which it
+    was drawn, or, without replacement, the same with its noise."""
+    ids: tuple[int, ...]
+    """The tokens' numbers. The text may be cut into other tokens when it is read again; these are what was scored."""
+
+
+class Found(NamedTuple):
+    """What a search found for a batch: N hypotheses of each sentence, of length 0 where there are fewer."""
+
+    tokens: jax.Array
+    """[B, N, T]"""
+    lengths: jax.Array
+    """[B, N]"""
+    log_probs: jax.Array
+    """[B, N]"""
+    ranking: jax.Array
+    """[B, N]"""
+
+
+class Sentences(NamedTuple):
+    """A batch of sources and what is asked of each one's output: arrays of numpy, or of jax inside a search."""
+
+    inputs: Any
+    """[B, S] int32, each source padded at the end."""
+    first: Any
+    """[B] int32, the token that a search begins from."""
+    limits: Any
+    """[B] int32, the most tokens."""
+    least: Any
+    """[B] int32, the fewest tokens, or None."""
+    expected: Any
+    """[B] float32, how many tokens the brevity penalty expects, or None."""
+    prefixes: Any
+    """[B, P] int32, what outputs begin with, padded at the end, or None."""
+    ids: Any
+    """[B] int32, numbers of the sentences: what each one's random key is made from."""
 
 
 class Translator:
@@ -87,92 +89,159 @@ class Translator:
         max_source_length: int,
         mesh: Mesh,
         continues: bool = False,
+        position_limit: int | None = None,
+        one_sequence: bool = False,
     ):
+        """Args:
+        continues: a language model of plain text.
+        position_limit: the most tokens a sequence may have, or None.
+        one_sequence: a language model, to which source and output are one sequence.
+        """
         self.params = params
         self.truncated = 0
         """Sources so far that were cut to `max_source_length` tokens."""
+        self.unmet = 0
+        """Sources so far without an output that meets the constraints."""
         self._tokenizers, self._config, self._mesh = tokenizers, config, mesh
-        self._max_source_length, self._continues = max_source_length, continues
+        self._continues, self._position_limit, self._one_sequence = continues, position_limit, one_sequence
+        # At least one position is the output's.
+        longest = None if position_limit is None else position_limit - one_sequence
+        self._max_source_length = max_source_length if longest is None else min(max_source_length, longest)
 
-        def search(params, inputs, first, max_lengths, beam: BeamConfig) -> BeamResult:
+        mask = config.allowed(tokenizers.target)
+        allowed = None if mask is None else jnp.asarray(mask)
+
+        def search(params, sentences: Sentences, how: BeamConfig | SampleConfig) -> Found:
             def method(name):
                 return lambda *args, **kwargs: model.apply({"params": params}, *args, method=name, **kwargs)
 
-            memory = method("encode")(source_batch(inputs))
-            cache = method("init_cache")(memory, width=beam.beam_size, max_len=beam.max_len)
+            memory = method("encode")(source_batch(sentences.inputs))
+            cache = method("init_cache")(memory, width=config.width, max_len=how.max_len)
             step = lambda tokens, cache: method("decode_step")(tokens, cache, memory)  # noqa: E731
-            return beam_search(step, cache, first, beam, max_lengths=max_lengths)
+            asked: dict[str, Any] = {
+                "max_lengths": sentences.limits,
+                "min_lengths": sentences.least,
+                "constraints": Constraints(allowed, sentences.prefixes),
+            }
+            if isinstance(how, BeamConfig):
+                best = beam_search(step, cache, sentences.first, how, reference_lengths=sentences.expected, **asked)
+                return Found(best.tokens, best.lengths, best.log_probs, best.scores)
+            keys = sentence_keys(config.seed, sentences.ids)
+            if config.method == "sample":
+                drawn = sample(step, cache, sentences.first, how, keys, **asked)
+                return Found(drawn.tokens, drawn.lengths, drawn.log_probs, drawn.drawn)
+            found = stochastic_beam_search(step, cache, sentences.first, how, keys, **asked)
+            return Found(found.tokens, found.lengths, found.log_probs, found.perturbed)
 
-        self._search = jax.jit(search, static_argnums=4)
+        self._search = jax.jit(search, static_argnums=2)
 
     def __call__(
-        self, sources: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
+        self,
+        sources: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        progress: Callable[[int], None] = lambda done: None,
     ) -> list[list[Hypothesis]]:
-        """The n best translations of each source, best first. An empty source has one, which is empty.
+        """The n best translations of each source, best first, or its draws in their order.
+
+        An empty source has one translation, which is empty. Where nothing was found that meets the constraints there is
+        none, and `unmet` counts it.
 
         Args:
+            prefixes: what each translation has to begin with, as text; its tokens are part of the translation.
             progress: is told how many sentences each finished batch held.
         """
-        results: list[list[Hypothesis]] = [[Hypothesis("", (), 0.0, 0.0)] for _ in sources]
+        results: list[list[Hypothesis]] = [[Hypothesis("", (), 0.0, 0.0, ())] for _ in sources]
         filled = [i for i, source in enumerate(sources) if source.strip()]
         progress(len(sources) - len(filled))
-        rows = self._encode([sources[i] for i in filled])
+        rows = self.source_rows([sources[i] for i in filled])
+        begun = None if prefixes is None else self._tokenizers.target.encode([prefixes[i] for i in filled])
         order = sorted(range(len(filled)), key=lambda j: (len(rows[j]), filled[j]))
         while order:
             # The longest first: what is going to need the most memory fails at once, not after an hour.
             length = padded_length(len(rows[order[-1]]))
             batch = order[-self._batch_size(length) :]
             del order[-len(batch) :]
-            for j, hypotheses in zip(batch, self._translate([rows[j] for j in batch], length), strict=True):
+            sentences = self._sentences([rows[j] for j in batch], [begun[j] for j in batch] if begun else None, length)
+            for j, hypotheses in zip(batch, self._translate(sentences, len(batch), length), strict=True):
                 results[filled[j]] = hypotheses
+                self.unmet += not hypotheses
             progress(len(batch))
         return results
 
-    def _encode(self, sources: list[str]) -> list[np.ndarray]:
+    def source_rows(self, sources: list[str]) -> list[np.ndarray]:
+        """Sources as they are read: tokens, cut to the limit, between begin- or end-of-sentence."""
         limit = self._max_source_length - 1
         rows = self._tokenizers.source.encode(sources)
         self.truncated += sum(len(row) > limit for row in rows)
         if self._continues:  # what stands nearest counts the most
-            return [np.concatenate([[BOS], row[-limit:]]).astype(np.int32) for row in rows]
+            return [np.concatenate([[BOS], row[max(len(row) - limit, 0) :]]).astype(np.int32) for row in rows]
         return [np.append(row[:limit], EOS).astype(np.int32) for row in rows]
 
     def _batch_size(self, length: int) -> int:
         return max(1, min(self._config.batch_size, self._config.batch_size * 64 // length))
 
-    def _translate(self, rows: list[np.ndarray], length: int) -> list[list[Hypothesis]]:
+    def _sentences(self, rows: list[np.ndarray], prefixes: list[np.ndarray] | None, length: int) -> Sentences:
         # Few sizes here too: a single sentence need not pay for a batch, and a remainder not for a compilation.
-        most = self._batch_size(length)
+        most, config = self._batch_size(length), self._config
         size = next(n for n in (1, min(8, most), most) if n >= len(rows))
-        inputs = np.full((size, length), PAD, np.int32)
-        for row, tokens in zip(inputs, rows, strict=False):
-            row[: len(tokens)] = tokens
+        inputs = _padded(rows, size, length)
         lengths = np.count_nonzero(inputs != PAD, axis=1)
-        first = np.full(size, BOS, np.int32)
-        if self._continues:
-            for i, tokens in enumerate(rows):
+        first, ids = np.full(size, BOS, np.int32), np.zeros(size, np.int32)
+        for i, tokens in enumerate(rows):
+            ids[i] = zlib.crc32(tokens.tobytes()) >> 1
+            if self._continues:
                 first[i], inputs[i, len(tokens) - 1] = tokens[-1], PAD
-        limits = self._config.max_length(lengths).astype(np.int32)
-        divides = size % batch_shards(self._mesh) == 0
+        limits, least = config.max_length(lengths).astype(np.int32), config.min_length(lengths)
+        begun = None
+        if prefixes is not None:
+            begun = _padded(prefixes, size, padded_length(max(map(len, prefixes))))
+            # A long prefix leaves as much room as the shortest source does.
+            limits = np.maximum(limits, np.count_nonzero(begun != PAD, axis=1) + config.max_length_offset)
+        if self._position_limit is not None:
+            limits = np.minimum(limits, self._position_limit - self._one_sequence * (lengths - self._continues))
+        if least is not None:
+            least = np.minimum(least, limits)
+        return Sentences(
+            inputs, first, limits.astype(np.int32), None if least is None else least.astype(np.int32),
+            (config.reference_ratio * lengths).astype(np.float32) if config.brevity else None, begun, ids,
+        )  # fmt: skip
+
+    def _translate(self, sentences: Sentences, count: int, length: int) -> list[list[Hypothesis]]:
+        most = int(self._config.max_length(length))
+        if sentences.prefixes is not None:
+            most = max(most, sentences.prefixes.shape[1] + self._config.max_length_offset)
+        how = self._config.beam(most) if self._config.method == "beam" else self._config.sampling(most)
+        divides = len(sentences.inputs) % batch_shards(self._mesh) == 0
         place = batch_sharding(self._mesh) if divides else replicated(self._mesh)
-        beam = self._config.beam(max_len=int(self._config.max_length(length)))
-        result = self._search(self.params, *jax.device_put((inputs, first, limits), place), beam)
-        result = jax.tree.map(np.asarray, result)
-        if np.isnan(result.scores[: len(rows)]).any():
+        found = jax.tree.map(np.asarray, self._search(self.params, jax.device_put(sentences, place), how))
+        if np.isnan(found.ranking[:count]).any():
             raise UserError(
                 "the model gives NaN: these parameters are broken; decode with --config.decode.checkpoint=STEP"
             )
-        return [self._hypotheses(result, i) for i in range(len(rows))]
+        return [self._hypotheses(*(x[i] for x in found)) for i in range(count)]
 
-    def _hypotheses(self, result: BeamResult, i: int) -> list[Hypothesis]:
-        found = []
-        for tokens, n, score, log_prob in zip(
-            result.tokens[i], result.lengths[i], result.scores[i], result.log_probs[i], strict=True
-        ):
+    def _hypotheses(self, tokens, lengths, log_probs, ranking) -> list[Hypothesis]:
+        target, hypotheses = self._tokenizers.target, []
+        for row, n, log_prob, rank in zip(tokens, lengths, log_probs, ranking, strict=True):
             if n:
-                ids = tokens[:n].tolist()
-                target = self._tokenizers.target
-                found.append(Hypothesis(target.decode(ids), tuple(target.pieces(ids)), float(log_prob), float(score)))
-        return found
+                ids = row[:n].tolist()
+                pieces = tuple(target.pieces(ids))
+                hypotheses.append(Hypothesis(target.decode(ids), pieces, float(log_prob), float(rank), tuple(ids)))
+        return hypotheses
+
+
+def best_text(hypotheses: Sequence[Hypothesis]) -> str:
+    """The first one's text; nothing where nothing was found."""
+    return hypotheses[0].text if hypotheses else ""
+
+
+def _padded(rows: Sequence[np.ndarray], size: int, length: int) -> np.ndarray:
+    """Rows of tokens as `[size, length]` int32, padded at their ends and below."""
+    padded = np.full((size, length), PAD, np.int32)
+    for row, tokens in zip(padded, rows, strict=False):
+        row[: len(tokens)] = tokens
+    return padded
 
 
 def padded_length(length: int) -> int:

@@ -240,9 +240,10 @@ def twin_parameters(params: Mapping[str, Any]) -> dict[str, Tensor]:
         flat[f"{name}.weight"], flat[f"{name}.bias"] = _tensor(layer["scale"]), _tensor(layer["bias"])
 
     for side in ("encoder", "decoder"):
-        norm(f"{side}_norm", params[f"{side}_norm"])
-        for number in range(sum(key.startswith(f"{side}_") for key in params) - 1):
-            layer, name = params[f"{side}_{number}"], f"{side}.{number}"
+        stack = params[side]
+        norm(f"{side}_norm", stack["norm"])
+        for number in range(sum(key.startswith("layers_") for key in stack)):
+            layer, name = stack[f"layers_{number}"], f"{side}.{number}"
             attention = layer["attention"]
             dense(f"{name}.attention.query_key_value", (attention[part] for part in ("query", "key", "value")))
             dense(f"{name}.attention.output", [attention["output"]])

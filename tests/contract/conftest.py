@@ -1,7 +1,9 @@
 """Every model family, found by walking `s2sjax/models/`, in every variant of its enums, tiny."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,17 +14,49 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.ops.linear import Precision
+from s2sjax.tasks.likelihood import logits
 
 VOCAB = 19
 SMALL = {"width": 16, "hidden": 24, "heads": 2, "encoder_layers": 2, "decoder_layers": 2}
 """Sizes for whichever of these fields a family's Config has."""
 
 VARIANTS = {
-    "transformer": [{"norm": "pre"}, {"norm": "post", "tied": "decoder"}, {"tied": "none"}],
+    "transformer": [
+        {"norm": "pre"},
+        {"norm": "post", "tied": "decoder", "positions": "learned", "mlp": "gelu"},
+        {
+            "norm_kind": "rms", "positions": "relative", "mlp": "gated_gelu", "biases": False, "scale_attention": False,
+            "tied": "none", "scan": True,
+        },
+        {
+            "norm_kind": "rms", "positions": "rotary", "mlp": "swiglu", "biases": False, "kv_heads": 1, "qk_norm": True,
+            "window": 3, "experts": 3, "routing": "capacity", "scan": True, "remat": "dots",
+        },
+    ],
+    "causal_lm": [
+        {
+            "layers": 2, "norm_kind": "rms", "positions": "rotary", "rotary_scaling": "llama3", "rotary_length": 8,
+            "mlp": "swiglu", "biases": False, "kv_heads": 1, "window": 5, "tied": False, "scan": True,
+        },
+        {"layers": 2, "positions": "alibi", "prefix": True, "experts": 3, "scan": True},
+    ],
     "rnn_seq2seq": [
         {"attention": "additive"},
-        {"attention": "multiplicative", "input_feeding": False, "tied": "all"},
-        {"encoder_layers": 1, "decoder_layers": 1, "tied": "none"},
+        {"attention": "general", "cell": "gru", "input_feeding": False, "residual": True, "tied": "all"},
+        {"attention": "local", "cell": "gru", "window": 2, "residual": True, "bidirectional": False},
+        {"attention": "dot", "cell": "rnn", "encoder_layers": 1, "decoder_layers": 1, "tied": "none"},
+        {"attention": "none", "input_feeding": False, "bidirectional": False, "reverse_source": True},
+        {"attention": "none", "input_feeding": False, "cell": "gru"},
+    ],
+    "griffin": [{"pattern": ("recurrent", "attention"), "repeats": 1, "window": 3, "recurrent_width": 20}],
+    "hmm": [{"states": 20}],
+    "gnmt": [{"tied": "all"}, {"encoder_layers": 4, "decoder_layers": 3, "remat": "full", "tied": "none"}],
+    "lstm_lm": [
+        {"embedding_width": 12},
+        {
+            "tied": False, "word_dropout": 0.1, "input_dropout": 0.1, "output_dropout": 0.1, "weight_dropout": 0.2,
+            "activation_penalty": 2.0, "change_penalty": 1.0,
+        },
     ],
 }
 """A family that is not listed runs with its defaults."""
@@ -63,12 +97,7 @@ class Subject:
 
 @lru_cache
 def _jitted(model):
-    def logits(params, batch):
-        output = model.apply({"params": params}, batch, train=False)
-        logits = output.features.astype("float32") @ output.kernel
-        return logits if output.bias is None else logits + output.bias
-
-    return jax.jit(logits)
+    return jax.jit(lambda params, batch: logits(model.apply({"params": params}, batch, train=False), Precision.FLOAT32))
 
 
 def _logits(model, params, batch):
@@ -82,9 +111,20 @@ SUBJECTS = [
 ]
 
 
+FIRST = {family: next(s for s in SUBJECTS if s.family == family) for family in models.families()}
+
+
 @pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.name)
 def subject(request):
     return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Thorough tests of all but a family's first variant are slow ones: together they take longer than all others."""
+    for item in items:
+        if item.get_closest_marker("thorough") and item.callspec.params["subject"] not in FIRST.values():
+            item.add_marker(pytest.mark.slow)
 
 
 def sentences() -> TokenizedSplit:
@@ -108,3 +148,32 @@ def bucketed(source: int = 6, target: int = 6, rows: int = 8):
 def packed():
     """The same sentences, in three rows of up to three."""
     return assemble(PlannedBatch(Shape(4, 20, 20), np.arange(8), np.array([0, 0, 0, 1, 1, 1, 2, 2])), SPLIT)
+
+
+def copies(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A sentence and itself."""
+    sentence = np.append(rng.integers(4, VOCAB, rng.integers(2, 6)), 3)
+    return sentence, sentence
+
+
+def counting(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A word, and the words that come after it in the vocabulary, up to the last one."""
+    word = rng.integers(VOCAB - 6, VOCAB)
+    return np.array([word]), np.append(np.arange(word + 1, VOCAB), 3)
+
+
+class Task(NamedTuple):
+    """What a family shows that it learns, in seconds."""
+
+    example: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]] = copies
+    learning_rate: float = 4e-3
+    options: Mapping[str, Any] = {}
+    """Of the model."""
+
+
+TASKS = {
+    "causal_lm": Task(counting),  # it would have to find where, in prompts of several lengths, a copy is to begin
+    "griffin": Task(options={"repeats": 2, "window": 16, "recurrent_width": 48}),
+    "hmm": Task(counting, learning_rate=0.1),  # its state is one of a few: it cannot remember a sentence
+}
+"""A family that is not listed learns to copy."""

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
 from s2sjax.data.pipeline import batches
 from s2sjax.data.plan import make_plan
 from s2sjax.data.prepare import Ragged, TokenizedSplit
-from s2sjax.data.sources import DataConfig
 
 RNG = np.random.default_rng(0)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2sjax.data.config import DataConfig
 from s2sjax.data.plan import bucket_boundaries, first_fit, make_plan
-from s2sjax.data.sources import DataConfig
 from s2sjax.errors import UserError
 
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2sjax.data import prepare as preparation
+from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import Ragged, prepare, prepare_tokenizers, tokenize
-from s2sjax.data.sources import DataConfig
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
@@ -139,7 +139,7 @@ def test_progress_counts_examples_up_to_the_total(data):
 KILLED = """
 import json, os, signal, sys
 from s2sjax.data.prepare import prepare
-from s2sjax.data.sources import DataConfig
+from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer import TokenizerConfig
 
 def progress(description, done, total):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import Lines
-from s2sjax.data.sources import DataConfig
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
 

@@ -1,8 +1,10 @@
 """Slices, several pairs of languages, prompts, and text without sources."""
 
+import dataclasses
+
 import pytest
 
-from s2sjax.data.sources import DataConfig
+from s2sjax.data.config import DataConfig
 from s2sjax.data.splits import open_split, prompt_of
 from s2sjax.errors import UserError
 
@@ -36,6 +38,11 @@ def test_a_slice_is_what_python_and_tfds_say(directory, name, rows):
     assert source.fingerprint() != open_split(config(directory), "train").fingerprint()
 
 
+def test_a_slice_of_a_renamed_split_is_of_what_it_is_called(directory):
+    source = open_split(config(directory, test="train"), "test[:2]")
+    assert [e["source"] for e in source] == ["en0", "en1"]
+
+
 def test_a_slice_that_is_none_or_empty_is_refused(directory):
     with pytest.raises(UserError, match="is no slice"):
         open_split(config(directory, train="train[1:2:3]"), "train")
@@ -61,9 +68,9 @@ def test_pairs_of_languages_follow_each_other_each_with_its_tag(directory):
         source[20]
     with pytest.raises(UserError, match="choose one with --config.data.pairs"):
         prompt_of(multi)
-    assert prompt_of(config(directory, prompt="<2{target_language}> {source}", pairs=("en-fr",)))("x") == "<2fr> x"
+    assert prompt_of(dataclasses.replace(multi, pairs=("en-fr",)))("x") == "<2fr> x"
     with pytest.raises(UserError, match="expected languages as in 'en-de'"):
-        config(directory, pairs=("en",))
+        dataclasses.replace(multi, pairs=("en",))
 
 
 def test_a_prompt_stands_around_the_source_whatever_the_source_holds(directory):

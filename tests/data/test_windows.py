@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import make_plan
 from s2sjax.data.prepare import Ragged, TokenizedSplit
-from s2sjax.data.sources import DataConfig
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 
@@ -83,6 +83,10 @@ def test_settings_that_contradict_each_other_are_refused():
         ({"source": "", "context": 8, "stride": 8}, "stride below it"),
         ({"source": "", "context": 1}, "at least 2"),
         ({"source": "", "join": True}, "set data.context"),
+        ({"source": "", "context": 300}, "raise data.max_target_length"),
+        ({"source": "", "prompt": "Say {source}"}, "nothing to put into it"),
+        ({"pairs": ("en-de",)}, "every pair would read the same text"),
+        ({"prompt": "<2{target_language}> {source}"}, "data.pairs is empty"),
     ):
         with pytest.raises(UserError, match=words):
             DataConfig(**fields)

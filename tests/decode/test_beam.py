@@ -1,6 +1,6 @@
 """Beam search against enumeration and a slow twin in plain Python, on cases worked by hand, and by its laws."""
 
-import functools
+import dataclasses
 import math
 
 import jax
@@ -11,194 +11,108 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from s2sjax.decode.beam import BLOCK, BeamConfig, _best_candidates, beam_search
+from s2sjax.decode.beam import BeamConfig, beam_search
+from s2sjax.decode.candidates import BLOCK, best_candidates
+from s2sjax.decode.constraints import FREE, UNCONSTRAINED, force
 from s2sjax.errors import UserError
+from tests.decode.toys import (
+    BOS,
+    EOS,
+    LATTICE,
+    PAD,
+    UNK,
+    A,
+    B,
+    PlainModel,
+    assert_same,
+    every_hypothesis,
+    hypotheses,
+    jit,
+    log_table,
+    plain_beam_search,
+    run_hash,
+    run_table,
+    score,
+    search_hash,
+)
 
-PAD, UNK, BOS, EOS = 0, 1, 2, 3
-PENALTIES = {"none": lambda n, a: 1.0, "power": lambda n, a: n**a, "gnmt": lambda n, a: ((5 + n) / 6) ** a}
 CASES = 240
-
-
-# Random models whose logits depend on the whole history, through a cache: a hypothesis that is handed another's cache
-# gets other logits. The same integer arithmetic runs in JAX and in numpy, so both see the same models.
-
-
-def mix(x):
-    """A 32-bit integer hash (the finaliser of MurmurHash3)."""
-    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
-
-
-def to_logits(state, xp, vocabulary):
-    """`[...] -> [..., V]`, uniform in [-3, 3), padding included."""
-    bits = mix(state[..., None] + xp.arange(1, vocabulary + 1, dtype=xp.uint32) * np.uint32(0x9E3779B9))
-    return (bits >> 8).astype(xp.float32) * np.float32(6 / 2**24) - np.float32(3)
-
-
-def hash_step(tokens, cache, *, vocabulary):
-    """A step function whose state is spread over leaves of several ranks and types."""
-    wide = cache["wide"][:, :, 1, 0].astype(jnp.uint32)
-    state = mix(cache["state"] * np.uint32(31) + wide + tokens.astype(jnp.uint32))
-    cache = {"state": state, "wide": jnp.full_like(cache["wide"], 7) + (state % 1024)[..., None, None]}
-    return to_logits(state, jnp, vocabulary), cache
-
-
-def hash_cache(seeds, beam_size):
-    state = jnp.broadcast_to(jnp.asarray(seeds, jnp.uint32)[:, None], (len(seeds), beam_size))
-    return {"state": state, "wide": jnp.zeros((*state.shape, 2, 3), jnp.float32)}
-
-
-class PlainModel:
-    """The same models for plain Python: log-probabilities after a tuple of tokens, float64."""
-
-    def __init__(self, seed, vocabulary):
-        self.vocabulary, self.states = vocabulary, {}
-        self.seed = seed
-
-    @functools.cache  # noqa: B019 - a model lives for one test
-    def state(self, prefix):
-        if not prefix:
-            state, wide, token = np.uint32(self.seed), 0, BOS
-        else:
-            state, token = self.state(prefix[:-1]), prefix[-1]
-            wide = 7 + int(state) % 1024
-        with np.errstate(over="ignore"):
-            return mix(state * np.uint32(31) + np.uint32(wide) + np.uint32(token))
-
-    @functools.cache  # noqa: B019
-    def log_probs(self, prefix):
-        with np.errstate(over="ignore"):
-            logits = to_logits(self.state(prefix)[None], np, self.vocabulary)[0].astype(np.float64)
-        return logits - np.log(np.exp(logits).sum())
-
-    def rescore(self, tokens):
-        return sum(self.log_probs(tuple(tokens[:i]))[token] for i, token in enumerate(tokens))
-
-
-def every_hypothesis(model, max_len, prefix=(), log_prob=0.0):
-    """Yield (tokens, log-probability) of all that end within `max_len` tokens."""
-    log_probs = model.log_probs(prefix)
-    yield (*prefix, EOS), log_prob + log_probs[EOS]
-    if len(prefix) + 1 < max_len:
-        for token in range(model.vocabulary):
-            if token not in (PAD, EOS):
-                yield from every_hypothesis(model, max_len, (*prefix, token), log_prob + log_probs[token])
-
-
-def plain_beam_search(log_probs, vocabulary, config, max_len, *, stop_at_first=False):
-    """The slow twin: beam search of one sentence in plain Python. Returns the pool, [(score, log_prob, tokens)]."""
-    K = config.beam_size
-    penalty = functools.partial(PENALTIES[config.length_penalty], a=config.alpha)
-    live, pool = [(0.0, ())], []
-    for n in range(1, max_len + 1):
-        continuations = [EOS] if n == max_len else [t for t in range(vocabulary) if t != config.pad_id]
-        candidates = [(lp + log_probs(h)[t], (*h, t)) for lp, h in live for t in continuations]
-        candidates = sorted((c for c in candidates if c[0] > -math.inf), key=lambda c: -c[0])[: 2 * K if K > 1 else 1]
-        pool += [(lp / penalty(n), lp, h) for lp, h in candidates[:K] if h[-1] == EOS]
-        if stop_at_first and len(pool) >= K:
-            break
-        pool = sorted(pool, key=lambda f: -f[0])[:K]
-        live = [(lp, h) for lp, h in candidates if h[-1] != EOS][:K]
-        if not live or (len(pool) == K and live[0][0] / penalty(max_len) <= pool[-1][0]):
-            break
-    return sorted(pool, key=lambda f: -f[0])[:K]
-
-
-# One compilation for each (config, vocabulary, batch), shared by all tests.
-
-
-@functools.partial(jax.jit, static_argnames=("config", "vocabulary"))
-def search_hash(seeds, max_lengths, *, config, vocabulary):
-    step = functools.partial(hash_step, vocabulary=vocabulary)
-    bos = jnp.full(seeds.shape, BOS, jnp.int32)
-    return beam_search(step, hash_cache(seeds, config.beam_size), bos, config, max_lengths=max_lengths)
-
-
-@functools.partial(jax.jit, static_argnames=("config",))
-def search_table(tables, max_lengths, *, config):
-    """Markov models: `tables` [B, V, V] holds the logits of what follows each token."""
-
-    def step(tokens, sentence):
-        return tables[sentence, tokens], sentence
-
-    B = tables.shape[0]
-    sentence = jnp.broadcast_to(jnp.arange(B)[:, None], (B, config.beam_size))
-    return beam_search(step, sentence, jnp.full(B, BOS, jnp.int32), config, max_lengths=max_lengths)
-
-
-def run_hash(seeds, *, config, vocabulary=6, max_lengths=None):
-    limits = np.full(len(seeds), config.max_len) if max_lengths is None else max_lengths
-    seeds, limits = jnp.asarray(seeds, jnp.uint32), jnp.asarray(limits, jnp.int32)
-    return jax.tree.map(np.asarray, search_hash(seeds, limits, config=config, vocabulary=vocabulary))
-
-
-def run_table(table, config):
-    table = np.asarray(table, np.float32)
-    tables = table if table.ndim == 3 else table[None]
-    limits = jnp.full(len(tables), config.max_len, jnp.int32)
-    return jax.tree.map(np.asarray, search_table(jnp.asarray(tables), limits, config=config))
-
-
-def hypotheses(result, row):
-    """[(tokens, score, log_prob)] of one sentence, without the places left over."""
-    return [
-        (tuple(tokens[:length].tolist()), float(score), float(log_prob))
-        for tokens, score, log_prob, length in zip(*(x[row] for x in result), strict=True)
-        if length
-    ]
-
-
-def assert_same(left, right, rows_left=slice(None), rows_right=slice(None)):
-    for name, a, b in zip(left._fields, left, right, strict=True):
-        np.testing.assert_array_equal(a[rows_left], b[rows_right], err_msg=name)
-
-
 NARROW = BeamConfig(beam_size=3, nbest=3, max_len=8, length_penalty="gnmt", alpha=0.6)
 SEEDS = np.arange(CASES) * 7919 + 1
 
 
-@pytest.mark.parametrize(("kind", "alpha"), [("none", 0.6), ("power", 1.0), ("gnmt", 0.6), ("gnmt", 3.0)])
-def test_the_widest_beam_finds_what_enumeration_finds(kind, alpha):
+MANY = np.arange(1000) * 7919 + 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"length_penalty": "none"},
+        {"length_penalty": "power", "alpha": 1.0},
+        {"length_penalty": "gnmt", "alpha": 3.0},
+        {"length_penalty": "sockeye", "alpha": 1.5, "beta": 2.0, "brevity": 0.7},
+    ],
+)
+def test_the_widest_beam_finds_what_enumeration_finds(fields):
     # 5 tokens but padding, at most 4 of them: 85 hypotheses, and fewer candidates in any step.
-    config = BeamConfig(beam_size=85, nbest=85, max_len=4, length_penalty=kind, alpha=alpha)
-    result = run_hash(SEEDS, config=config)
-    for row, seed in enumerate(SEEDS):
-        scored = [(h, lp / PENALTIES[kind](len(h), alpha)) for h, lp in every_hypothesis(PlainModel(seed, 6), 4)]
-        expected = sorted(scored, key=lambda x: -x[1])
+    config = BeamConfig(beam_size=85, nbest=85, max_len=4, **fields)
+    references = MANY % 7 / 2 + 1
+    result = run_hash(MANY, config=config, references=references)
+    every, model = every_hypothesis(6, 4), PlainModel(MANY, 6)
+    log_probs = np.stack([model.rescore(h) for h in every], axis=1)
+    for row in range(len(MANY)):
+        scores = [score(config, lp, len(h), references[row]) for h, lp in zip(every, log_probs[row], strict=True)]
         found = hypotheses(result, row)
-        assert len(found) == len(expected) == 85
-        assert found[0][0] == expected[0][0]
-        np.testing.assert_allclose([score for _, score, _ in found], [score for _, score in expected], atol=1e-5)
-        assert {h for h, _, _ in found} == {h for h, _ in expected}
+        assert len(found) == 85 and {h for h, _, _ in found} == set(every)
+        assert found[0][0] == every[np.argmax(scores)]
+        np.testing.assert_allclose([s for _, s, _ in found], sorted(scores, reverse=True), atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "config",
     [
         NARROW,
-        BeamConfig(beam_size=2, nbest=2, max_len=8, length_penalty="power", alpha=1.5),
+        BeamConfig(beam_size=2, nbest=2, max_len=8, length_penalty="power", alpha=1.5, stop="first"),
         BeamConfig(beam_size=5, nbest=5, max_len=8, length_penalty="none"),
+        BeamConfig(
+            beam_size=6, nbest=6, max_len=6, length_penalty="sockeye", beta=1.0, brevity=1.0, groups=3, diversity=0.7
+        ),
     ],
 )
 def test_a_narrow_beam_equals_its_plain_twin(config):
-    limits = SEEDS % config.max_len + 1
-    result = run_hash(SEEDS, config=config, max_lengths=limits)
+    limits, references = SEEDS % config.max_len + 1, SEEDS % 9
+    result = run_hash(SEEDS, config=config, max_lengths=limits, references=references)
     for row, seed in enumerate(SEEDS):
-        expected = plain_beam_search(PlainModel(seed, 6).log_probs, 6, config, limits[row])
+        model = PlainModel(seed, 6)
+        expected = plain_beam_search(model.log_probs, 6, config, limits[row], reference=references[row])
         found = hypotheses(result, row)
         assert [h for h, _, _ in found] == [h for _, _, h in expected]
-        np.testing.assert_allclose([score for _, score, _ in found], [score for score, _, _ in expected], atol=1e-5)
+        np.testing.assert_allclose([s[1:] for s in found], [s[:2] for s in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"length_penalty": "power", "alpha": 1.5},
+        {"length_penalty": "sockeye", "alpha": 0.5, "beta": 3.0, "brevity": 2.0},
+    ],
+)
+def test_the_bound_loses_nothing_that_going_on_to_the_limit_would_find(fields):
+    # The reference length lies beyond some limits: there the brevity term of the bound is not 0.
+    limits, references = MANY % 9 + 2, MANY % 13
+    bound = BeamConfig(beam_size=2, nbest=2, max_len=10, **fields)
+    never = dataclasses.replace(bound, stop="never")
+    assert_same(*(run_hash(MANY, config=c, max_lengths=limits, references=references) for c in (bound, never)))
 
 
 def test_scores_equal_rescoring_of_the_returned_tokens():
     result = run_hash(SEEDS, config=NARROW)
     for row, seed in enumerate(SEEDS):
         model = PlainModel(seed, 6)
-        for tokens, score, log_prob in hypotheses(result, row):
+        for tokens, ranked, log_prob in hypotheses(result, row):
             assert tokens[-1] == EOS and EOS not in tokens[:-1]
             assert log_prob == pytest.approx(model.rescore(tokens), abs=1e-5)
-            assert score == pytest.approx(log_prob / ((5 + len(tokens)) / 6) ** 0.6, abs=1e-5)
+            assert ranked == pytest.approx(log_prob / ((5 + len(tokens)) / 6) ** 0.6, abs=1e-5)
 
 
 def test_hypotheses_do_not_depend_on_the_batch_or_its_order():
@@ -235,7 +149,7 @@ def test_limits_are_clipped_to_the_buffer():
     assert_same(result, run_hash(SEEDS[:2], config=NARROW), slice(1, 2), slice(1, 2))
 
 
-@pytest.mark.parametrize("kind", PENALTIES)
+@pytest.mark.parametrize("kind", ["none", "sockeye"])
 def test_a_beam_of_one_is_argmax_decoding(kind):
     config = BeamConfig(beam_size=1, max_len=8, length_penalty=kind, alpha=2.0)
     result = run_hash(SEEDS, config=config)
@@ -245,21 +159,6 @@ def test_a_beam_of_one_is_argmax_decoding(kind):
             tokens += (1 + int(np.argmax(model.log_probs(tokens)[1:])),)
         tokens = tokens if EOS in tokens else (*tokens, EOS)
         assert hypotheses(result, row)[0][0] == tokens
-
-
-def log_table(vocabulary, rows):
-    """Logits from rows of probabilities: {token: {next: probability}}; what is not named ends at once."""
-    table = np.full((vocabulary, vocabulary), -np.inf)
-    table[:, EOS] = 0.0
-    for token, follows in rows.items():
-        table[token] = -np.inf
-        for following, probability in follows.items():
-            table[token, following] = math.log(probability)
-    return table
-
-
-A, B = 4, 5
-LATTICE = log_table(6, {BOS: {A: 0.60, B: 0.40}, A: {B: 0.55, EOS: 0.45}, B: {B: 0.10, EOS: 0.90}})
 
 
 def test_the_lattice_of_the_docstring():
@@ -273,13 +172,21 @@ def test_the_lattice_of_the_docstring():
     assert hypotheses(run_table(LATTICE, greedy), 0)[0][0] == (A, B, EOS)
 
 
+def test_diverse_groups_of_the_docstring():
+    groups = BeamConfig(beam_size=2, nbest=2, max_len=4, length_penalty="none", groups=2)
+    assert [h for h, _, _ in hypotheses(run_table(LATTICE, groups), 0)] == [(A, B, EOS)], "both found the same"
+    found = hypotheses(run_table(LATTICE, dataclasses.replace(groups, diversity=1.0)), 0)
+    assert [h for h, _, _ in found] == [(B, EOS), (A, B, EOS)]
+    np.testing.assert_allclose([f[1:] for f in found], [[-1.022, -1.022], [-1.214, -1.214]], atol=5e-4)
+
+
 def test_search_goes_on_past_the_first_k_finished_while_a_longer_hypothesis_can_win():
     # Two short hypotheses fill the pool in step 2, at means of -0.55 and -0.65 a token; x z w u eos has -0.30.
     x, y, z, w, u = 4, 5, 6, 7, 8
     rows = {BOS: {x: 0.55, y: 0.45}, x: {EOS: 0.60, z: 0.40}, y: {EOS: 0.60, z: 0.40}, z: {w: 1.0}, w: {u: 1.0}}
     table, config = log_table(9, rows), BeamConfig(beam_size=2, max_len=6, length_penalty="power", alpha=1.0)
-    first = plain_beam_search(lambda h: table[h[-1] if h else BOS], 9, config, 6, stop_at_first=True)
-    assert first[0][2] == (x, EOS) and first[0][0] == pytest.approx(math.log(0.33) / 2)
+    first = hypotheses(run_table(table, dataclasses.replace(config, stop="first")), 0)
+    assert first[0][0] == (x, EOS) and first[0][1] == pytest.approx(math.log(0.33) / 2, abs=1e-6)
     ((tokens, score, _),) = hypotheses(run_table(table, config), 0)
     assert tokens == (x, z, w, u, EOS) and score == pytest.approx(math.log(0.22) / 5, abs=1e-6)
 
@@ -298,7 +205,8 @@ def test_a_finished_sentence_is_frozen_while_others_go_on():
 
         sentence = jnp.broadcast_to(jnp.arange(lengths)[:, None], (lengths, 2))
         cache = {"position": jnp.zeros_like(sentence), "sentence": sentence}
-        return jax.tree.map(np.asarray, beam_search(step, cache, jnp.full(lengths, BOS, jnp.int32), config))
+        search = jit(lambda cache: beam_search(step, cache, jnp.full(lengths, BOS, jnp.int32), config))
+        return jax.tree.map(np.asarray, search(cache))
 
     alone, together = search(1), search(2)
     assert [h for h, _, _ in hypotheses(alone, 0)] == [(B, EOS), (A, B, EOS)]
@@ -344,22 +252,32 @@ def test_a_hypothesis_without_any_possible_token_dies_quietly():
 def test_candidates_by_blocks_equal_one_top_k_over_everything(vocabulary):
     # Whole numbers, so that there are many ties; one word is impossible, and padding would be the best.
     rng = np.random.default_rng(vocabulary)
-    batch, width, config = 64, 4, BeamConfig(beam_size=4)
-    logits = jnp.asarray(rng.integers(-20, 21, (batch, width, vocabulary)), jnp.float32)
-    logits = logits.at[:, :, UNK].set(-jnp.inf).at[:, :, PAD].set(25)
-    live = jnp.asarray(rng.integers(-2, 1, (batch, width)), jnp.float32).at[::3, 1:].set(-jnp.inf)
-    must_end = jnp.arange(batch) % 5 == 0
-    (log_probs, parents, tokens), broken = jax.jit(_best_candidates, static_argnums=3)(logits, live, must_end, config)
+    batch, width = 64, 4
+    logits = rng.integers(-20, 21, (batch, width, vocabulary)).astype(np.float32)
+    logits[:, :, UNK], logits[:, :, PAD] = -np.inf, 25
+    live = rng.integers(-2, 1, (batch, width)).astype(np.float32)
+    live[::3, 1:] = -np.inf
+    row = np.arange(batch)
+    forced = np.where(row % 5 == 0, EOS, np.where(row % 5 == 1, row % vocabulary, FREE)).astype(np.int32)
+    too_short = row % 4 == 0
+    special = {"eos_id": EOS, "pad_id": PAD}
 
-    allowed = jnp.where(must_end[:, None], jnp.arange(vocabulary) == EOS, jnp.arange(vocabulary) != PAD)
-    totals = live[..., None] + jnp.where(allowed[:, None], jax.nn.log_softmax(logits), -jnp.inf)
+    @jit
+    def both(logits, live, forced, too_short):
+        words = jax.nn.log_softmax(logits)
+        totals = live[..., None] + force(words, forced, too_short, **special)
+        return best_candidates(logits, live, forced, width=2 * width, too_short=too_short, **special), words, totals
+
+    ((found, log_probs, parents, tokens), broken), words, totals = both(logits, live, forced, too_short)
     totals = np.asarray(totals).reshape(batch, -1)
     flat = np.argsort(-totals, axis=1, kind="stable")[:, : 2 * width]  # of equals, the earlier
     expected = np.take_along_axis(totals, flat, axis=1)
-    np.testing.assert_allclose(log_probs, expected, atol=1e-6)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
     possible = expected > -np.inf
     np.testing.assert_array_equal(np.asarray(parents * vocabulary + tokens)[possible], flat[possible])
-    assert possible.any(axis=1).all() and not broken.any()
+    own = np.take_along_axis(np.asarray(words).reshape(batch, -1), flat, axis=1)
+    np.testing.assert_allclose(np.asarray(log_probs)[possible], own[possible], atol=1e-6)
+    assert possible.any(axis=1).mean() > 0.5 and not broken.any()
 
 
 @settings(max_examples=30, deadline=None)
@@ -379,11 +297,11 @@ def test_laws_on_random_step_tables(seed, alpha, scale):
     for row in range(16):
         found = hypotheses(result, row)
         assert len({h for h, _, _ in found}) == len(found)
-        for tokens, score, log_prob in found:
+        for tokens, ranked, log_prob in found:
             assert tokens[-1] == EOS and EOS not in tokens[:-1] and PAD not in tokens
             rescored = sum(log_probs[row, a, b] for a, b in zip((BOS, *tokens), tokens, strict=False))
             assert -math.inf < log_prob == pytest.approx(rescored, rel=1e-5, abs=1e-5)
-            assert score == pytest.approx(log_prob / ((5 + len(tokens)) / 6) ** alpha, rel=1e-5, abs=1e-5)
+            assert ranked == pytest.approx(log_prob / ((5 + len(tokens)) / 6) ** alpha, rel=1e-5, abs=1e-5)
         for tokens, length in zip(result.tokens[row], result.lengths[row], strict=True):
             assert (tokens[length:] == PAD).all()
 
@@ -395,7 +313,7 @@ def test_sentences_spread_over_devices_give_the_same():
     rows = NamedSharding(mesh, PartitionSpec("data"))
     seeds = jax.device_put(jnp.asarray(SEEDS, jnp.uint32), rows)
     limits = jax.device_put(jnp.full(CASES, NARROW.max_len, jnp.int32), rows)
-    spread = search_hash(seeds, limits, config=NARROW, vocabulary=6)
+    spread = search_hash(seeds, limits, None, None, UNCONSTRAINED, config=NARROW, vocabulary=6)
     together = run_hash(SEEDS, config=NARROW)
     np.testing.assert_array_equal(spread.tokens, together.tokens)
     # Another split is another program, whose sums may round differently.
@@ -409,8 +327,13 @@ def test_sentences_spread_over_devices_give_the_same():
         ({"beam_size": 0}, "beam_size is 0"),
         ({"max_len": 0}, "max_len is 0"),
         ({"alpha": -0.1}, "alpha is -0.1"),
+        ({"brevity": -0.1}, "brevity is -0.1"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+        ({"stop": "early"}, "expected one of bound, first, never"),
+        ({"groups": 2}, "beam_size 5 cannot be divided into 2 groups"),
+        ({"diversity": 0.5}, "there is one group"),
         ({"alpha": math.nan}, "alpha is nan"),
-        ({"length_penalty": "wu"}, "expected one of none, power, gnmt"),
+        ({"length_penalty": "wu"}, "expected one of none, power, gnmt, sockeye"),
         ({"pad_id": 3}, "two different token ids"),
     ],
 )
@@ -425,5 +348,9 @@ def test_a_step_function_of_the_wrong_shape_is_named():
         beam_search(lambda tokens, cache: (jnp.zeros((2, 3, 6)), cache), {"key": jnp.zeros((2, 7))}, bos, config)
     with pytest.raises(UserError, match=r"logits of shape \(2, 6\), expected \[2, 3, vocabulary\]"):
         beam_search(lambda tokens, cache: (jnp.zeros((2, 6)), cache), {}, bos, config)
+    with pytest.raises(UserError, match="brevity is 1.0, but there are no reference_lengths"):
+        beam_search(
+            lambda tokens, cache: (jnp.zeros((2, 3, 6)), cache), {}, bos, dataclasses.replace(config, brevity=1.0)
+        )
     with pytest.raises(UserError, match="over 3 tokens, which do not hold eos_id 3"):
         beam_search(lambda tokens, cache: (jnp.zeros((2, 3, 3)), cache), {}, bos, config)

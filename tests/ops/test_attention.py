@@ -1,17 +1,13 @@
 """Attention against float64 loops."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax.ops.attention import (
-    additive_scores,
-    dot_product_attention,
-    masked_softmax,
-    multiplicative_scores,
-    segment_mask,
-)
+from s2sjax.ops.attention import dot_product_attention, masked_softmax, segment_mask, step_attention, window_mask
 
 RNG = np.random.default_rng(0)
 QUERY_SEGMENTS = np.array([[1, 1, 2, 2, 0], [1, 2, 3, 0, 0]])
@@ -27,18 +23,69 @@ def test_segment_mask_equals_a_loop(causal):
         assert mask[b, t, s] == expected, (b, t, s)
 
 
-def test_dot_product_attention_equals_a_float64_loop():
-    B, T, S, H, C = 2, 5, 4, 3, 8
-    query, key, value = (RNG.normal(size=shape) for shape in ((B, T, H, C), (B, S, H, C), (B, S, H, C)))
-    mask = np.asarray(segment_mask(jnp.array(QUERY_SEGMENTS), jnp.array(KEY_SEGMENTS)))
-    expected = np.zeros((B, T, H, C))
+def loop(query, key, value, mask, bias, scale):
+    """Attention one score at a time in float64; query head h reads head h * G // H of keys and values."""
+    (B, T, H, C), G = query.shape, key.shape[2]
+    context = np.zeros((B, T, H, C))
     for b, t, h in np.ndindex(B, T, H):
-        allowed = np.flatnonzero(mask[b, t])
+        allowed, g = np.flatnonzero(mask[b, t]), h * G // H
         if len(allowed):
-            scores = np.exp([query[b, t, h] @ key[b, s, h] / np.sqrt(C) for s in allowed])
-            expected[b, t, h] = sum(w * value[b, s, h] for w, s in zip(scores / scores.sum(), allowed, strict=True))
-    got = dot_product_attention(*(jnp.array(x, jnp.float32) for x in (query, key, value)), jnp.array(mask))
+            scores = np.array([query[b, t, h] @ key[b, s, g] * scale + bias[b % len(bias), h, t, s] for s in allowed])
+            weights = np.exp(scores - scores.max())
+            weights /= weights.sum()
+            context[b, t, h] = sum(w * value[b, s, g] for w, s in zip(weights, allowed, strict=True))
+    return context
+
+
+@pytest.mark.parametrize("G", [4, 2, 1], ids="{} heads of keys".format)
+@pytest.mark.parametrize("rows, scale", [(None, None), (1, 1.0), (2, None)], ids=["plain", "T5", "bias by row"])
+def test_dot_product_attention_equals_a_float64_loop(G, rows, scale):
+    B, T, S, H, C = 2, 5, 4, 4, 8
+    query, key, value = (RNG.normal(size=shape) for shape in ((B, T, H, C), (B, S, G, C), (B, S, G, C)))
+    mask = np.asarray(segment_mask(jnp.array(QUERY_SEGMENTS), jnp.array(KEY_SEGMENTS)))
+    bias = None if rows is None else RNG.normal(size=(rows, H, T, S))
+    expected = loop(query, key, value, mask, np.zeros((1, H, T, S)) if bias is None else bias, scale or C**-0.5)
+    arrays = (jnp.array(x, jnp.float32) for x in (query, key, value))
+    bias = None if bias is None else jnp.array(bias, jnp.float32)
+    got = dot_product_attention(*arrays, jnp.array(mask), bias=bias, scale=scale)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("G", [4, 2], ids="{} heads of keys".format)
+@pytest.mark.parametrize("S", [3, 0], ids="{} shared keys".format)
+def test_a_step_over_shared_and_own_keys_equals_a_float64_loop_over_all_of_them(G, S):
+    B, K, L, H, C = 2, 3, 4, 4, 8
+    query, key, value = (RNG.normal(size=shape) for shape in ((B, K, H, C), (B, K, L, G, C), (B, K, L, G, C)))
+    shared = [RNG.normal(size=(B, S, G, C)) for _ in range(2)]
+    mask, bias = RNG.random((B, K, S + L)) < 0.6, RNG.normal(size=(B, H, K, S + L))
+    everything = [
+        np.concatenate([np.repeat(common[:, None], K, axis=1), own], axis=2).reshape(B * K, S + L, G, C)
+        for common, own in zip(shared, (key, value), strict=True)
+    ]
+    expected = loop(
+        query.reshape(B * K, 1, H, C), *everything, mask.reshape(B * K, 1, S + L),
+        np.moveaxis(bias, 2, 1).reshape(B * K, H, 1, S + L), C**-0.5,
+    ).reshape(B, K, H, C)  # fmt: skip
+    query, key, value, bias, *shared = (jnp.array(x, jnp.float32) for x in (query, key, value, bias, *shared))
+    got = step_attention(query, key, value, jnp.array(mask), shared=tuple(shared) if S else None, bias=bias)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_grouped_queries_do_not_repeat_keys():
+    query, key = jnp.zeros((2, 5, 8, 4)), jnp.zeros((2, 7, 2, 4))
+    jaxpr = jax.make_jaxpr(dot_product_attention)(query, key, key, jnp.ones((2, 5, 7), bool))
+    repeated = math.prod((2, 7, 8, 4))
+    assert not [v.aval for e in jaxpr.eqns for v in e.outvars if v.aval.ndim >= 4 and v.aval.size == repeated]
+
+
+def test_a_window_counts_the_position_itself_and_looks_to_both_sides():
+    positions = jnp.arange(5)[None]
+    mask = np.asarray(window_mask(positions, positions, 2))[0]
+    np.testing.assert_array_equal(mask[2], [False, True, True, True, False])
+
+
+def test_no_keys_at_all_give_no_weights():
+    assert masked_softmax(jnp.zeros((2, 0)), jnp.zeros((2, 0), bool)).shape == (2, 0)
 
 
 def test_a_query_that_may_attend_to_nothing_gets_zeros_and_a_finite_gradient():
@@ -54,15 +101,3 @@ def test_a_query_that_may_attend_to_nothing_gets_zeros_and_a_finite_gradient():
 def test_masked_softmax_survives_huge_scores():
     weights = masked_softmax(jnp.array([[1e30, 5.0, 1e30]]), jnp.array([[True, True, False]]))
     np.testing.assert_allclose(weights, [[1.0, 0.0, 0.0]])
-
-
-def test_recurrent_attention_scores_equal_loops():
-    B, K, S, A = 2, 3, 4, 5
-    query, keys, v = RNG.normal(size=(B, K, A)), RNG.normal(size=(B, S, A)), RNG.normal(size=A)
-    additive, multiplicative = np.zeros((B, K, S)), np.zeros((B, K, S))
-    for b, k, s in np.ndindex(B, K, S):
-        additive[b, k, s] = v @ np.tanh(query[b, k] + keys[b, s])
-        multiplicative[b, k, s] = query[b, k] @ keys[b, s]
-    query, keys, v = (jnp.array(x, jnp.float32) for x in (query, keys, v))
-    np.testing.assert_allclose(additive_scores(query, keys, v), additive, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(multiplicative_scores(query, keys), multiplicative, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The chunked cross-entropy against its plain twin."""
+"""The chunked cross-entropy against its plain twin, and a mixture's against that of its log-probabilities."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from s2sjax.ops.linear import Precision
-from s2sjax.ops.losses import chunked_cross_entropy, cross_entropy, token_losses
+from s2sjax.ops.losses import chunked_cross_entropy, cross_entropy, mixture_cross_entropy, token_losses
 
 B, T, D, V = 4, 7, 8, 23
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -99,3 +99,55 @@ def test_bfloat16_products_stay_within_their_rounding(precision):
     rounded = chunked_cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, chunk=8, precision=precision)
     assert float(rounded.loss) == pytest.approx(float(exact.loss), rel=1e-2)
     assert float(rounded.loss) != float(exact.loss), "the policy had no effect"
+
+
+def mixture():
+    """Beliefs [B, T, N] and emissions [N, V], rows of both distributions."""
+    return jax.nn.softmax(FEATURES), jax.nn.softmax(3 * KERNEL)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_the_loss_of_a_mixture_is_the_cross_entropy_of_its_log_probabilities(label_smoothing):
+    features, kernel = mixture()
+
+    def plain(features, kernel):
+        log_probs = jnp.log(features @ kernel)
+        losses, nll = token_losses(log_probs, TARGETS, label_smoothing=label_smoothing, z_loss=0.0)
+        correct = jnp.argmax(log_probs, axis=-1) == TARGETS
+        return jnp.sum(WEIGHTS * losses), [jnp.sum(WEIGHTS * x) for x in (losses, nll, correct, 1.0)]
+
+    def ours(features, kernel):
+        sums = mixture_cross_entropy(features, kernel, TARGETS, WEIGHTS, label_smoothing=label_smoothing)
+        return sums.loss, list(sums)
+
+    def on_distributions(loss):
+        return lambda a, b: loss(jax.nn.softmax(a), jax.nn.softmax(b))
+
+    for a, b in zip(plain(features, kernel)[1], ours(features, kernel)[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    grads = (jax.grad(on_distributions(f), argnums=(0, 1), has_aux=True)(FEATURES, KERNEL)[0] for f in (plain, ours))
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_mixture_that_holds_a_target_for_impossible_costs_a_finite_loss_with_a_finite_gradient():
+    features, kernel = mixture()
+    kernel = kernel.at[:, TARGETS[0, 0]].set(0.0)
+
+    def loss(features, kernel):
+        return mixture_cross_entropy(features, kernel, TARGETS, jnp.ones((B, T)), label_smoothing=0.1).loss
+
+    value, grads = jax.value_and_grad(loss, argnums=(0, 1))(features, kernel)
+    assert np.isfinite(value) and all(np.isfinite(g).all() for g in grads)
+
+
+def test_no_intermediate_holds_all_probabilities_of_a_mixture():
+    B, T, V = 16, 64, 999
+
+    def loss(features, kernel):
+        return mixture_cross_entropy(
+            features, kernel, jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)), label_smoothing=0.1
+        ).loss
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(jnp.zeros((B, T, D)), jnp.zeros((D, V))).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * B * T * V / 4, "a quarter of [B, T, V] floats"

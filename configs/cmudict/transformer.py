@@ -1,0 +1,50 @@
+"""English letters to phonemes with a Transformer, on a word-disjoint split of CMUdict; stress digits are kept.
+
+The metric is the word error rate, `sequence_error_rate` of `evaluate`: words whose answer is none of the dictionary's.
+Published on other splits, without stress: 20.2 (PRONALSYL 2007 split) and about 31 (current dictionary).
+
+    s2sjax train --config=configs/cmudict/transformer.py --workdir=runs/cmudict --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="transformer")
+
+    config.data.format = "tsv"
+    config.data.file = "{split}.tsv"
+    config.data.header = False
+    config.data.source, config.data.target = "0", "1"
+    config.data.validation = "dev"
+    config.data.batching = "pack"
+    config.data.pack_length = 48
+    config.data.batch_tokens = 2304
+
+    config.tokenizer.kind = "char"
+    config.tokenizer.target_kind = "word"
+    config.tokenizer.joint = False
+
+    config.model.encoder_layers = 3
+    config.model.decoder_layers = 3
+    config.model.width = 128
+    config.model.hidden = 384
+    config.model.tied = "decoder"
+    config.model.dropout = 0.1
+
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 400
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 5000
+    config.train.precision = "bfloat16_products"
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 0.0
+    return config

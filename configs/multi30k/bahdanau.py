@@ -1,0 +1,48 @@
+"""A GRU encoder-decoder with additive attention (Bahdanau et al. 2015, arXiv:1409.0473).
+
+The query is the decoder's new state, and the attentional vector is fed to the next step, as in Luong et al. 2015; in
+the paper the query is the state before, and the context alone is fed.
+
+    s2sjax train --config=configs/multi30k/bahdanau.py --workdir=runs/m30k_bahdanau --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="rnn_seq2seq")
+
+    config.data.source = "{split}.en"
+    config.data.target = "{split}.de"
+    config.data.validation = "val"
+    config.data.test = "test_2016_flickr"
+    config.data.batching = "bucket"
+    config.data.buckets = 5
+    config.data.batch_tokens = 2560
+
+    config.tokenizer.kind = "bpe"
+    config.tokenizer.vocab_size = 8000
+
+    config.model.cell = "gru"
+    config.model.attention = "additive"
+    config.model.input_feeding = True
+    config.model.width = 256
+    config.model.tied = "all"
+    config.model.dropout = 0.3
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 400
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 3000
+    config.train.precision = "bfloat16_products"
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 1.0
+    return config

@@ -1,0 +1,47 @@
+"""A decoder-only Transformer that translates: the source is a prompt, the loss is on the answer only.
+
+The data of `transformer_tiny.py`: the model's name alone makes it a language model's. Source tokens see each other in
+both directions (a prefix-LM; Raffel et al. 2020, arXiv:1910.10683, section 3.2.1).
+
+    s2sjax train --config=configs/multi30k/decoder_only.py --workdir=runs/m30k_lm --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="causal_lm")
+
+    config.data.source = "{split}.en"
+    config.data.target = "{split}.de"
+    config.data.validation = "val"
+    config.data.test = "test_2016_flickr"
+    config.data.batching = "pack"
+    config.data.pack_length = 64
+    config.data.batch_tokens = 2560
+
+    config.tokenizer.kind = "bpe"
+    config.tokenizer.vocab_size = 8000
+
+    config.model.layers = 6
+    config.model.prefix = True
+    config.model.positions = "rotary"
+    config.model.dropout = 0.2
+
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 800
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 4000
+    config.train.precision = "bfloat16_products"
+    config.train.ema_decay = 0.998
+
+    config.evaluate.every_steps = 2000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 1.0
+    return config

@@ -1,0 +1,50 @@
+"""The fixed context vector on Multi30k, English to German: no attention (Sutskever et al. 2014, arXiv:1409.3215).
+
+An LSTM reads the source from its end to its beginning; the state it ends in is all that the decoder learns of it. As
+wide as `bahdanau.py` and `luong.py` and trained as long, so that the three can be compared.
+
+    s2sjax train --config=configs/multi30k/fixed_context.py --workdir=runs/m30k_fixed --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="rnn_seq2seq")
+
+    config.data.source = "{split}.en"
+    config.data.target = "{split}.de"
+    config.data.validation = "val"
+    config.data.test = "test_2016_flickr"
+    config.data.batching = "bucket"
+    config.data.buckets = 5
+    config.data.batch_tokens = 2560
+
+    config.tokenizer.kind = "bpe"
+    config.tokenizer.vocab_size = 8000
+
+    config.model.cell = "lstm"
+    config.model.attention = "none"
+    config.model.bidirectional = False
+    config.model.reverse_source = True
+    config.model.input_feeding = False
+    config.model.width = 256
+    config.model.tied = "all"
+    config.model.dropout = 0.3
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 400
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 3000
+    config.train.precision = "bfloat16_products"
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 1.0
+    return config

@@ -1,0 +1,50 @@
+"""A small GNMT on Multi30k, from English to German and French and back: one model, told the language by a tag
+(Wu et al. 2016, arXiv:1609.08144; Johnson et al. 2017, arXiv:1611.04558).
+
+It never sees German beside French: translating between them is zero-shot. Choose what to evaluate and decode with
+`--config.data.pairs`, for instance `"('de-fr',)"`; the results go into `results/test.de-fr.json`.
+
+    s2sjax train --config=configs/multi30k/gnmt.py --workdir=runs/m30k_gnmt --config.data.dir=DIR
+    s2sjax evaluate --workdir=runs/m30k_gnmt --config.data.pairs="('de-fr',)"
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="gnmt")
+
+    config.data.source = "{split}.{source_language}"
+    config.data.target = "{split}.{target_language}"
+    config.data.pairs = ("en-de", "de-en", "en-fr", "fr-en")
+    config.data.prompt = "<2{target_language}> {source}"
+    config.data.validation = "val"
+    config.data.test = "test_2016_flickr"
+    config.data.batching = "bucket"
+    config.data.buckets = 5
+    config.data.batch_tokens = 2560
+
+    config.tokenizer.kind = "bpe"
+    config.tokenizer.vocab_size = 10_000
+    config.tokenizer.user_symbols = ("<2en>", "<2de>", "<2fr>")
+
+    config.model.encoder_layers = 4
+    config.model.decoder_layers = 4
+    config.model.width = 192
+    config.model.tied = "all"
+    config.model.dropout = 0.1
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 400
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 8000
+    config.train.precision = "bfloat16_products"
+
+    config.evaluate.every_steps = 2000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+    return config

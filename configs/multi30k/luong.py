@@ -1,0 +1,48 @@
+"""Multiplicative attention with input feeding over two LSTM layers (Luong et al. 2015, arXiv:1508.04025).
+
+    s2sjax train --config=configs/multi30k/luong.py --workdir=runs/m30k_luong --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="rnn_seq2seq")
+
+    config.data.source = "{split}.en"
+    config.data.target = "{split}.de"
+    config.data.validation = "val"
+    config.data.test = "test_2016_flickr"
+    config.data.batching = "bucket"
+    config.data.buckets = 5
+    config.data.batch_tokens = 2560
+
+    config.tokenizer.kind = "bpe"
+    config.tokenizer.vocab_size = 8000
+
+    config.model.cell = "lstm"
+    config.model.attention = "general"
+    config.model.input_feeding = True
+    config.model.bidirectional = False
+    config.model.encoder_layers = 2
+    config.model.decoder_layers = 2
+    config.model.width = 256
+    config.model.tied = "all"
+    config.model.dropout = 0.3
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 400
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 3000
+    config.train.precision = "bfloat16_products"
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 1.0
+    return config

@@ -1,0 +1,52 @@
+"""A Transformer encoder-decoder of today's parts on Multi30k, English to German.
+
+Rotary positions (Su et al. 2021, arXiv:2104.09864), RMS normalisation, SwiGLU (Shazeer 2020, arXiv:2002.05202), grouped
+queries (Ainslie et al. 2023, arXiv:2305.13245), query-key normalisation, no biases. As deep and wide as
+`transformer_tiny.py`.
+
+    s2sjax train --config=configs/multi30k/modern.py --workdir=runs/m30k_modern --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="transformer")
+
+    config.data.source = "{split}.en"
+    config.data.target = "{split}.de"
+    config.data.validation = "val"
+    config.data.test = "test_2016_flickr"
+    config.data.batching = "pack"
+    config.data.pack_length = 64
+    config.data.batch_tokens = 2560
+
+    config.tokenizer.kind = "bpe"
+    config.tokenizer.vocab_size = 8000
+
+    config.model.positions = "rotary"
+    config.model.norm_kind = "rms"
+    config.model.mlp = "swiglu"
+    config.model.biases = False
+    config.model.kv_heads = 2
+    config.model.qk_norm = True
+    config.model.hidden = 192
+    config.model.dropout = 0.2
+
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 800
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 4000
+    config.train.precision = "bfloat16_products"
+    config.train.ema_decay = 0.998
+
+    config.evaluate.every_steps = 2000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 1.0
+    return config

@@ -1,0 +1,51 @@
+"""A small T5 on Multi30k, English to German, from scratch (Raffel et al. 2020, arXiv:1910.10683; blocks as in v1.1).
+
+Relative position buckets, RMS normalisation, gated GELU, no biases, the source behind a prompt in words.
+
+    s2sjax train --config=configs/multi30k/t5.py --workdir=runs/m30k_t5 --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="transformer")
+
+    config.data.source = "{split}.en"
+    config.data.target = "{split}.de"
+    config.data.validation = "val"
+    config.data.test = "test_2016_flickr"
+    config.data.batching = "pack"
+    config.data.pack_length = 64
+    config.data.batch_tokens = 2560
+
+    config.tokenizer.kind = "bpe"
+    config.tokenizer.vocab_size = 8000
+
+    config.data.prompt = "translate English to German: {source}"
+
+    config.model.positions = "relative"
+    config.model.norm_kind = "rms"
+    config.model.mlp = "gated_gelu"
+    config.model.biases = False
+    config.model.scale_attention = False
+    config.model.hidden = 192
+    config.model.dropout = 0.2
+
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 800
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 4000
+    config.train.precision = "bfloat16_products"
+    config.train.ema_decay = 0.998
+
+    config.evaluate.every_steps = 2000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 1.0
+    return config

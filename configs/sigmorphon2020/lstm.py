@@ -1,0 +1,49 @@
+"""Spelling to pronunciation in one of 15 languages: SIGMORPHON 2020's shared task 1, 3,600 words to learn from.
+
+An LSTM encoder-decoder with attention. The argument is the language: ady arm bul dut fre geo gre hin hun ice jpn kor
+lit rum vie. The metric is the word error rate, `sequence_error_rate` of `evaluate --split=validation`. Published, on
+the test sets: 16.84 on the mean of the 15 languages (LSTM baseline, tuned by language).
+
+    s2sjax train --config=configs/sigmorphon2020/lstm.py:ice --workdir=runs/g2p_ice --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="rnn_seq2seq")
+
+    language = argument or "ice"
+    config.data.format = "tsv"
+    config.data.file = f"{{split}}/{language}_{{split}}.tsv"
+    config.data.header = False
+    config.data.source, config.data.target = "0", "1"
+    config.data.validation = config.data.test = "dev"
+    config.data.batching = "bucket"
+    config.data.buckets = 3
+    config.data.batch_tokens = 1024
+
+    config.tokenizer.kind = "char"
+    config.tokenizer.target_kind = "word"
+    config.tokenizer.joint = False
+
+    config.model.width = 192
+    config.model.tied = "decoder"
+    config.model.dropout = 0.4
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 400
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 2000
+    config.train.precision = "bfloat16_products"
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 0.0
+    return config

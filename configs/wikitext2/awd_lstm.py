@@ -1,0 +1,53 @@
+"""AWD-LSTM on WikiText-2 (Merity et al. 2018, arXiv:1708.02182), smaller and trained for minutes in place of days.
+
+Published: 65.8 test perplexity with three layers of 1,150, 750 epochs and finetuning.
+
+    s2sjax train --config=configs/wikitext2/awd_lstm.py --workdir=runs/wt2_awd_lstm --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="lstm_lm")
+
+    config.data.source = ""
+    config.data.target = "{split}.txt"
+    config.data.validation = "valid"
+    config.data.join = True
+    config.data.context = 64
+    config.data.stride = 32
+    config.data.batching = "bucket"
+    config.data.buckets = 1
+    config.data.batch_tokens = 2048
+
+    config.tokenizer.kind = "word"
+    config.tokenizer.vocab_size = 40_000  # more than there are: 33,278
+
+    config.model.layers = 2
+    config.model.width = 256
+    config.model.embedding_width = 256
+    config.model.word_dropout = 0.05
+    config.model.input_dropout = 0.2
+    config.model.dropout = 0.1
+    config.model.output_dropout = 0.2
+    config.model.weight_dropout = 0.2
+    config.model.activation_penalty = 2.0
+    config.model.change_penalty = 1.0
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 2000
+    config.train.precision = "bfloat16_products"
+    config.train.label_smoothing = 0.0
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.evaluate.samples = 0
+    config.checkpoint.every_steps = 1000
+    return config

@@ -1,0 +1,50 @@
+"""A small GPT-2 on WikiText-2, words as tokens (Radford et al. 2019).
+
+    s2sjax train --config=configs/wikitext2/gpt2.py --workdir=runs/wt2_gpt2 --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="causal_lm")
+
+    config.data.source = ""
+    config.data.target = "{split}.txt"
+    config.data.validation = "valid"
+    config.data.join = True
+    config.data.context = 64
+    config.data.stride = 32
+    config.data.batching = "bucket"
+    config.data.buckets = 1
+    config.data.batch_tokens = 2048
+
+    config.tokenizer.kind = "word"
+    config.tokenizer.vocab_size = 40_000  # more than there are: 33,278
+
+    config.model.layers = 4
+    config.model.width = 128
+    config.model.hidden = 512
+    config.model.heads = 4
+    config.model.positions = "learned"
+    config.model.max_positions = config.data.context
+    config.model.mlp = "gelu_tanh"
+    config.model.scale_embeddings = False
+    config.model.dropout = 0.2
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 2000
+    config.train.precision = "bfloat16_products"
+    config.train.label_smoothing = 0.0
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.evaluate.samples = 0
+    config.checkpoint.every_steps = 1000
+    return config

@@ -1,0 +1,52 @@
+"""A hidden Markov model of 128 states as a word-level language model on WikiText-2.
+
+Learned by gradient, or, with the argument "em", by stepwise EM (Cappe and Moulines 2009, arXiv:0712.4273).
+
+    s2sjax train --config=configs/wikitext2/hmm.py --workdir=runs/wt2_hmm --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="hmm")
+
+    config.data.source = ""
+    config.data.target = "{split}.txt"
+    config.data.validation = "valid"
+    config.data.join = True
+    config.data.context = 64
+    config.data.stride = 32
+    config.data.batching = "bucket"
+    config.data.buckets = 1
+    config.data.batch_tokens = 2048
+
+    config.tokenizer.kind = "word"
+    config.tokenizer.vocab_size = 40_000  # more than there are: 33,278
+
+    config.model.states = 128
+
+    if argument not in ("", "em"):
+        raise ValueError(f"the argument is {argument!r}, but may only be em")
+    if argument == "em":
+        config.model.learning = "em"
+        config.optimizer.name = "em"
+        config.optimizer.learning_rate = 1.0
+        config.optimizer.schedule = "inverse_sqrt"
+        config.optimizer.warmup_steps = 1
+    else:
+        config.optimizer.learning_rate = 2e-2
+        config.optimizer.schedule = "cosine"
+        config.optimizer.warmup_steps = 100
+        config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 2000
+    config.train.label_smoothing = 0.0
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.evaluate.samples = 0
+    config.checkpoint.every_steps = 1000
+    return config

@@ -1,0 +1,44 @@
+"""A plain LSTM language model on WikiText-2: what AWD-LSTM (`awd_lstm.py`) is without its regularisers.
+
+    s2sjax train --config=configs/wikitext2/lstm.py --workdir=runs/wt2_lstm --config.data.dir=DIR
+
+Not yet run.
+"""
+
+from s2sjax.experiment import base_config
+
+
+def get_config(argument: str = ""):
+    config = base_config(model="lstm_lm")
+
+    config.data.source = ""
+    config.data.target = "{split}.txt"
+    config.data.validation = "valid"
+    config.data.join = True
+    config.data.context = 64
+    config.data.stride = 32
+    config.data.batching = "bucket"
+    config.data.buckets = 1
+    config.data.batch_tokens = 2048
+
+    config.tokenizer.kind = "word"
+    config.tokenizer.vocab_size = 40_000  # more than there are: 33,278
+
+    config.model.layers = 2
+    config.model.width = 256
+    config.model.embedding_width = 256
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = 2000
+    config.train.precision = "bfloat16_products"
+    config.train.label_smoothing = 0.0
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.evaluate.samples = 0
+    config.checkpoint.every_steps = 1000
+    return config

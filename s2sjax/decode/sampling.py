@@ -1,0 +1,233 @@
+"""Sampling: hypotheses drawn from the model, several a sentence, each sentence with a random key of its own.
+
+`proposal` is the distribution that is drawn from; `sample` draws from it independently, and
+`s2sjax.decode.stochastic.stochastic_beam_search` without replacement.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Int, Key
+
+from s2sjax.api import Cache
+from s2sjax.decode import truncation
+from s2sjax.decode.constraints import (
+    UNCONSTRAINED,
+    Constraints,
+    constrain,
+    follow_states,
+    force,
+    forced_tokens,
+    root_states,
+)
+from s2sjax.decode.stepping import StepFn, check_cache, checked
+from s2sjax.errors import UserError
+from s2sjax.vocabulary import EOS, PAD
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """What to draw from. Hashable, so it can be a static argument of `jax.jit`.
+
+    What changes the distribution is applied in the order of the fields, and the result is normalised. With the
+    defaults it is the model's own, but for padding, which is never drawn.
+    """
+
+    samples: int = 1
+    """N: hypotheses drawn for each sentence; the width K of the cache."""
+    max_len: int = 128
+    """T: the most tokens a hypothesis may have, end-of-sentence counted; at the limit it is drawn for sure."""
+    repetition_penalty: float = 1.0
+    """What log-probabilities of words that a hypothesis already has are multiplied by, above 0; 1 is off."""
+    no_repeat_ngram: int = 0
+    """No n-gram of this many tokens occurs twice in a hypothesis; 0 is off."""
+    temperature: float = 1.0
+    """What log-probabilities are divided by, above 0: below 1 sharper, above 1 flatter. For greedy search, use a beam
+    of 1."""
+    top_k: int = 0
+    """Only the k most probable words; 0 is off. This and the next three: `s2sjax.decode.truncation`."""
+    top_p: float = 1.0
+    """Only the most probable words that have this probability together, above 0; 1 is off."""
+    min_p: float = 0.0
+    """Only words at least this many times as probable as the most probable, below 1; 0 is off."""
+    typical: float = 1.0
+    """Only the words nearest to the entropy that have this probability together, above 0; 1 is off."""
+    eos_id: int = EOS
+    pad_id: int = PAD
+
+    def __post_init__(self):
+        for name, least in (("samples", 1), ("max_len", 1), ("no_repeat_ngram", 0), ("top_k", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        for name in ("repetition_penalty", "temperature"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise UserError(f"{name} is {getattr(self, name)}, expected a finite number above 0; 1 changes nothing")
+        for name in ("top_p", "typical"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected a number above 0, at most 1; 1 is off")
+        if not 0 <= self.min_p < 1:
+            raise UserError(f"min_p is {self.min_p}, expected a number from 0, below 1; 0 is off")
+        if self.eos_id < 0 or self.pad_id < 0 or self.eos_id == self.pad_id:
+            raise UserError(f"eos_id {self.eos_id} and pad_id {self.pad_id} must be two different token ids, from 0")
+
+
+class SampleResult(NamedTuple):
+    """N hypotheses of each sentence, in the order in which they were drawn; there may be equal ones.
+
+    Where a hypothesis came to a point where nothing may follow, it has log-probabilities -inf, length 0 and only
+    padding. Where the step function gave it a NaN (or +inf) logit, its log-probabilities are NaN, with length 0 and
+    only padding.
+    """
+
+    tokens: Int[Array, "B N T"]
+    """Int32: the tokens, end-of-sentence, then padding."""
+    log_probs: Float[Array, "B N"]
+    """Float32: sum of the tokens' log-probabilities in nats, end-of-sentence counted: what teacher forcing gives. The
+    model's own, whatever was drawn from."""
+    drawn: Float[Array, "B N"]
+    """Float32: the log-probability with which the hypothesis was drawn; `exp(log_probs - drawn)` is its importance
+    weight."""
+    lengths: Int[Array, "B N"]
+    """Int32: number of tokens, end-of-sentence counted."""
+
+
+def sentence_keys(seed: Int[Array, ""] | int, ids: Int[Array, "B"]) -> Key[Array, "B"]:
+    """A random key for each sentence from one seed and the sentences' own numbers (their lines in the input, say)."""
+    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(ids)
+
+
+class _State(NamedTuple):
+    length: Array  # [], tokens of every hypothesis that has not ended
+    cache: Cache
+    alive: Array  # [B, N]
+    states: Array | None  # [B, N], of the trie
+    tokens: Array  # [B, N], the last token
+    found: SampleResult
+
+
+def sample(
+    step: StepFn,
+    cache: Cache,
+    bos: Int[Array, "B"],
+    config: SampleConfig,
+    keys: Key[Array, "B"],
+    *,
+    max_lengths: Int[Array, "B"] | None = None,
+    min_lengths: Int[Array, "B"] | None = None,
+    constraints: Constraints = UNCONSTRAINED,
+) -> SampleResult:
+    """Draw `config.samples` hypotheses of each sentence, independently of each other.
+
+    1. A word is drawn by the Gumbel-max trick: the greatest log-probability plus noise. The noise of token t of sample
+       n is a function of (the sentence's key, n, t): not of the batch, its order or its padding, nor of N.
+    2. Constraints (`s2sjax.decode.constraints`), limits and truncations make words impossible, and what is left is
+       normalised at every step. That is how `drawn` comes to differ from `log_probs`, which are the model's.
+    3. Every hypothesis ends in end-of-sentence: at its limit nothing else can be drawn.
+
+    Args:
+        step: the step function. It sees tokens `[B, N]` int32, `bos` at first; padding where a hypothesis has ended.
+        cache: pytree of arrays before the first step; every leaf leads with `[B, N]`. It is never reordered.
+        bos: what every sentence begins with, `[B]` int32. Not part of the hypotheses.
+        config: static.
+        keys: typed random keys (`jax.random.key`), one a sentence; `sentence_keys` makes them.
+        max_lengths: as in `beam_search`.
+        min_lengths: as in `beam_search`.
+        constraints: what hypotheses must obey.
+
+    Raises:
+        UserError: as `beam_search`.
+    """
+    (B,), N, T = bos.shape, config.samples, config.max_len
+    check_cache(cache, B, N)
+    limits = jnp.full(B, T, jnp.int32) if max_lengths is None else jnp.clip(max_lengths, 1, T).astype(jnp.int32)
+    sample_keys = jax.vmap(lambda key: jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(N)))(keys)
+    step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
+
+    def advance(state: _State) -> _State:
+        length, found = state.length + 1, state.found
+        logits, cache = step(state.tokens, state.cache)
+        log_q, log_p = proposal(logits, found.tokens, length, state.states, limits, min_lengths, constraints, config)
+        noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, length), log_q.shape[2:])))
+        tokens = jnp.argmax(log_q + noise(sample_keys), axis=-1).astype(jnp.int32)
+        chosen = functools.partial(jnp.take_along_axis, indices=tokens[..., None], axis=-1)
+        # -inf or NaN where nothing may follow or a logit was NaN; either ends the hypothesis without a length.
+        drawn = jnp.where(state.alive, found.drawn + chosen(log_q)[..., 0], found.drawn)
+        log_probs = jnp.where(state.alive, found.log_probs + chosen(log_p)[..., 0], found.log_probs)
+        alive = state.alive & jnp.isfinite(drawn)
+        ended = alive & (tokens == config.eos_id)
+        tokens = jnp.where(alive, tokens, config.pad_id)
+        return _State(
+            length=length,
+            cache=cache,
+            alive=alive & ~ended,
+            states=follow_states(constraints, state.states, tokens),
+            tokens=jnp.where(ended, config.pad_id, tokens),
+            found=SampleResult(
+                tokens=found.tokens.at[:, :, length - 1].set(tokens),
+                log_probs=log_probs,
+                drawn=drawn,
+                lengths=jnp.where(ended, length, found.lengths),
+            ),
+        )
+
+    start = _State(
+        length=jnp.int32(0),
+        cache=cache,
+        alive=jnp.ones((B, N), bool),
+        states=root_states(constraints, B, N),
+        tokens=jnp.broadcast_to(bos[:, None], (B, N)).astype(jnp.int32),
+        found=SampleResult(
+            tokens=jnp.full((B, N, T), config.pad_id, jnp.int32),
+            log_probs=jnp.zeros((B, N)),
+            drawn=jnp.zeros((B, N)),
+            lengths=jnp.zeros((B, N), jnp.int32),
+        ),
+    )
+    end = lax.while_loop(lambda state: (state.length < T) & jnp.any(state.alive), advance, start).found
+    gone = end.lengths == 0
+    return end._replace(
+        tokens=jnp.where(gone[..., None], config.pad_id, end.tokens),
+        log_probs=jnp.where(gone, end.drawn, end.log_probs),
+    )
+
+
+def proposal(
+    logits: Float[Array, "B K V"],
+    sequences: Int[Array, "B K T"],
+    length: Int[Array, ""],
+    states: Int[Array, "B K"] | None,
+    limits: Int[Array, "B"],
+    minimums: Int[Array, "B"] | None,
+    constraints: Constraints,
+    config: SampleConfig,
+) -> tuple[Float[Array, "B K V"], Float[Array, "B K V"]]:
+    """The distribution that token number `length` (from 1) is drawn from, and the model's own, as log-probabilities.
+
+    The first is -inf everywhere where nothing may follow, and NaN everywhere where a logit is NaN or +inf.
+    """
+    logits = logits.astype(jnp.float32)
+    peak = logits.max(axis=-1, keepdims=True)
+    # Without any possible word (all logits -inf) there is no softmax: nothing may follow, and that is no NaN.
+    log_p = jnp.where(peak == -jnp.inf, -jnp.inf, jax.nn.log_softmax(logits, axis=-1))
+    ngram, repetition = config.no_repeat_ngram, config.repetition_penalty
+    log_q = constrain(log_p, sequences, length - 1, states, constraints, ngram=ngram, repetition=repetition)
+    too_short = None if minimums is None else length < minimums
+    special = {"eos_id": config.eos_id, "pad_id": config.pad_id}
+    log_q = force(log_q, forced_tokens(constraints.prefix, length, limits, **special), too_short, **special)
+    log_q /= config.temperature
+    if config.top_k:
+        log_q = truncation.top_k(log_q, config.top_k)
+    if config.top_p < 1:
+        log_q = truncation.top_p(log_q, config.top_p)
+    if config.min_p > 0:
+        log_q = truncation.min_p(log_q, config.min_p)
+    if config.typical < 1:
+        log_q = truncation.typical(log_q, config.typical)
+    possible = jnp.any(log_q > -jnp.inf, axis=-1, keepdims=True)
+    log_q = jnp.where(possible, jax.nn.log_softmax(log_q, axis=-1), -jnp.inf)
+    return jnp.where(peak < jnp.inf, log_q, jnp.nan), log_p

@@ -1,0 +1,105 @@
+"""Causal Transformer language models: one stack that reads a prompt and its answer as one sequence.
+
+Each is a few values of `Config`, all others as they are:
+
+    GPT-2       positions="learned", mlp="gelu_tanh", scale_embeddings=False (Radford et al. 2019)
+    Llama       norm_kind="rms", positions="rotary", mlp="swiglu", kv_heads=2, biases=False, scale_embeddings=False,
+                tied=False; Llama 3.1 adds rotary_base=500_000, rotary_scaling="llama3" (Grattafiori et al. 2024,
+                arXiv:2407.21783)
+    prefix-LM   prefix=True: a prompt's tokens see each other in both directions (Raffel et al. 2020, section 3.2.1)
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from s2sjax.api import Batch, Output, Rules
+from s2sjax.errors import UserError
+from s2sjax.nn.block_config import BlockConfig
+from s2sjax.nn.layers import Embedding, Projection
+from s2sjax.nn.transformer import Stack, block_rules
+from s2sjax.ops.attention import segment_mask
+from s2sjax.ops.linear import Precision, project
+from s2sjax.ops.prompt import join
+
+LANGUAGE_MODEL = True
+
+
+@dataclass(frozen=True)
+class Config(BlockConfig):
+    layers: int = 4
+    tied: bool = True
+    """Whether embedding and output projection share one table."""
+    prefix: bool = False
+    """Whether the tokens of a prompt see each other in both directions."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_at_least(1, "layers")
+
+
+def sharding_rules(config: Config) -> Rules:
+    projection = () if config.tied else ((r"projection/kernel$", ("fsdp", "tensor")),)
+    return ((r"table$", ("tensor", "fsdp")), *projection, *block_rules(config))
+
+
+def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "CausalLM":
+    """Make the module.
+
+    Raises:
+        UserError: if the vocabularies differ in size: prompt and answer are one sequence.
+    """
+    if source_vocab != target_vocab:
+        raise UserError(
+            f"a language model reads prompt and answer with one vocabulary, but there are two, of {source_vocab} and "
+            f"{target_vocab} entries; set config.tokenizer.joint=True"
+        )
+    return CausalLM(config, target_vocab, precision)
+
+
+class CausalLM(nn.Module):
+    """See `api.Stepwise`. The memory holds each block's keys and values of the prompt, which hypotheses share."""
+
+    config: Config
+    vocab: int
+    precision: Precision
+
+    def setup(self):
+        c = self.config
+        self.target_embedding = Embedding(self.vocab, c.width)
+        if not c.tied:
+            self.projection = Projection(c.width, self.vocab)
+        self.decoder = Stack(c, c.layers, self.precision, bidirectional=c.prefix)
+
+    def _embed(self, tokens: Array) -> Array:
+        x = self.target_embedding(tokens, self.precision.activations)
+        return x * self.config.width**0.5 if self.config.scale_embeddings else x
+
+    def _kernel(self) -> Array:
+        return self.target_embedding.projection_kernel() if self.config.tied else self.projection()
+
+    def __call__(self, batch: Batch, *, train: bool) -> Output:
+        joined = join(batch["inputs"], batch["input_segments"], batch["decoder_inputs"], batch["target_segments"])
+        mask = segment_mask(joined.segments, joined.segments, causal=True)
+        if self.config.prefix:
+            of_prompt = joined.order < batch["inputs"].shape[1]
+            mask |= segment_mask(joined.segments, jnp.where(of_prompt, joined.segments, 0))
+        filled = joined.segments > 0
+        x, balance = self.decoder(self._embed(joined.tokens), joined.positions, filled, mask, train=train)
+        aux = self.config.balance * balance * jnp.sum(batch["weights"]) if self.config.experts else None
+        return Output(joined.gather_answers(x), self._kernel(), None, aux)
+
+    def encode(self, batch: Batch):
+        segments = batch["input_segments"]
+        mask = segment_mask(segments, segments, causal=not self.config.prefix)
+        x = self._embed(batch["inputs"])
+        return self.decoder.prompt_memory(x, batch["input_positions"], segments > 0, mask)
+
+    def init_cache(self, memory, *, width: int, max_len: int):
+        return self.decoder.init_cache(memory, width=width, max_len=max_len)
+
+    def decode_step(self, tokens: Array, cache, memory):
+        x, cache = self.decoder.step(self._embed(tokens), cache, memory)
+        return project(x, self._kernel(), self.precision).astype(jnp.float32), cache

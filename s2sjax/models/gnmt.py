@@ -1,0 +1,299 @@
+"""Google's neural machine translation system (Wu et al. 2016, arXiv:1609.08144, section 3): deep LSTMs on both sides.
+
+The bottom encoder layer reads in both directions, the others from the left. In both stacks residual connections start
+at the third layer. At each step the decoder's bottom layer queries the encoder through an additive score; the context
+it finds is read by every layer above at the same step, beside the output of the layer below, and by the bottom layer at
+the next. (In the paper's notation all layers of a step read the context that the bottom layer's output of the step
+before asked for. For the bottom layer that is the same; those above get the newer one here, as in tensorflow/nmt's
+gnmt_v2.) The top layer's output alone predicts. States begin at zero, as the first context does: all that the decoder
+knows of the source it finds by attention.
+
+Since attention depends on the bottom layer only, teacher forcing runs layer by layer: one loop over time for the bottom
+layer and its attention, then one for each layer above, over inputs that were projected at once. The layers from the
+third on have one shape: their parameters are stacked and a scan runs over them.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from s2sjax.api import Batch, Output, Rules
+from s2sjax.config import choose
+from s2sjax.errors import UserError
+from s2sjax.nn.layers import Dense, Dropout, Embedding
+from s2sjax.nn.recurrent import Kernel, Recurrent
+from s2sjax.ops.alignment import additive_scores, weighted_sum
+from s2sjax.ops.attention import masked_softmax, segment_mask
+from s2sjax.ops.linear import Precision, project
+from s2sjax.ops.recurrent import (
+    Cell,
+    Product,
+    State,
+    advance,
+    restart,
+    scan_products,
+    segment_starts,
+    zero_state,
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    encoder_layers: int = 8
+    """The bidirectional one counts as one."""
+    decoder_layers: int = 8
+    width: int = 1024
+    """Of every layer and direction, and of embeddings."""
+    tied: str = "decoder"
+    """"decoder": target embedding and output projection share one table; "all": the source too; or "none"."""
+    dropout: float = 0.2
+    """On embeddings and on what each layer above the bottom reads."""
+    remat: str = "none"
+    """What the backward pass computes again instead of keeping: "none", or "full", all inside the layers from the third
+    on."""
+
+    def __post_init__(self):
+        choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
+        choose(self.remat, ("none", "full"), "config.model.remat")
+        for name in ("encoder_layers", "decoder_layers"):
+            if getattr(self, name) < 2:
+                raise UserError(
+                    f"config.model.{name} is {getattr(self, name)}, but GNMT has 2 or more; for less, "
+                    "config.model.name=rnn_seq2seq"
+                )
+        if self.width < 1:
+            raise UserError(f"config.model.width is {self.width}, but must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"config.model.dropout is {self.dropout}, but must be in 0..1, below 1")
+
+
+def sharding_rules(config: Config) -> Rules:
+    return (
+        (r"table$", ("tensor", "fsdp")),
+        # Neither along what is summed over nor over fsdp: models/rnn_seq2seq.py says why.
+        (r"kernel$", (None, "tensor")),
+        (r"(bias|v)$", (None,)),
+    )
+
+
+def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "GNMT":
+    """Make the module.
+
+    Raises:
+        UserError: if `tied` is "all" and the vocabularies differ in size.
+    """
+    if config.tied == "all" and source_vocab != target_vocab:
+        raise UserError(
+            f"config.model.tied is 'all', but the vocabularies have {source_vocab} and {target_vocab} entries; "
+            "set config.tokenizer.joint=True or config.model.tied=decoder"
+        )
+    return GNMT(config, source_vocab, target_vocab, precision)
+
+
+class Layer(nn.Module):
+    """A layer above the bottom. In the decoder it reads the context beside what is below it."""
+
+    config: Config
+    precision: Precision
+
+    def setup(self):
+        self.lstm = Recurrent(Cell.LSTM, self.config.width, self.precision)
+        self.drop = Dropout(self.config.dropout)
+
+    def __call__(self, x: Array, context: Array | None, starts: Array, *, train: bool) -> Array:
+        """What stands above `x` [B, T, .], without the residual connection: [B, T, D]."""
+        return self.lstm(self.drop(_beside(x, context), train=train), starts).h
+
+    def step(self, x: Array, context: Array, state: State) -> State:
+        return self.lstm.step(_beside(x, context), state)
+
+
+class Upper(nn.Module):
+    """The layers from the second on: it has no residual connection, and those above it are a stack."""
+
+    config: Config
+    depth: int
+    """Layers of the stack."""
+    precision: Precision
+
+    def setup(self):
+        self.second = Layer(self.config, self.precision)
+        if self.depth:
+            self.layers = Layer(self.config, self.precision)
+
+    def __call__(self, x: Array, context: Array | None, starts: Array, *, train: bool) -> Array:
+        x = self.second(x, context, starts, train=train)
+        if not self.depth:
+            return x
+
+        def residual(layer: Layer, x: Array, _: None) -> tuple[Array, None]:
+            return x + layer(x, context, starts, train=train), None
+
+        body = nn.remat(residual, prevent_cse=False) if self.config.remat == "full" else residual
+        over = nn.scan(
+            body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth
+        )
+        return over(self.layers, x, None)[0]
+
+    def step(self, x: Array, context: Array, states: tuple[State, ...]) -> tuple[Array, tuple[State, ...]]:
+        """One step from `x` [B, K, D] and the context. States: the second layer's and, if there is one, the stack's."""
+        second = self.second.step(x, context, states[0])
+        if not self.depth:
+            return second.h, (second,)
+
+        def residual(layer: Layer, x: Array, state: State) -> tuple[Array, State]:
+            state = layer.step(x, context, state)
+            return x + state.h, state
+
+        over = nn.scan(residual, variable_axes={"params": 0}, split_rngs={"params": True}, in_axes=2, out_axes=2)
+        x, stack = over(self.layers, second.h, states[1])
+        return x, (second, stack)
+
+
+class Source(NamedTuple):
+    """What attention reads: keys and values of the encoder's states, [B, S, D]."""
+
+    keys: Array
+    values: Array
+
+
+class BottomState(NamedTuple):
+    """Every leaf leads with [B, K]: the bottom layer's state, and the context that it asked for last, [B, K, D]."""
+
+    lstm: State
+    context: Array
+
+
+class Bottom(nn.Module):
+    """The decoder's bottom layer and its attention."""
+
+    config: Config
+    precision: Precision
+
+    def setup(self):
+        D = self.config.width
+        self.input = Dense(4 * D, self.precision)
+        self.feed = Kernel((D, 4 * D))
+        self.recurrent = Kernel((D, 4 * D), nn.initializers.orthogonal())
+        self.keys = Dense(D, self.precision)
+        self.query = Kernel((D, D))
+        self.v = self.param("v", nn.initializers.normal(D**-0.5), (D,), jnp.float32)
+
+    def source(self, encoded: Array) -> Source:
+        return Source(self.keys(encoded), encoded)
+
+    def zero(self, batch: int, width: int) -> BottomState:
+        shape, dtype = (batch, width, self.config.width), self.precision.activations
+        return BottomState(zero_state(Cell.LSTM, shape, dtype), jnp.zeros(shape, dtype))
+
+    def _kernels(self) -> dict[str, Array]:
+        return {name: getattr(self, name)() for name in ("feed", "recurrent", "query")}
+
+    def __call__(self, x: Array, source: Source, mask: Array, starts: Array) -> tuple[Array, Array]:
+        """Outputs and contexts, both [B, T, D], of embeddings `x` [B, T, D] under `mask` [B, T, S]."""
+        xs = jax.tree.map(lambda a: a.swapaxes(0, 1)[:, :, None], (self.input(x), mask))
+        _, ys = scan_products(
+            _scan_bottom, self._kernels(), (source, self.v), self.zero(x.shape[0], 1), (*xs, starts.T),
+            precision=self.precision,
+        )  # fmt: skip
+        h, context, attention = (y[:, :, 0].swapaxes(0, 1) for y in ys)
+        if self.is_mutable_collection("attention"):
+            self.sow("attention", "weights", attention)
+        return h, context
+
+    def step(self, x: Array, source: Source, mask: Array, state: BottomState) -> BottomState:
+        """One step from `x` [B, K, D] under `mask` [B, K, S]."""
+        kernels = self._kernels()
+        product = lambda name, x: project(x, kernels[name], self.precision)  # noqa: E731
+        return _step_bottom(product, source, self.v, state, self.input(x), mask)[0]
+
+
+class GNMT(nn.Module):
+    """See `api.Stepwise`. The memory holds projected keys, values and the mask."""
+
+    config: Config
+    source_vocab: int
+    target_vocab: int
+    precision: Precision
+
+    def setup(self):
+        c, D = self.config, self.config.width
+        self.target_embedding = Embedding(self.target_vocab, D)
+        self.source_embedding = self.target_embedding if c.tied == "all" else Embedding(self.source_vocab, D)
+        if c.tied == "none":
+            self.projection = Kernel((D, self.target_vocab))
+        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.target_vocab,), jnp.float32)
+        self.encoder_forward = Recurrent(Cell.LSTM, D, self.precision)
+        self.encoder_backward = Recurrent(Cell.LSTM, D, self.precision)
+        self.encoder_upper = Upper(c, c.encoder_layers - 2, self.precision)
+        self.decoder_bottom = Bottom(c, self.precision)
+        self.decoder_upper = Upper(c, c.decoder_layers - 2, self.precision)
+        self.drop = Dropout(c.dropout)
+
+    def _embed(self, embedding: Embedding, tokens: Array, *, train: bool) -> Array:
+        return self.drop(embedding(tokens, self.precision.activations) * self.config.width**0.5, train=train)
+
+    def _encode(self, batch: Batch, *, train: bool) -> Array:
+        x, segments = self._embed(self.source_embedding, batch["inputs"], train=train), batch["input_segments"]
+        starts = segment_starts(segments)
+        forward = self.encoder_forward(x, starts)
+        backward = self.encoder_backward(x, segment_starts(segments, reverse=True), reverse=True)
+        return self.encoder_upper(_beside(forward.h, backward.h), None, starts, train=train)
+
+    def __call__(self, batch: Batch, *, train: bool) -> Output:
+        source = self.decoder_bottom.source(self._encode(batch, train=train))
+        mask = segment_mask(batch["target_segments"], batch["input_segments"])
+        starts = segment_starts(batch["target_segments"])
+        x = self._embed(self.target_embedding, batch["decoder_inputs"], train=train)
+        x, context = self.decoder_bottom(x, source, mask, starts)
+        features = self.decoder_upper(x, context, starts, train=train)
+        return Output(features, self._kernel(), self.output_bias)
+
+    def _kernel(self) -> Array:
+        return self.projection() if self.config.tied == "none" else self.target_embedding.projection_kernel()
+
+    def encode(self, batch: Batch):
+        source = self.decoder_bottom.source(self._encode(batch, train=False))
+        return {"source": source, "mask": batch["input_segments"] > 0}
+
+    def init_cache(self, memory, *, width: int, max_len: int):
+        del max_len  # the state has one size, however long the output
+        B, c, dtype = memory["mask"].shape[0], self.config, self.precision.activations
+        upper = [zero_state(Cell.LSTM, (B, width, c.width), dtype)]
+        if depth := c.decoder_layers - 2:
+            upper.append(zero_state(Cell.LSTM, (B, width, depth, c.width), dtype))
+        return {"bottom": self.decoder_bottom.zero(B, width), "upper": tuple(upper)}
+
+    def decode_step(self, tokens: Array, cache, memory):
+        B, K = tokens.shape
+        mask = jnp.broadcast_to(memory["mask"][:, None], (B, K, memory["mask"].shape[1]))
+        x = self._embed(self.target_embedding, tokens, train=False)
+        bottom = self.decoder_bottom.step(x, memory["source"], mask, cache["bottom"])
+        features, upper = self.decoder_upper.step(bottom.lstm.h, bottom.context, cache["upper"])
+        logits = project(features, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias
+        return logits, {"bottom": bottom, "upper": upper}
+
+
+def _beside(x: Array, y: Array | None) -> Array:
+    return x if y is None else jnp.concatenate([x, y], axis=-1)
+
+
+def _scan_bottom(product: Product, constants: tuple[Source, Array], state: BottomState, x):
+    (source, v), (gates, mask, start) = constants, x
+    state = restart(start, jax.tree.map(jnp.zeros_like, state), state)
+    state, attention = _step_bottom(product, source, v, state, gates, mask)
+    return state, (state.lstm.h, state.context, attention)
+
+
+def _step_bottom(
+    product: Product, source: Source, v: Array, state: BottomState, gates: Array, mask: Array
+) -> tuple[BottomState, Array]:
+    """One step from the projected embedding `gates` [B, K, 4D]; also the attention [B, K, S]."""
+    gates = gates + product("feed", state.context)
+    lstm = advance(Cell.LSTM, gates, product("recurrent", state.lstm.h), state.lstm)
+    attention = masked_softmax(additive_scores(product("query", lstm.h), source.keys, v), mask)
+    return BottomState(lstm, weighted_sum(attention, source.values)), attention

@@ -1,0 +1,126 @@
+"""What Transformers choose: one config for the blocks of encoders, decoders and language models."""
+
+from dataclasses import dataclass
+
+from s2sjax.config import choose
+from s2sjax.errors import UserError
+from s2sjax.nn.layers import ACTIVATIONS
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """What Transformers choose. The defaults are those of 2017, but for pre-norm and smaller."""
+
+    width: int = 128
+    hidden: int = 256
+    """Width of the MLP, or of each expert."""
+    heads: int = 4
+    kv_heads: int = 0
+    """Heads of keys and values, shared by groups of queries; 0 is as many as `heads`."""
+    head_width: int = 0
+    """0 is width / heads."""
+    norm: str = "pre"
+    """Where normalisation stands: "pre" (before each sub-layer, and at the end) or "post" (the original)."""
+    norm_kind: str = "layer"
+    """"layer" or "rms"."""
+    norm_epsilon: float = 1e-6
+    positions: str = "sinusoidal"
+    """Added to embeddings: "sinusoidal" or "learned"; added to scores: "relative" (T5's buckets, one table for all
+    layers of a stack) or "alibi" (which its authors define for decoders; in an encoder, or in a prefix, what is ahead
+    counts as far as what is behind); turning queries and keys: "rotary"; or "none"."""
+    max_positions: int = 512
+    """Rows of the learned table. There are no embeddings beyond it: what has more tokens becomes NaN."""
+    relative_buckets: int = 32
+    relative_distance: int = 128
+    """From this distance on, all keys share a bucket."""
+    rotary_base: float = 10_000.0
+    rotary_scaling: str = "none"
+    """"linear" or "llama3", to read `rotary_factor` times more than `rotary_length`: see `ops.position`."""
+    rotary_factor: float = 8.0
+    rotary_length: int = 8192
+    """What the model was trained on before its positions were scaled."""
+    window: int = 0
+    """Self-attention sees this many positions, itself included; in an encoder as many on the other side. 0 is all."""
+    mlp: str = "relu"
+    """relu, gelu, gelu_tanh, swish, gated_gelu or swiglu."""
+    biases: bool = True
+    """Of linear layers and of layer normalisation; experts have none."""
+    qk_norm: bool = False
+    """RMS normalisation of the queries and keys of every head."""
+    scale_attention: bool = True
+    """Divide scores by the root of the head width; T5 does not."""
+    scale_embeddings: bool = True
+    """Multiply embeddings, drawn from N(0, 1/width), by the root of the width. T5 draws from N(0, 1) and divides before
+    a tied projection, which is the same."""
+    experts: int = 0
+    """Experts of each block in place of its MLP; 0 is the MLP."""
+    experts_per_token: int = 2
+    routing: str = "dropless"
+    """"dropless" or "capacity": what the latter drops depends, in training, on the batch (`nn.experts`)."""
+    capacity_factor: float = 1.25
+    balance: float = 0.01
+    """The balance loss's weight (alpha of Fedus et al. 2022, equation 4), for each block."""
+    dropout: float = 0.3
+    """After embeddings and sub-layers."""
+    hidden_dropout: float = 0.0
+    """Inside the MLP, after its non-linearity."""
+    scan: bool = False
+    """Compile one block and loop over it, with the parameters of all stacked, instead of one after the other."""
+    remat: str = "none"
+    """What the backward pass computes again: "none", "full" (all but each block's input), "dots" (all but the products
+    with parameters)."""
+
+    def __post_init__(self):
+        choose(self.norm, ("pre", "post"), "config.model.norm")
+        choose(self.norm_kind, ("layer", "rms"), "config.model.norm_kind")
+        known = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
+        choose(self.positions, known, "config.model.positions")
+        choose(self.rotary_scaling, ("none", "linear", "llama3"), "config.model.rotary_scaling")
+        choose(self.mlp, ACTIVATIONS, "config.model.mlp")
+        choose(self.routing, ("dropless", "capacity"), "config.model.routing")
+        choose(self.remat, ("none", "full", "dots"), "config.model.remat")
+        self._check_at_least(1, "width", "hidden", "heads", "max_positions", "relative_distance", "rotary_length")
+        self._check_at_least(1, "experts_per_token", "rotary_factor")
+        self._check_at_least(0, "kv_heads", "head_width", "window", "experts", "balance")
+        for name in ("dropout", "hidden_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be in 0..1, below 1")
+        for name in ("norm_epsilon", "rotary_base", "capacity_factor"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be above 0")
+        if not self.head_width and self.width % self.heads:
+            raise UserError(
+                f"config.model.width {self.width} is not divisible by config.model.heads {self.heads}; "
+                "set another number of heads, or config.model.head_width"
+            )
+        if self.heads % self.key_value_heads:
+            raise UserError(
+                f"config.model.heads {self.heads} is not divisible by config.model.kv_heads {self.kv_heads}"
+            )
+        if self.positions == "rotary" and self.query_width % 2:
+            raise UserError(f"rotary positions turn pairs, but heads are {self.query_width} wide: use an even width")
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise UserError(f"sinusoidal positions need an even config.model.width, not {self.width}")
+        if self.positions == "relative" and not 4 <= self.relative_buckets <= 2 * self.relative_distance:
+            raise UserError(
+                f"config.model.relative_buckets is {self.relative_buckets}, but must be between 4 and twice "
+                f"config.model.relative_distance, {2 * self.relative_distance}"
+            )
+        if self.experts and self.experts_per_token > self.experts:
+            raise UserError(
+                f"config.model.experts_per_token is {self.experts_per_token}, but there are {self.experts} experts"
+            )
+
+    def _check_at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < least:
+                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be at least {least}")
+
+    @property
+    def key_value_heads(self) -> int:
+        return self.kv_heads or self.heads
+
+    @property
+    def query_width(self) -> int:
+        """Width C of a head."""
+        return self.head_width or self.width // self.heads

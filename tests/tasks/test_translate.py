@@ -1,0 +1,156 @@
+"""Every way to decode, through text in and text out, with a small model of random parameters."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from s2sjax import models, sharding
+from s2sjax.data.examples import assemble
+from s2sjax.data.plan import PlannedBatch, Shape
+from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.units import CharTokenizer
+from s2sjax.errors import UserError
+from s2sjax.ops.linear import Precision
+from s2sjax.tasks.decoding import DecodeConfig
+from s2sjax.tasks.likelihood import sentence_log_probs
+from s2sjax.tasks.translate import Translator
+from s2sjax.vocabulary import EOS
+from tests.tiny import compiling_once
+
+TOKENIZER = CharTokenizer("abcdefgh")
+SOURCES = ["abc", "h", "gfedcba", "cc", "bad", "decade", "abc"]
+BASE = DecodeConfig(max_length_factor=1.0, max_length_offset=6, batch_size=8)
+
+WAYS = {
+    "diverse beam": {"beam_size": 4, "nbest": 4, "groups": 2, "diversity": 0.5, "length_penalty": "power"},
+    "constrained beam": {
+        "nbest": 3, "no_repeat_ngram": 2, "repetition_penalty": 1.3, "min_length_factor": 1.0,
+        "forbidden": ("c", "<unk>"), "length_penalty": "sockeye", "beta": 1.0, "brevity": 0.5,
+    },
+    "first to finish": {"stop": "first", "nbest": 5},
+    "sampling": {"method": "sample", "samples": 3, "temperature": 1.3, "top_p": 0.9, "seed": 7},
+    "without replacement": {"method": "stochastic", "samples": 4, "seed": 7},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_in_a_hurry(tmp_path_factory):
+    with compiling_once(tmp_path_factory.mktemp("xla")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    family = models.family("transformer")
+    config = family.Config(width=16, hidden=16, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
+    return family.build(config, TOKENIZER.vocab_size, TOKENIZER.vocab_size, precision=Precision.FLOAT32)
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    batch = assemble(PlannedBatch(Shape(1, 8, 8), np.arange(1), np.arange(1)), split(["a"], [[5, EOS]]))
+    params = jax.jit(lambda key, batch: model.init(key, batch, train=False))(jax.random.key(0), batch)["params"]
+    return jax.tree.map(lambda p: 2.5 * p, params)  # sure enough of something to be worth searching
+
+
+def translator(model, params, **fields):
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    config = dataclasses.replace(BASE, **fields)
+    return Translator(model, params, TokenizerPair(TOKENIZER, TOKENIZER), config, max_source_length=20, mesh=mesh)
+
+
+def split(sources, targets):
+    encoded = [np.append(row, EOS) for row in TOKENIZER.encode(list(sources))]
+    return TokenizedSplit(Ragged.from_rows(encoded), Ragged.from_rows([np.array(t) for t in targets]), fingerprint="")
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.replace(" ", "-"))
+def test_scores_are_teacher_forcings_and_nothing_depends_on_the_batch(model, params, way):
+    search = translator(model, params, **WAYS[way])
+    together = search(SOURCES)
+    assert all(together) and search.unmet == 0
+
+    pairs = [(source, h) for source, found in zip(SOURCES, together, strict=True) for h in found]
+    rows = split([source for source, _ in pairs], [h.ids for _, h in pairs])
+    batch = assemble(PlannedBatch(Shape(len(pairs), 8, 16), np.arange(len(pairs)), np.arange(len(pairs))), rows)
+    score = jax.jit(lambda p, b: sentence_log_probs(model, p, b, precision=Precision.FLOAT32))
+    np.testing.assert_allclose([h.score for _, h in pairs], score(params, batch), atol=1e-4)
+
+    shuffled = dict(zip(SOURCES[::-1], search(SOURCES[::-1]), strict=True))
+    for source, found in zip(SOURCES, together, strict=True):
+        for a, b in ((found, shuffled[source]), (found, search([source])[0])):
+            assert [h.ids for h in a] == [h.ids for h in b]
+            np.testing.assert_allclose([h.ranking_score for h in a], [h.ranking_score for h in b], atol=1e-4)
+
+
+def test_what_is_asked_for_is_what_comes(model, params):
+    constrained = translator(model, params, **WAYS["constrained beam"])(SOURCES)
+    for source, found in zip(SOURCES, constrained, strict=True):
+        for h in found:
+            assert len(h.ids) >= len(source) + 1 and h.ids[-1] == EOS
+            assert "c" not in h.text and "<unk>" not in h.tokens
+            pairs = list(zip(h.ids, h.ids[1:], strict=False))
+            assert len(set(pairs)) == len(pairs)
+    drawn = translator(model, params, **WAYS["without replacement"])(SOURCES)
+    assert all(len({h.ids for h in found}) == 4 for found in drawn)
+
+
+def test_draws_follow_the_seed_and_the_source(model, params):
+    first = translator(model, params, **WAYS["sampling"])(SOURCES)
+    assert [h.ids for h in first[0]] == [h.ids for h in first[-1]], "the same source twice, the same draws"
+    again = translator(model, params, **WAYS["sampling"])(SOURCES)
+    other = translator(model, params, **{**WAYS["sampling"], "seed": 8})(SOURCES)
+    assert first == again
+    assert [[h.ids for h in found] for found in first] != [[h.ids for h in found] for found in other]
+    assert len({h.ids for found in first for h in found}) > 5
+
+
+def test_outputs_begin_with_their_prefixes_and_prefixes_count(model, params):
+    prefixes = ["fed", "", "a", "bbbbbbbbbb", "h", "", "g"]
+    search = translator(model, params, nbest=2)
+    free, forced = search(SOURCES), search(SOURCES, prefixes=prefixes)
+    for prefix, found, unforced in zip(prefixes, forced, free, strict=True):
+        assert all(h.text.startswith(prefix) for h in found)
+        if not prefix:
+            assert [h.ids for h in found] == [h.ids for h in unforced]
+    alone = search(SOURCES[:1], prefixes=prefixes[:1])[0]
+    assert [h.ids for h in alone] == [h.ids for h in forced[0]]
+
+
+def test_where_nothing_meets_the_constraints_there_is_nothing_and_it_is_counted(model, params):
+    search = translator(model, params, forbidden=("</s>",))
+    assert search(["abc", "", "h"])[0] == [] and search.unmet == 2
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"method": "bean"}, "config.decode.method is 'bean': did you mean 'beam'"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"groups": 2}, "cannot be divided into 2 groups"),
+        ({"diversity": 1.0}, "set groups above 1"),
+        ({"min_length_offset": -1}, "min_length_offset is -1, but must not be negative"),
+        ({"stop": "early"}, "stop is 'early'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        DecodeConfig(**fields)
+
+
+def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
+    """Neither is what is read: sources are cut, and counted."""
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    pair = TokenizerPair(TOKENIZER, TOKENIZER)
+    short = Translator(model, params, pair, BASE, max_source_length=20, mesh=mesh, position_limit=6)
+    found = short([*SOURCES, "abcdefgh"])
+    assert all(len(h.ids) <= 6 for hypotheses in found for h in hypotheses) and short.truncated == 3
+    assert max(len(row) for row in short.source_rows(["abcdefgh"])) == 6
+
+
+def test_a_forbidden_token_that_is_none_is_refused(model, params):
+    with pytest.raises(UserError, match="forbidden holds 'B', which is no token of this run; like it: b"):
+        translator(model, params, forbidden=("B",))

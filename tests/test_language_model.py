@@ -1,0 +1,135 @@
+"""A language model from text to results: windows, training, perplexities, scores, continuations; and a translator."""
+
+import dataclasses
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import s2sjax
+from s2sjax.train import train
+from s2sjax.vocabulary import BOS, EOS
+from tests.tiny import compiling_once, on_devices, tiny, write_split
+
+LINES = ["abcd", "efghijklm", "nopqrst"]
+"""A letter tells the next one; only the first letter of a line is a surprise."""
+
+PLAIN = {
+    "data__source": "", "data__target": "{split}.txt", "data__join": True, "data__context": 24, "data__stride": 8,
+    "data__batch_tokens": 384,
+    "model__positions": "rotary", "model__width": 32, "train__label_smoothing": 0.0, "train__log_every": 50,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device_and_one_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch, compiling_once(tmp_path_factory.mktemp("xla")):
+        on_devices(patch, 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A language model of LINES, in any order."""
+    directory = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 200), ("validation", 20), ("test", 20)):
+        (directory / f"{split}.txt").write_text("".join(line + "\n" for line in rng.choice(LINES, count)))
+    workdir = directory / "run"
+    options = {"train__steps": 150, "evaluate__samples": 2, "evaluate__every_steps": 75}
+    train(tiny(directory, "causal_lm", **options, **PLAIN), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return s2sjax.load(workdir)
+
+
+def test_it_learns_what_there_is_to_learn(run):
+    """A line is known once its first letter is: log2(3) bits for which of the three it is, and no more."""
+    results = run.evaluate("test")
+    lines = (run.workdir.parent / "test.txt").read_text().splitlines()
+    assert results["bytes"] == sum(len(line) + 1 for line in lines) == results["tokens"]
+    assert results["words"] == sum(len(line.split()) + 1 for line in lines)
+    bits = results["bits_per_byte"] * results["bytes"] / len(lines)
+    assert 0.8 * math.log2(3) < bits < 1.3 * math.log2(3)
+    assert results["perplexity"] == pytest.approx(math.exp(results["loss"]))
+    assert (run.workdir / "results" / "test.json").is_file()
+
+
+def test_a_sliding_window_gives_every_token_its_context_and_no_token_more(run):
+    """The sum over windows, computed one window at a time from the text itself."""
+    lines = (run.workdir.parent / "test.txt").read_text().splitlines()
+    ids = np.concatenate([np.append(row, EOS) for row in run.tokenizers.target.encode(lines)])
+    nll, done = 0.0, 0
+    for start in range(0, len(ids), 8):
+        window = ids[start : start + 24]
+        nll -= token_log_probs(run, window)[done - start :].sum()
+        done = start + len(window)
+        if done == len(ids):
+            break
+    assert run.evaluate("test")["loss"] == pytest.approx(nll / len(ids), rel=1e-4)
+
+
+def test_it_goes_on_from_a_prompt_as_its_text_does(run):
+    best = [hypotheses[0].text for hypotheses in run.decode(["ab", "e", "nopqrst", ""])]
+    assert best == ["cd", "fghijklm", "", ""]
+
+
+def test_what_follows_a_prompt_does_not_depend_on_the_prompts_beside_it(run):
+    prompts = ["ab", "efghijkl", "q"]
+    together = run.decode(prompts)
+    alone = [run.decode([prompt])[0] for prompt in prompts]
+    for a, b in zip(together, alone, strict=True):
+        assert [h.tokens for h in a] == [h.tokens for h in b]
+        np.testing.assert_allclose([h.score for h in a], [h.score for h in b], atol=1e-4)
+
+
+def test_a_continuations_score_is_the_scores_of_its_tokens_after_the_prompt(run, monkeypatch):
+    """With parameters that are sure of nothing, so that every token of the prompt matters."""
+    keys = iter(jax.random.split(jax.random.key(0), 99))
+    noisy = jax.tree.map(lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), run.params)
+    monkeypatch.setattr(run.translator, "params", noisy)
+    run = dataclasses.replace(run, params=noisy)
+    prompt = "efgh"
+    best = run.decode([prompt])[0][0]
+    tokens = run.tokenizers.target.encode([prompt + best.text])[0]
+    assert len(tokens) < 24
+    log_probs = token_log_probs(run, np.append(tokens, EOS))
+    assert best.score == pytest.approx(log_probs[len(prompt) :].sum(), abs=1e-4)
+    assert run.score([""], [prompt + best.text])[0] == pytest.approx(log_probs.sum(), abs=1e-4)
+
+
+def test_one_line_of_the_config_makes_the_same_data_a_language_models(tmp_path):
+    """An encoder-decoder's data, the source as a prompt: two letters and their reversal, learned by a decoder alone."""
+    words = ["".join(pair) for pair in itertools.product("abcdef", repeat=2)]
+    for split in ("train", "validation", "test"):
+        write_split(tmp_path, split, words, [word[::-1] for word in words])
+    options = {"model__prefix": True, "model__positions": "rotary", "model__width": 32, "data__batching": "pack"}
+    train(tiny(tmp_path, "causal_lm", train__steps=150, train__log_every=50, **options), tmp_path / "run")
+    run = s2sjax.load(tmp_path / "run")
+    assert run.evaluate("test")["exact_match"] > 90
+    best = run.decode(["ab"])[0][0]
+    assert best.text == "ba"
+    assert best.score == pytest.approx(run.score(["ab"], ["ba"])[0], abs=1e-4)
+
+
+def token_log_probs(run, ids):
+    """Of up to 24 tokens, each given those before it, by a batch made by hand: no inputs, begin-of-sentence first."""
+    T, length = 24, len(ids)
+    targets = np.zeros((1, T), np.int32)
+    targets[0, :length] = ids
+    segments = (np.arange(T) < length).astype(np.int32)[None]
+    nothing = np.zeros((1, 0), np.int32)
+    batch = {
+        "inputs": nothing, "input_segments": nothing, "input_positions": nothing, "targets": targets,
+        "decoder_inputs": np.concatenate([[[BOS]], targets[:, :-1]], axis=1).astype(np.int32),
+        "target_segments": segments, "target_positions": np.arange(T, dtype=np.int32)[None],
+    }  # fmt: skip
+    output = jax.jit(lambda params, batch: run.model.apply({"params": params}, batch, train=False))(run.params, batch)
+    logits = np.asarray(output.features[0] @ output.kernel, np.float64)
+    log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return log_probs[np.arange(length), ids]
