@@ -77,7 +77,7 @@ def _train(argv: list[str]) -> int:
     from s2sjax import environment, train
     from s2sjax.experiment import resolve
 
-    environment.cache_compilations()
+    environment.configure_jax()
     return train.train(resolve(values["config"]), Path(values["workdir"]))
 
 
@@ -267,7 +267,7 @@ def _load(values: dict):
     from s2sjax.experiment import resolve
     from s2sjax.run import load
 
-    environment.cache_compilations()
+    environment.configure_jax()
     return load(values["workdir"], experiment=resolve(values["config"]))
 
 

@@ -21,10 +21,16 @@ def restart_with_huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def cache_compilations() -> None:
-    """Keep compiled programs in $S2SJAX_CACHE/xla (default ~/.cache/s2sjax): 2 GiB, least recently used go first."""
+def configure_jax() -> None:
+    """Products of float32 in float32, and compiled programs kept in $S2SJAX_CACHE/xla.
+
+    By default JAX lets GPUs round float32 operands to TF32, and TPUs to bfloat16; here bfloat16 is asked for by its
+    name. The cache (default ~/.cache/s2sjax) holds 2 GiB, and the least recently used go first.
+    """
     import jax
 
+    if jax.config.jax_default_matmul_precision is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_default_matmul_precision", "highest")
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         base = Path(os.environ.get("S2SJAX_CACHE") or Path.home() / ".cache" / "s2sjax")
         jax.config.update("jax_compilation_cache_dir", str(base / "xla"))

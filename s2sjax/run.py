@@ -127,6 +127,25 @@ class Run:
             progress(len(batch))
         return scores.tolist()
 
+    def tag(self, texts: Sequence[str]) -> list[list[tuple[str, int]]]:
+        """Each text's tokens with the hidden state of each, on the best path (Viterbi); end-of-sentence is the last.
+
+        Raises:
+            UserError: the model has no hidden states.
+        """
+        if not hasattr(self.model, "tag"):
+            raise UserError(f"{self.experiment.model_name} has no hidden states to tag with; a hidden Markov model has")
+        path = jax.jit(lambda params, batch: self.model.apply({"params": params}, batch, method="tag"))
+        tagged = []
+        for ids in self.tokenizers.target.encode(list(texts)):
+            row = np.append(ids, EOS)
+            nothing = Ragged.from_rows([np.zeros(0, np.int32)])
+            split = TokenizedSplit(nothing, Ragged.from_rows([row]), fingerprint="")
+            shape = Shape(1, 0, padded_length(len(row)))
+            states = np.asarray(path(self.params, assemble(PlannedBatch(shape, np.arange(1), np.arange(1)), split)))
+            tagged.append(list(zip(self.tokenizers.target.pieces(row), states[0, : len(row)].tolist(), strict=True)))
+        return tagged
+
     def evaluate(self, split: str) -> dict[str, float | str]:
         """Loss and decoded metrics on one split; also written to `WORKDIR/results/SPLIT.json`.
 

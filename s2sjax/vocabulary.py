@@ -1,3 +1,23 @@
-"""Special token ids, the same for every tokenizer and every model."""
+"""Special token ids, the same for every tokenizer and every model; and whether source and target share a vocabulary."""
+
+from s2sjax.errors import UserError
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
+
+
+def check_one_vocabulary(source: int, target: int) -> None:
+    """Raise a `UserError` unless a language model's prompts and answers are of one vocabulary (sizes are compared)."""
+    if source != target:
+        raise UserError(
+            f"a language model reads prompt and answer with one vocabulary, but there are two, of {source} and "
+            f"{target} entries; set config.tokenizer.joint=True"
+        )
+
+
+def check_tied(tied: str, source: int, target: int) -> None:
+    """Raise a `UserError` if all embeddings are to be one table, and the vocabularies differ in size."""
+    if tied == "all" and source != target:
+        raise UserError(
+            f"config.model.tied is 'all', but the vocabularies have {source} and {target} entries; set "
+            "config.tokenizer.joint=True or config.model.tied=decoder"
+        )

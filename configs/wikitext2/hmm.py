@@ -4,7 +4,8 @@ Learned by gradient, or, with the argument "em", by stepwise EM (Cappe and Mouli
 
     s2sjax train --config=configs/wikitext2/hmm.py --workdir=runs/wt2_hmm --config.data.dir=DIR
 
-Not yet run.
+Reached: 512.4 perplexity a word on test, 546.4 on valid, by gradient; one EPYC (Zen 5) core, 9 minutes, 2026-11-21,
+shortly before commit 9d2f7e6. One seed. "em" is not yet run.
 """
 
 from s2sjax.experiment import base_config

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
-from s2sjax.errors import UserError
 from s2sjax.nn.block_config import BlockConfig
-from s2sjax.nn.layers import Embedding, Projection
+from s2sjax.nn.layers import Embedding, Kernel
 from s2sjax.nn.transformer import Stack, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.prompt import join
+from s2sjax.vocabulary import check_one_vocabulary
 
 LANGUAGE_MODEL = True
 
@@ -51,11 +51,7 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     Raises:
         UserError: if the vocabularies differ in size: prompt and answer are one sequence.
     """
-    if source_vocab != target_vocab:
-        raise UserError(
-            f"a language model reads prompt and answer with one vocabulary, but there are two, of {source_vocab} and "
-            f"{target_vocab} entries; set config.tokenizer.joint=True"
-        )
+    check_one_vocabulary(source_vocab, target_vocab)
     return CausalLM(config, target_vocab, precision)
 
 
@@ -70,7 +66,7 @@ class CausalLM(nn.Module):
         c = self.config
         self.target_embedding = Embedding(self.vocab, c.width)
         if not c.tied:
-            self.projection = Projection(c.width, self.vocab)
+            self.projection = Kernel((c.width, self.vocab), nn.initializers.normal(c.width**-0.5))
         self.decoder = Stack(c, c.layers, self.precision, bidirectional=c.prefix)
 
     def _embed(self, tokens: Array) -> Array:

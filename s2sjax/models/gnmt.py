@@ -24,8 +24,8 @@ from jax import Array
 from s2sjax.api import Batch, Output, Rules
 from s2sjax.config import choose
 from s2sjax.errors import UserError
-from s2sjax.nn.layers import Dense, Dropout, Embedding
-from s2sjax.nn.recurrent import Kernel, Recurrent
+from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
+from s2sjax.nn.recurrent import Recurrent
 from s2sjax.ops.alignment import additive_scores, weighted_sum
 from s2sjax.ops.attention import masked_softmax, segment_mask
 from s2sjax.ops.linear import Precision, project
@@ -39,6 +39,7 @@ from s2sjax.ops.recurrent import (
     segment_starts,
     zero_state,
 )
+from s2sjax.vocabulary import check_tied
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,7 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     Raises:
         UserError: if `tied` is "all" and the vocabularies differ in size.
     """
-    if config.tied == "all" and source_vocab != target_vocab:
-        raise UserError(
-            f"config.model.tied is 'all', but the vocabularies have {source_vocab} and {target_vocab} entries; "
-            "set config.tokenizer.joint=True or config.model.tied=decoder"
-        )
+    check_tied(config.tied, source_vocab, target_vocab)
     return GNMT(config, source_vocab, target_vocab, precision)
 
 

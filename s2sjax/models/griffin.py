@@ -24,6 +24,7 @@ from s2sjax.ops.attention import segment_mask, window_mask
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.position import rotary_frequencies, rotation
 from s2sjax.ops.prompt import ending, join
+from s2sjax.vocabulary import check_one_vocabulary
 
 LANGUAGE_MODEL = True
 
@@ -99,11 +100,7 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     Raises:
         UserError: if the vocabularies differ in size: prompt and answer are one sequence.
     """
-    if source_vocab != target_vocab:
-        raise UserError(
-            f"a language model reads prompt and answer with one vocabulary, but there are two, of {source_vocab} and "
-            f"{target_vocab} entries; set config.tokenizer.joint=True"
-        )
+    check_one_vocabulary(source_vocab, target_vocab)
     return Griffin(config, target_vocab, precision)
 
 

@@ -21,7 +21,7 @@ from s2sjax.ops import hmm
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import finite_log
 from s2sjax.ops.prompt import Joined, join
-from s2sjax.vocabulary import BOS
+from s2sjax.vocabulary import BOS, check_one_vocabulary
 
 LANGUAGE_MODEL = True
 
@@ -53,11 +53,7 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     Raises:
         UserError: if source and target do not share a vocabulary.
     """
-    if source_vocab != target_vocab:
-        raise UserError(
-            f"a language model reads source and target as one sequence, but the vocabularies have {source_vocab} and "
-            f"{target_vocab} entries; set config.tokenizer.joint=True"
-        )
+    check_one_vocabulary(source_vocab, target_vocab)
     del precision  # probabilities are float32 under every policy
     return HMM(config, target_vocab)
 

@@ -14,11 +14,12 @@ from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
 from s2sjax.errors import UserError
-from s2sjax.nn.layers import Dropout, Embedding
-from s2sjax.nn.recurrent import Kernel, Recurrent
+from s2sjax.nn.layers import Dropout, Embedding, Kernel
+from s2sjax.nn.recurrent import Recurrent
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.prompt import join
 from s2sjax.ops.recurrent import Cell, State, final_states, segment_starts
+from s2sjax.vocabulary import check_one_vocabulary
 
 LANGUAGE_MODEL = True
 
@@ -78,11 +79,7 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     Raises:
         UserError: if source and target do not share a vocabulary.
     """
-    if source_vocab != target_vocab:
-        raise UserError(
-            f"a language model reads source and target as one sequence, but the vocabularies have {source_vocab} and "
-            f"{target_vocab} entries; set config.tokenizer.joint=True"
-        )
+    check_one_vocabulary(source_vocab, target_vocab)
     return LSTMLM(config, target_vocab, precision)
 
 

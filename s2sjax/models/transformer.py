@@ -19,12 +19,12 @@ from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
 from s2sjax.config import choose
-from s2sjax.errors import UserError
 from s2sjax.nn.block_config import BlockConfig
-from s2sjax.nn.layers import Embedding, Projection
+from s2sjax.nn.layers import Embedding, Kernel
 from s2sjax.nn.transformer import Stack, StackOutput, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision, project
+from s2sjax.vocabulary import check_tied
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,7 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     Raises:
         UserError: if `tied` is "all" and the vocabularies differ in size.
     """
-    if config.tied == "all" and source_vocab != target_vocab:
-        raise UserError(
-            f"config.model.tied is 'all', but the vocabularies have {source_vocab} and {target_vocab} entries; "
-            "set config.tokenizer.joint=True or config.model.tied=decoder"
-        )
+    check_tied(config.tied, source_vocab, target_vocab)
     return Transformer(config, source_vocab, target_vocab, precision)
 
 
@@ -73,7 +69,7 @@ class Transformer(nn.Module):
         self.target_embedding = Embedding(self.target_vocab, c.width)
         self.source_embedding = self.target_embedding if c.tied == "all" else Embedding(self.source_vocab, c.width)
         if c.tied == "none":
-            self.projection = Projection(c.width, self.target_vocab)
+            self.projection = Kernel((c.width, self.target_vocab), nn.initializers.normal(c.width**-0.5))
         self.encoder = Stack(c, c.encoder_layers, self.precision, bidirectional=True)
         self.decoder = Stack(c, c.decoder_layers, self.precision, cross=True)
 

@@ -51,16 +51,15 @@ class Embedding(nn.Module):
         return self.table.T
 
 
-class Projection(nn.Module):
-    """An untied output projection's kernel [D, V]."""
+class Kernel(nn.Module):
+    """A matrix without a layer around it: for projections that losses apply, and for steps inside a scan."""
 
-    width: int
-    vocab_size: int
+    shape: tuple[int, int]
+    kernel_init: nn.initializers.Initializer = xavier
 
     @nn.compact
     def __call__(self) -> Array:
-        init = nn.initializers.normal(self.width**-0.5)
-        return self.param("kernel", init, (self.width, self.vocab_size), jnp.float32)
+        return self.param("kernel", self.kernel_init, self.shape, jnp.float32)
 
 
 class LayerNorm(nn.Module):

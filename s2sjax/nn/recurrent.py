@@ -1,23 +1,11 @@
 """A recurrent layer: the parameters of a cell, run over whole sequences or one step at a time."""
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.nn.layers import Dense, Dropout, xavier
+from s2sjax.nn.layers import Dense, Dropout, Kernel
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.recurrent import Cell, State, advance, recur
-
-
-class Kernel(nn.Module):
-    """A matrix without a layer around it: for projections that losses apply, and for steps inside a scan."""
-
-    shape: tuple[int, int]
-    kernel_init: nn.initializers.Initializer = xavier
-
-    @nn.compact
-    def __call__(self) -> Array:
-        return self.param("kernel", self.kernel_init, self.shape, jnp.float32)
 
 
 class Recurrent(nn.Module):

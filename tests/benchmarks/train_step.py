@@ -337,7 +337,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     from s2sjax.ops.linear import Precision
 
     flags.FLAGS.mark_as_parsed()  # grain waits for it
-    environment.cache_compilations()
+    environment.configure_jax()
     experiment = load_experiment(settings["data"])
     mesh = sharding.make_mesh(experiment.mesh)
     prepared = prepare(experiment.data, experiment.tokenizer, ("train",))
