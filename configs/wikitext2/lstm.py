@@ -2,7 +2,8 @@
 
     s2sjax train --config=configs/wikitext2/lstm.py --workdir=runs/wt2_lstm --config.data.dir=DIR
 
-Not yet run.
+Reached: 209.2 perplexity a word on test, 225.0 on valid, after two epochs; one EPYC (Zen 5) core, 27 minutes with other
+work beside it, 2026-11-21, shortly before commit 9d2f7e6. One seed.
 """
 
 from s2sjax.experiment import base_config

@@ -121,10 +121,16 @@ def subject(request):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Thorough tests of all but a family's first variant are slow ones: together they take longer than all others."""
+    """Thorough tests of all but a family's first variant are slow ones: together they take longer than all others.
+
+    With `thorough(families=...)`, so are those of first variants of other families.
+    """
     for item in items:
-        if item.get_closest_marker("thorough") and item.callspec.params["subject"] not in FIRST.values():
-            item.add_marker(pytest.mark.slow)
+        marker = item.get_closest_marker("thorough")
+        if marker:
+            subject = item.callspec.params["subject"]
+            if subject != FIRST[subject.family] or subject.family not in marker.kwargs.get("families", FIRST):
+                item.add_marker(pytest.mark.slow)
 
 
 def sentences() -> TokenizedSplit:

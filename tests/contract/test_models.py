@@ -15,7 +15,7 @@ from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.ops.linear import Precision
 from s2sjax.tasks.likelihood import logits, loss_sums
 from s2sjax.tasks.translate import cross_attention, source_batch
-from tests.contract.conftest import SPLIT, TASKS, VOCAB, Task, bucketed, packed
+from tests.contract.conftest import FIRST, SPLIT, TASKS, VOCAB, Task, bucketed, packed
 
 thorough = pytest.mark.thorough
 """Of a family's variants only the first is put to this test among the fast ones; see `conftest.py`."""
@@ -42,10 +42,8 @@ def stepped(subject, batch, *, width=1, model=None):
     return np.asarray(run(subject.params, batch["inputs"], batch["decoder_inputs"]))
 
 
-@pytest.mark.parametrize(
-    "precision, tolerance",
-    [(Precision.FLOAT32, 1e-4), pytest.param(Precision.BFLOAT16, 0.15, marks=pytest.mark.thorough)],
-)
+@thorough
+@pytest.mark.parametrize("precision, tolerance", [(Precision.FLOAT32, 1e-4), (Precision.BFLOAT16, 0.15)])
 def test_stepping_equals_teacher_forcing(subject, precision, tolerance):
     batch, model = bucketed(), subject.build(precision)
     mask = batch["weights"] > 0
@@ -205,8 +203,10 @@ def test_attention_rows_are_distributions_over_the_sentences_own_source(subject)
     np.testing.assert_array_equal(weights[real][~same[real]], 0)
 
 
-@thorough
+@pytest.mark.thorough(families=("transformer", "rnn_seq2seq", "hmm"))
+@pytest.mark.parametrize("subject", FIRST.values(), ids=lambda subject: subject.name)
 def test_a_simple_task_is_learned_in_seconds(subject):
+    """By one variant of each family."""
     rng, task = np.random.default_rng(0), TASKS.get(subject.family, Task())
 
     def batch_of(n):

@@ -103,11 +103,3 @@ def test_two_vocabularies_are_refused():
 def test_no_layers_are_refused():
     with pytest.raises(UserError, match="config.model.layers is 0"):
         causal_lm.Config(layers=0)
-
-
-def test_the_learned_table_counts_the_prompt():
-    model, params = build(positions="learned", max_positions=8)
-    memory = {"mask": jnp.ones((1, 5), bool), "layers": []}
-    model.apply({"params": params}, memory, width=1, max_len=3, method="init_cache")
-    with pytest.raises(UserError, match="may reach position 9"):
-        model.apply({"params": params}, memory, width=1, max_len=4, method="init_cache")

@@ -151,6 +151,20 @@ def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
     assert max(len(row) for row in short.source_rows(["abcdefgh"])) == 6
 
 
+def test_a_language_models_prompt_and_answer_fit_into_its_positions_together():
+    family = models.family("causal_lm")
+    config = family.Config(width=16, hidden=16, heads=2, layers=1, positions="learned", max_positions=10, dropout=0.0)
+    model = family.build(config, TOKENIZER.vocab_size, TOKENIZER.vocab_size, precision=Precision.FLOAT32)
+    batch = assemble(PlannedBatch(Shape(1, 4, 4), np.arange(1), np.arange(1)), split(["a"], [[5, EOS]]))
+    params = jax.jit(lambda key, batch: model.init(key, batch, train=False))(jax.random.key(0), batch)["params"]
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    settings = {"max_source_length": 20, "mesh": mesh, "position_limit": 10, "one_sequence": True}
+    search = Translator(model, params, TokenizerPair(TOKENIZER, TOKENIZER), BASE, **settings)
+    sources = ["a", "abcdef", "abcdefghabcdefgh"]
+    for row, found in zip(search.source_rows(sources), search(sources), strict=True):
+        assert found and all(len(row) + len(h.ids) <= 10 and np.isfinite(h.score) for h in found)
+
+
 def test_a_forbidden_token_that_is_none_is_refused(model, params):
     with pytest.raises(UserError, match="forbidden holds 'B', which is no token of this run; like it: b"):
         translator(model, params, forbidden=("B",))
