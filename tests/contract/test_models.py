@@ -52,6 +52,7 @@ def test_stepping_equals_teacher_forcing(subject, precision, tolerance):
         np.testing.assert_allclose(hypothesis[mask], forced, atol=tolerance * np.abs(forced).max())
 
 
+@thorough
 def test_the_future_does_not_leak(subject):
     batch = bucketed()
 

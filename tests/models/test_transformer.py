@@ -164,10 +164,8 @@ def training(model, params):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-SLOW = [pytest.param(options, marks=pytest.mark.slow) for options in ({"scan": True}, {"remat": "full"})]
-
-
-@pytest.mark.parametrize("options", [{"scan": True, "remat": "dots"}, *SLOW], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"scan": True}, {"scan": True, "remat": "dots"}, {"remat": "full"}], ids=str)
 def test_scanning_and_rematerialising_change_nothing_not_even_dropout(plain, options):
     model, params, (loss, gradients) = plain
     if options.get("scan"):
