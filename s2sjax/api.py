@@ -26,7 +26,8 @@ from jax import Array
 
 Batch = Mapping[str, Array]
 Cache = Any
-"""What changes between decoding steps: a pytree of arrays. The one law: every leaf leads with [B, K]."""
+"""What changes between decoding steps: a pytree of arrays. The one law: every leaf leads with [B, K]. When hypotheses
+change places, leaves follow them along K, unless they are `Anchored`."""
 Memory = Any
 """What stays constant while decoding: a pytree of arrays, every leaf leads with [B], never copied per hypothesis."""
 
@@ -52,6 +53,15 @@ class Output(NamedTuple):
     aux: Array | None = None
     """Auxiliary losses (load balancing, activation penalties) as a float32 scalar in nats, summed over the batch's
     target tokens as the loss is, and added to it in training; None if there are none."""
+
+
+class Anchored(NamedTuple):
+    """Part of a cache that stays where it was written when hypotheses change places, because it is too big to follow.
+
+    The model keeps beside it, in a leaf that does follow, in which places the past of each hypothesis lies.
+    """
+
+    tree: Any
 
 
 class Mixture(NamedTuple):
@@ -88,5 +98,8 @@ class Stepwise(Model, Protocol):
         ...
 
     def decode_step(self, tokens: Array, cache: Cache, memory: Memory) -> tuple[Array, Cache]:
-        """Score what follows `tokens` [B, K], the previous target ids: float32 logits [B, K, V], and the new cache."""
+        """Score what follows `tokens` [B, K], the previous target ids: float32 logits [B, K, V], and the new cache.
+
+        A model with attention over the source sows it, [B, K, S], where "attention" is mutable; so does `__call__`.
+        """
         ...

@@ -214,7 +214,7 @@ class Checkpointer(CheckpointReader):
     def _retain(self) -> None:
         """Delete all but the last and the best; each is renamed first, so a kill leaves no half checkpoint."""
         steps = self.steps()
-        kept = {*steps[-self._config.keep_last :], *self._ranked(steps)[: self._config.keep_best]}
+        kept = {*steps[-self._config.keep_last :], *self.ranked(steps)[: self._config.keep_best]}
         for step in steps:
             if step not in kept:
                 doomed = self.directory / f"tmp-{step}-old"

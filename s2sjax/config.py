@@ -88,3 +88,17 @@ def choose(value: str, choices: Iterable[str], where: str) -> None:
     """Raise a `UserError` unless `value` is one of `choices`."""
     if value not in (choices := tuple(choices)):
         raise UserError(f"{where} is '{value}': {nearest(value, choices)}")
+
+
+def check_at_least(least: float, section: Any, *names: str, where: str = "config.model") -> None:
+    """Raise a `UserError` for the first of these fields of a dataclass that is below `least`."""
+    for name in names:
+        if getattr(section, name) < least:
+            raise UserError(f"{where}.{name} is {getattr(section, name)}, but must be at least {least}")
+
+
+def check_rate(section: Any, *names: str, where: str = "config.model") -> None:
+    """Raise a `UserError` for the first of these fields of a dataclass that is no dropout rate: in 0..1, below 1."""
+    for name in names:
+        if not 0 <= getattr(section, name) < 1:
+            raise UserError(f"{where}.{name} is {getattr(section, name)}, but must be in 0..1, below 1")

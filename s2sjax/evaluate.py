@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 
 from s2sjax import models, sharding
@@ -29,8 +28,9 @@ from s2sjax.metrics import likelihood_metrics, text_metrics
 from s2sjax.ops.linear import Precision
 from s2sjax.plots import attention_map
 from s2sjax.report import Reporter
-from s2sjax.tasks.likelihood import loss_sums
-from s2sjax.tasks.translate import Translator, best_text, cross_attention, padded_length
+from s2sjax.tasks.forced import cross_attention
+from s2sjax.tasks.scorers import Scorer, Single
+from s2sjax.tasks.translate import Positions, Translator, best_text, padded_length
 
 
 class Likelihood(NamedTuple):
@@ -49,15 +49,25 @@ class LikelihoodEvaluator:
     """The likelihood of every example of a split, each token exactly once, none left out."""
 
     def __init__(
-        self, model: nn.Module, experiment: Experiment, split: TokenizedSplit, mesh: Mesh, *, precision: Precision
+        self,
+        scorer: Scorer,
+        experiment: Experiment,
+        split: TokenizedSplit,
+        mesh: Mesh,
+        *,
+        others: Sequence[Experiment] = (),
     ):
+        """Args:
+        others: configs of the other members of an ensemble, whose positions must suffice too.
+        """
         split = windowed(split, experiment.data, evaluation=True)
         self._split, self._mesh = split, mesh
         shards = sharding.batch_shards(mesh)
         source, target = split.source.lengths, split.target.lengths
         # Evaluation leaves nothing out: the limits and, for one very long example, the budget give way.
         longest = int(max(source.max(initial=1), target.max(initial=1)))
-        check_positions(experiment, source, target)
+        for each in (experiment, *others):
+            check_positions(each, source, target)
         data = dataclasses.replace(
             experiment.data,
             batching="bucket",
@@ -70,10 +80,8 @@ class LikelihoodEvaluator:
         self._plan = make_plan(source, target, data, seed=0, divisor=shards, shuffle=False)
 
         def sums(params, batch):
-            return loss_sums(
-                model, params, batch, dropout_key=None, label_smoothing=0.0, z_loss=0.0,
-                chunk=experiment.train.loss_chunk, shards=shards, precision=precision,
-            )  # fmt: skip
+            nll = scorer.nll(params, batch, chunk=experiment.train.loss_chunk, shards=shards)
+            return nll, batch["weights"].sum()
 
         self._sums = jax.jit(sums)
 
@@ -85,8 +93,8 @@ class LikelihoodEvaluator:
             self._plan, self._split, start=0, stop=self._plan.batches_per_epoch, part=part, parts=parts
         )
         for batch in stream:
-            sums = self._sums(params, sharding.to_devices(batch, place))
-            nll, weight = nll + float(sums.nll), weight + float(sums.weight)
+            more_nll, more_weight = self._sums(params, sharding.to_devices(batch, place))
+            nll, weight = nll + float(more_nll), weight + float(more_weight)
         return Likelihood(nll, weight)
 
 
@@ -109,13 +117,15 @@ class Validator:
         self._experiment, self._prepared, self._mesh, self._report = experiment, prepared, mesh, report
         family = models.family(experiment.model_name)
         sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
-        self._likelihood = LikelihoodEvaluator(
-            family.build(experiment.model, *sizes, precision=Precision(experiment.train.precision)),
-            experiment, prepared.splits["validation"], mesh, precision=Precision(experiment.train.precision),
-        )  # fmt: skip
-        self._model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
+
+        def scorer(precision: Precision) -> Single:
+            return Single(family.build(experiment.model, *sizes, precision=precision), precision)
+
+        training = scorer(Precision(experiment.train.precision))
+        self._likelihood = LikelihoodEvaluator(training, experiment, prepared.splits["validation"], mesh)
+        self._scorer = scorer(Precision(experiment.decode.precision))
         self._source = open_split(experiment.data, "validation")
-        self._attention = jax.jit(functools.partial(cross_attention, self._model))
+        self._attention = jax.jit(functools.partial(cross_attention, self._scorer.model))
         self._translator: Translator | None = None
 
     def __call__(self, step: int, params) -> dict[str, float]:
@@ -127,7 +137,7 @@ class Validator:
             measured = likelihood_metrics(*likelihood, (row["target"] for row in self._source))
             metrics |= {name: measured[name] for name in ("perplexity", "word_perplexity", "bits_per_byte")}
         if self._translator is None:
-            self._translator = make_translator(experiment, self._model, params, self._prepared.tokenizers, self._mesh)
+            self._translator = make_translator(experiment, self._scorer, params, self._prepared.tokenizers, self._mesh)
         self._translator.params = params
         samples = sample_rows(self._source, experiment.evaluate.samples)
         chosen = range(len(self._source)) if experiment.evaluate.decode else samples
@@ -180,12 +190,22 @@ def halves(text: str) -> dict[str, str]:
 
 
 def make_translator(
-    experiment: Experiment, model: nn.Module, params, tokenizers: TokenizerPair, mesh: Mesh
+    experiment: Experiment,
+    scorer: Scorer,
+    params,
+    tokenizers: TokenizerPair,
+    mesh: Mesh,
+    *,
+    others: Sequence[Experiment] = (),
 ) -> Translator:
+    """The run's translator, or an ensemble's: then `others` are the configs of its other members, whose limits on the
+    lengths of sources and outputs hold too."""
+    members = (experiment, *others)
     return Translator(
-        model, params, tokenizers, experiment.decode, max_source_length=experiment.data.max_source_length, mesh=mesh,
-        continues=not experiment.data.source, position_limit=experiment.position_limit,
-        one_sequence=experiment.is_language_model,
+        scorer, params, tokenizers, experiment.decode, mesh=mesh, continues=not experiment.data.source,
+        right_to_left=experiment.data.right_to_left,
+        max_source_length=min(member.data.max_source_length for member in members),
+        positions=[Positions(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None],
     )  # fmt: skip
 
 

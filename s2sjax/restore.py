@@ -61,15 +61,31 @@ class CheckpointReader:
 
     def best_step(self) -> int | None:
         """The committed step with the best metric, the newer of equals; None if none has it."""
-        ranked = self._ranked(self.steps())
+        ranked = self.ranked(self.steps())
         return ranked[0] if ranked else None
+
+    def ranked(self, steps: list[int]) -> list[int]:
+        """Those of `steps` that have the metric, best first, newer before older."""
+        sign = METRIC_SIGNS[self._metric]
+        values = {step: self.metrics(step).get(self._metric, math.nan) for step in steps}
+        return sorted((s for s in steps if not math.isnan(values[s])), key=lambda s: (sign * values[s], -s))
+
+    def arrays(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and type of every array of `step`, by path: what `restore` needs to read some, without a model.
+
+        Raises:
+            UserError: there is no such checkpoint, or its manifest is damaged.
+        """
+        found = _arrays(self._intact(step))
+        return {name: jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for name, (shape, dtype) in found.items()}
+
+    def unreadable(self) -> list[int]:
+        """What is named like a step and is no checkpoint, because its manifest is missing or damaged; ascending."""
+        return [step for step in self._candidates() if not self._is_committed(step)]
 
     def metrics(self, step: int) -> dict[str, float]:
         """The metrics that `step` was saved with. Raises: UserError if there is no such checkpoint."""
-        try:
-            return _metrics(self._body(step))
-        except DamagedError as damage:
-            raise UserError(f"checkpoint {step} in {self.directory}: {damage}; {self._others(step)}") from damage
+        return _metrics(self._intact(step))
 
     def verify(self, step: int) -> str | None:
         """Read every byte of a checkpoint: what is wrong ("file X: checksum differs"), or None if nothing is."""
@@ -163,18 +179,19 @@ class CheckpointReader:
             raise DamagedError(f"it was saved as step {saved_as}")
         return body
 
+    def _intact(self, step: int) -> dict[str, Any]:
+        """As `_body`. Raises: UserError in place of DamagedError."""
+        try:
+            return self._body(step)
+        except DamagedError as damage:
+            raise UserError(f"checkpoint {step} in {self.directory}: {damage}; {self._others(step)}") from damage
+
     def _is_committed(self, step: int) -> bool:
         try:
             self._body(step)
         except DamagedError:
             return False
         return True
-
-    def _ranked(self, steps: list[int]) -> list[int]:
-        """Those of `steps` that have the metric, best first, newer before older."""
-        sign = METRIC_SIGNS[self._metric]
-        values = {step: self.metrics(step).get(self._metric, math.nan) for step in steps}
-        return sorted((s for s in steps if not math.isnan(values[s])), key=lambda s: (sign * values[s], -s))
 
     def _others(self, step: int) -> str:
         others = [str(other) for other in self.steps() if other != step]

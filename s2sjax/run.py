@@ -5,12 +5,13 @@ models are read by SentencePiece.
 """
 
 import dataclasses
+import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
@@ -21,12 +22,10 @@ from s2sjax.api import Rules
 from s2sjax.checkpoint import CheckpointReader
 from s2sjax.data import prepare as preparation
 from s2sjax.data import tokenizer as tokenizers_lib
-from s2sjax.data.examples import assemble
-from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
 from s2sjax.data.sources import Source
 from s2sjax.data.splits import open_split, prompt_of
-from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.evaluate import LikelihoodEvaluator, check_positions, make_translator, write_json
 from s2sjax.experiment import Experiment
@@ -34,8 +33,12 @@ from s2sjax.metrics import error_rates, likelihood_metrics, text_metrics
 from s2sjax.ops.linear import Precision
 from s2sjax.report import progress
 from s2sjax.state import abstract_state, initializer
-from s2sjax.tasks.likelihood import sentence_log_probs
-from s2sjax.tasks.translate import Hypothesis, Translator, best_text, padded_length
+from s2sjax.tasks.details import Details, length_scores
+from s2sjax.tasks.forced import Forced, Layers, attention_layers, choose_layers, forced_pairs
+from s2sjax.tasks.scorers import Ensemble, Single
+from s2sjax.tasks.tagging import tags
+from s2sjax.tasks.translate import Hypothesis, Translator, best_text
+from s2sjax.tasks.word_alignment import Alignment, align_words, read_words, written_words
 from s2sjax.vocabulary import EOS
 
 _log = logging.getLogger(__name__)
@@ -56,12 +59,17 @@ class Run:
     model: nn.Module
     """The Linen module, in `decode.precision`."""
     translator: Translator
+    others: tuple["Run", ...] = ()
+    """The other members of an ensemble. It decodes, scores and evaluates as one; step, params and model are those of
+    the first."""
 
     def decode(
         self,
         sources: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
+        phrases: Sequence[Sequence[str]] | None = None,
+        choices: Sequence[str] | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[list[Hypothesis]]:
         """The `decode.nbest` best translations of each source, best first, or `decode.samples` draws.
@@ -71,13 +79,15 @@ class Run:
 
         Args:
             prefixes: what each translation has to begin with.
+            phrases: what each translation has to contain, each anywhere (a beam only).
+            choices: what each translation has to be one of.
 
         Raises:
             UserError: the run knows several pairs of languages, and `data.pairs` names more than one.
         """
         prompt = prompt_of(self.experiment.data)
         sources = [prompt(s) if s.strip() else s for s in sources]
-        return self.translator(sources, prefixes=prefixes, progress=progress)
+        return self.translator(sources, prefixes=prefixes, phrases=phrases, choices=choices, progress=progress)
 
     def score(
         self,
@@ -94,6 +104,69 @@ class Run:
         Raises:
             UserError: a hypothesis is of another vocabulary.
         """
+        _, forced = self._force(sources, targets, (), progress)
+        return [float(pair.log_probs.sum(dtype=np.float64)) for pair in forced]
+
+    def explain(self, sources: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[list[Details]]:
+        """More about each hypothesis that `decode` found for each source, by one teacher-forced pass over all of them.
+
+        Alignments are by the average attention of all layers. They are None where the model has none over a source: of
+        language models, the fixed context, the hidden Markov model.
+
+        Raises:
+            UserError: a hypothesis is of another vocabulary.
+        """
+        pairs = [(source, h) for source, hypotheses in zip(sources, found, strict=True) for h in hypotheses]
+        of_each = [source for source, _ in pairs]
+        listed = [hypothesis for _, hypothesis in pairs]
+        split, forced = self._force(of_each, listed, choose_layers(None, self._attention_layers))
+        alignments: Sequence[Alignment | None] = [None] * len(pairs)
+        if any(self._attention_layers):
+            alignments = self._aligned(of_each, listed, split, forced)
+        scores = length_scores([h.score for h in listed], [len(h.ids) for h in listed], self.experiment.decode)
+        details = map(Details, (tuple(pair.log_probs.tolist()) for pair in forced), scores, alignments)
+        return [list(itertools.islice(details, len(hypotheses))) for hypotheses in found]
+
+    def align(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str | Hypothesis],
+        *,
+        layer: int | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Alignment]:
+        """Which words of a source and its target belong together, by the attention with which the target is predicted.
+
+        A source is cut as for decoding; words beyond have no links.
+
+        Args:
+            layer: whose attention to take, averaged over heads: 1 is the lowest, -1 the highest, None the average of
+                all. Of a Transformer, the one below the highest, -2, is often the best (Garg et al. 2019,
+                arXiv:1909.02074).
+
+        Raises:
+            UserError: the model has no attention over a source, or no such layer.
+        """
+        if not any(self._attention_layers):
+            raise UserError(
+                f"{self.experiment.model_name} as it is in {self.workdir} has no attention over a source to align by; "
+                "transformer, gnmt, and rnn_seq2seq with config.model.attention have"
+            )
+        split, forced = self._force(sources, targets, choose_layers(layer, self._attention_layers), progress)
+        return self._aligned(sources, targets, split, forced)
+
+    @functools.cached_property
+    def _attention_layers(self) -> tuple[int, ...]:
+        return attention_layers(self.translator.scorer, self.translator.params)
+
+    def _force(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str | Hypothesis],
+        layers: Layers,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> tuple[TokenizedSplit, list[Forced]]:
+        """The pairs' tokens, and what teacher forcing says of them; targets in reading order."""
         prompt = prompt_of(self.experiment.data)
         source_rows = self.translator.source_rows([prompt(s) for s in sources])
         encoded = iter(self.tokenizers.target.encode([t for t in targets if isinstance(t, str)]))
@@ -108,46 +181,57 @@ class Run:
             target_rows = [np.concatenate(rows) for rows in zip(source_rows, target_rows, strict=True)]
             source_rows = [np.zeros(0, np.int32)] * len(target_rows)
         source, target = Ragged.from_rows(source_rows), Ragged.from_rows(target_rows)
-        check_positions(self.experiment, source.lengths, target.lengths)
+        for member in (self, *self.others):
+            check_positions(member.experiment, source.lengths, target.lengths)
         split = TokenizedSplit(source, target, fingerprint="", given=given)
-        scores = np.zeros(len(sources))
-        score = jax.jit(sentence_log_probs, static_argnums=0, static_argnames="precision")
-        order = np.lexsort((source.lengths, target.lengths))[::-1]
-        done = 0
-        while done < len(order):
-            # The next rows are the longest left in the target; their sources may be of any length.
-            T = padded_length(int(target.lengths[order[done]]))
-            rows = max(1, min(self.experiment.decode.batch_size, self.experiment.decode.batch_size * 64 // T))
-            batch = order[done : done + rows]
-            shape = Shape(rows if len(order) > 1 else 1, padded_length(int(source.lengths[batch].max())), T)
-            arrays = assemble(PlannedBatch(shape, batch, np.arange(len(batch))), split)
-            precision = Precision(self.experiment.decode.precision)
-            scores[batch] = np.asarray(score(self.model, self.params, arrays, precision=precision))[: len(batch)]
-            done += len(batch)
-            progress(len(batch))
-        return scores.tolist()
+        forced = forced_pairs(
+            self.translator.scorer, self.translator.params, split, layers=layers,
+            batch_size=self.experiment.decode.batch_size, right_to_left=self.experiment.data.right_to_left,
+            progress=progress,
+        )  # fmt: skip
+        return split, forced
 
-    def tag(self, texts: Sequence[str]) -> list[list[tuple[str, int]]]:
+    def _aligned(
+        self, sources: Sequence[str], targets: Sequence[str | Hypothesis], split: TokenizedSplit, forced: list[Forced]
+    ) -> list[Alignment]:
+        prompt = prompt_of(self.experiment.data)
+        before = prompt("{source}").index("{source}")  # characters of the prompt before the source
+        alignments = []
+        for i, (source, target, pair) in enumerate(zip(sources, targets, forced, strict=True)):
+            end = before + len(source)
+            read = read_words(self.tokenizers.source, prompt(source), split.source[i], before, end)
+            if isinstance(target, str):
+                written = read_words(self.tokenizers.target, target, split.target[i])
+            else:
+                written = written_words(self.tokenizers.target, split.target[i])
+            alignments.append(align_words(pair.attention, read, written))
+        return alignments
+
+    def tag(
+        self, texts: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
+    ) -> list[list[tuple[str, int]]]:
         """Each text's tokens with the hidden state of each, on the best path (Viterbi); end-of-sentence is the last.
 
         Raises:
-            UserError: the model has no hidden states.
+            UserError: the model has no hidden states, or there are several.
         """
+        if self.others:
+            raise UserError("an ensemble has no hidden states in common: tag with one run")
         if not hasattr(self.model, "tag"):
             raise UserError(f"{self.experiment.model_name} has no hidden states to tag with; a hidden Markov model has")
-        path = jax.jit(lambda params, batch: self.model.apply({"params": params}, batch, method="tag"))
-        tagged = []
-        for ids in self.tokenizers.target.encode(list(texts)):
-            row = np.append(ids, EOS)
-            nothing = Ragged.from_rows([np.zeros(0, np.int32)])
-            split = TokenizedSplit(nothing, Ragged.from_rows([row]), fingerprint="")
-            shape = Shape(1, 0, padded_length(len(row)))
-            states = np.asarray(path(self.params, assemble(PlannedBatch(shape, np.arange(1), np.arange(1)), split)))
-            tagged.append(list(zip(self.tokenizers.target.pieces(row), states[0, : len(row)].tolist(), strict=True)))
-        return tagged
+        rows = [np.append(ids, EOS) for ids in self.tokenizers.target.encode(list(texts))]
+        written = [turn_round(row) for row in rows] if self.experiment.data.right_to_left else rows
+        batch_size = self.experiment.decode.batch_size
+        states = tags(self.model, self.params, written, batch_size=batch_size, progress=progress)
+        if self.experiment.data.right_to_left:
+            states = [turn_round(np.array(path)).tolist() for path in states]
+        pieces = self.tokenizers.target.pieces
+        return [list(zip(pieces(row), path, strict=True)) for row, path in zip(rows, states, strict=True)]
 
     def evaluate(self, split: str) -> dict[str, float | str]:
         """Loss and decoded metrics on one split; also written to `WORKDIR/results/SPLIT.json`.
+
+        An ensemble's are those of the members' combined distribution, and stand in `SPLIT.ensemble.json`.
 
         Raises:
             UserError: for a split that is missing, or a results directory that cannot be written.
@@ -156,10 +240,10 @@ class Run:
         source = open_split(self.experiment.data, split)
         with progress(f"tokenising {split}") as advance:
             tokenized = preparation.tokenize(self.experiment.data, self.tokenizers, split, progress=advance)
-        precision = Precision(self.experiment.decode.precision)
-        likelihood = LikelihoodEvaluator(self.model, self.experiment, tokenized, self.mesh, precision=precision)(
-            self.params
-        )
+        others = [member.experiment for member in self.others]
+        likelihood = LikelihoodEvaluator(
+            self.translator.scorer, self.experiment, tokenized, self.mesh, others=others
+        )(self.translator.params)  # fmt: skip
         results: dict[str, float | str] = {"loss": likelihood.loss}
         if self.experiment.data.source:
             results |= self._decoded_scores(split, source)
@@ -167,6 +251,10 @@ class Run:
             results |= likelihood_metrics(*likelihood, (row["target"] for row in source))
         results |= {"step": self.step, "seconds": time.monotonic() - began}
         name = "".join(f".{pair}" for pair in self.experiment.data.pairs)
+        if self.others:
+            listed = ", ".join(f"{member.workdir} ({member.step})" for member in (self, *self.others))
+            results["ensemble"] = f"mean of {self.experiment.decode.ensemble} of {listed}"
+            name += ".ensemble"
         write_json(self.workdir / "results" / f"{split.replace('/', '_')}{name}.json", results)
         return results
 
@@ -177,14 +265,18 @@ class Run:
         return text_metrics(hypotheses, references) | error_rates(sources, hypotheses, references)
 
 
-def load(workdir: str | Path, *, experiment: Experiment | None = None) -> Run:
-    """Open a run directory.
+def load(
+    workdir: str | Path, *, experiment: Experiment | None = None, ensemble: Sequence[str | Path] = ()
+) -> Run:  # fmt: skip
+    """Open a run directory, or several that decode together.
 
     Args:
         experiment: the run's config with other `decode`, `data` or `mesh` values; the saved one if None.
+        ensemble: directories of more runs, of any family, with the vocabularies of the first, whose `decode` section
+            says how to search; which checkpoint of a member is read, its own does.
 
     Raises:
-        UserError: if the directory is no run, or has no undamaged checkpoint.
+        UserError: if a directory is no run, has no undamaged checkpoint, or does not go with the first.
     """
     workdir = Path(workdir)
     experiment = experiment or experiments.load(workdir / "config.json")
@@ -194,8 +286,60 @@ def load(workdir: str | Path, *, experiment: Experiment | None = None) -> Run:
     sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
     model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
     step, params = _restore(workdir, experiment, model, mesh, family.sharding_rules(experiment.model))
-    translator = make_translator(experiment, model, params, tokenizers, mesh)
-    return Run(workdir, experiment, step, params, tokenizers, mesh, model, translator)
+    scorer = Single(model, Precision(experiment.decode.precision))
+    translator = make_translator(experiment, scorer, params, tokenizers, mesh)
+    run = Run(workdir, experiment, step, params, tokenizers, mesh, model, translator)
+    return _joined(run, [_member(run, Path(other)) for other in ensemble]) if ensemble else run
+
+
+def _member(first: Run, workdir: Path) -> Run:
+    """Another run, in the precision and on the devices of the first. Raises: UserError if it does not go with it."""
+    experiment = experiments.load(workdir / "config.json")
+    decode = dataclasses.replace(experiment.decode, precision=first.experiment.decode.precision)
+    tokenizers = tokenizers_lib.load(workdir / "tokenizer")
+    for side in ("source", "target"):
+        one, other = getattr(first.tokenizers, side), getattr(tokenizers, side)
+        if (one.kind, one.to_bytes()) != (other.kind, other.to_bytes()):
+            raise UserError(
+                f"{workdir} cannot be in an ensemble with {first.workdir}: its {side} vocabulary is another "
+                f"({_first_difference(one, other)}). Train it on the same data with the same config.tokenizer, or, if "
+                f"that is SentencePiece, with config.tokenizer.{side}_model={first.workdir}/tokenizer/{side}.model"
+            )
+    mine, theirs = first.experiment.data, experiment.data
+    if (not mine.source, mine.prompt) != (not theirs.source, theirs.prompt):
+        raise UserError(
+            f"{workdir} cannot be in an ensemble with {first.workdir}: it reads data.source={theirs.source!r} as "
+            f"data.prompt={theirs.prompt!r}, and not {mine.source!r} as {mine.prompt!r}; choose runs that read the same"
+        )
+    if mine.target_order != theirs.target_order:
+        raise UserError(
+            f"{workdir} cannot be in an ensemble with {first.workdir}: it writes data.target_order="
+            f"'{theirs.target_order}' and not '{mine.target_order}', so the two never ask for the same token; let one "
+            "rerank what the other finds (s2sjax rerank)"
+        )
+    return load(workdir, experiment=dataclasses.replace(experiment, decode=decode, mesh=first.experiment.mesh))
+
+
+def _first_difference(one: Tokenizer, other: Tokenizer) -> str:
+    """What the other vocabulary has in place of what the one has."""
+    if one.vocab_size != other.vocab_size:
+        return f"of {other.vocab_size} tokens, not {one.vocab_size}"
+    pairs = zip(*(tokenizer.pieces(range(one.vocab_size)) for tokenizer in (one, other)), strict=True)
+    for number, (piece, others) in enumerate(pairs):
+        if piece != others:
+            return f"token {number} is '{others}', not '{piece}'"
+    return "of the same tokens, but it cuts text otherwise"
+
+
+def _joined(first: Run, others: Sequence[Run]) -> Run:
+    """The first run, with a translator that asks all of them."""
+    decode, members = first.experiment.decode, (first, *others)
+    scorer = Ensemble(tuple(Single(run.model, Precision(decode.precision)) for run in members), decode.ensemble)
+    translator = make_translator(
+        first.experiment, scorer, tuple(run.params for run in members), first.tokenizers, first.mesh,
+        others=[run.experiment for run in others],
+    )  # fmt: skip
+    return dataclasses.replace(first, others=tuple(others), translator=translator)
 
 
 def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh, rules: Rules):

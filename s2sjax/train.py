@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from s2sjax import experiment as experiments
 from s2sjax import models, optim, sharding
 from s2sjax.api import Batch
+from s2sjax.average import check_trainable
 from s2sjax.checkpoint import Checkpointer
 from s2sjax.config import differences
 from s2sjax.data import pipeline
@@ -279,6 +280,7 @@ def stream_key(seed: int, stream: str) -> Array:
 def check_workdir(experiment: Experiment, workdir: Path) -> None:
     """Raise a `UserError` unless `workdir` is new, or holds a run of this very config. Writes nothing."""
     path = workdir / "config.json"
+    check_trainable(workdir)
     if path.exists():
         old = experiments.config_dict(experiments.load(path)).to_dict()
         new = experiments.config_dict(experiment).to_dict()

@@ -30,9 +30,11 @@ FLOORS = (
     LEAVES,
     {"tasks"},
     {"experiment"},
-    {"evaluate"},
+    {"flags", "streams"},
+    {"evaluate", "average"},
     {"train"},
     {"run"},
+    {"commands"},
     {"cli"},
     {"__main__", "__init__"},
 )

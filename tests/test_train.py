@@ -24,6 +24,7 @@ from s2sjax.report import Reporter
 from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer, shardings
 from s2sjax.tasks.likelihood import loss_sums
+from s2sjax.tasks.scorers import Single
 from s2sjax.train import INTERRUPTED, train
 from tests.tiny import (
     assert_same_state,
@@ -258,7 +259,7 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
     model = models.family("transformer").build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
     params = initializer(model, optim.make_optimizer(experiment.optimizer, 1), ema=False)(jax.random.key(1)).params
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
-    value = LikelihoodEvaluator(model, experiment, split, mesh, precision=Precision.FLOAT32)(
+    value = LikelihoodEvaluator(Single(model, Precision.FLOAT32), experiment, split, mesh)(
         jax.device_put(params, sharding.replicated(mesh))
     )
 

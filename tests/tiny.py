@@ -4,17 +4,24 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from s2sjax import manifest, sharding
-from s2sjax.checkpoint import CheckpointReader
+from s2sjax import manifest, models, optim, sharding
+from s2sjax.checkpoint import Checkpointer, CheckpointReader
+from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.tokenizer import save as save_tokenizers
+from s2sjax.data.units import CharTokenizer
 from s2sjax.experiment import Experiment, base_config, resolve
+from s2sjax.experiment import save as save_experiment
+from s2sjax.ops.linear import Precision
+from s2sjax.state import TrainState, initializer
 
 LETTERS = "abcdef"
 
@@ -86,6 +93,32 @@ def config_file(path: Path, data: Path, family: str = "transformer", **overrides
         f"def get_config(argument=''):\n    config = base_config(model={family!r})\n{body}\n    return config\n"
     )
     return path
+
+
+def write_run(workdir: Path, experiment: Experiment, checkpoints: Mapping[int, tuple[Any, dict[str, float]]]) -> Path:
+    """A run directory that was never trained: `checkpoints` are train states (or parts of one) and metrics by step.
+
+    Its vocabulary is `LETTERS`, as of the files of `write_text`.
+    """
+    workdir.mkdir(parents=True)
+    save_experiment(experiment, workdir / "config.json")
+    tokenizer = CharTokenizer(LETTERS)
+    save_tokenizers(TokenizerPair(tokenizer, tokenizer), workdir / "tokenizer")
+    with Checkpointer(workdir / "checkpoints", experiment.checkpoint) as writer:
+        for step, (state, metrics) in checkpoints.items():
+            writer.save(step, state, metrics)
+    return workdir
+
+
+def random_state(experiment: Experiment, seed: int) -> TrainState:
+    """A train state that nothing was compiled for: every number in it is drawn, and is a model's by its place only."""
+    family = models.family(experiment.model_name)
+    vocab = CharTokenizer(LETTERS).vocab_size
+    model = family.build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
+    optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
+    shapes = jax.eval_shape(initializer(model, optimizer, ema=experiment.train.ema_decay > 0), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 
 
 def read_state(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:

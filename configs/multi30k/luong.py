@@ -2,7 +2,8 @@
 
     s2sjax train --config=configs/multi30k/luong.py --workdir=runs/m30k_luong --config.data.dir=DIR
 
-Not yet run.
+Reached: 34.65 sacreBLEU (13a, cased), 59.9 chrF on test_2016_flickr with beam 5; one EPYC (Zen 5) core, 26 minutes with
+other work beside it, 2026-11-21, commit 3a1eec1. One seed.
 """
 
 from s2sjax.experiment import base_config

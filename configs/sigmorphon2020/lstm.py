@@ -6,7 +6,8 @@ the test sets: 16.84 on the mean of the 15 languages (LSTM baseline, tuned by la
 
     s2sjax train --config=configs/sigmorphon2020/lstm.py:ice --workdir=runs/g2p_ice --config.data.dir=DIR
 
-Not yet run.
+Reached: 9.8 % of Icelandic's words wrong on dev (2.1 % of the phones); one EPYC (Zen 5) core, 2.5 minutes with other work
+beside it, 2026-11-21, commit 3a1eec1. One seed; dev chose the checkpoint too. Published on Icelandic's test: 10.0.
 """
 
 from s2sjax.experiment import base_config

@@ -6,6 +6,7 @@ from s2sjax.errors import UserError
 
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
 BATCHINGS = ("bucket", "pack")
+TARGET_ORDERS = ("left_to_right", "right_to_left")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class DataConfig:
       pairs: languages to translate between, such as ("en-de", "de-en"): one data set after the other. File, source,
         target and prompt may then hold {source_language} and {target_language}.
       prompt: what is read in place of a source, "Translate into German: {source}".
+      target_order: "left_to_right", or "right_to_left": a model writes the last token of a target first. Texts stay as
+        they are read: they are turned round after they are tokenised.
       train, validation, test: what each split is called in file names or in TFDS; a slice of one is "train[:90%]".
       join: the examples of a split are one running text, in order. Language modelling only.
       context: most tokens of an example; longer ones are cut into windows whose first token is only read, so that each
@@ -49,6 +52,7 @@ class DataConfig:
     target: str = "target"
     pairs: tuple[str, ...] = ()
     prompt: str = "{source}"
+    target_order: str = "left_to_right"
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
@@ -67,7 +71,7 @@ class DataConfig:
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        for field, choices in (("format", FORMATS), ("batching", BATCHINGS)):
+        for field, choices in (("format", FORMATS), ("batching", BATCHINGS), ("target_order", TARGET_ORDERS)):
             value = getattr(self, field)
             if value not in choices:
                 raise UserError(f"data.{field} is {value!r}; expected one of {', '.join(choices)}")
@@ -102,11 +106,20 @@ class DataConfig:
             raise UserError("data.file, source, target or prompt names a language, but data.pairs is empty")
         if not self.source and self.prompt != "{source}":
             raise UserError(f"data.prompt is {self.prompt!r}, but without data.source there is nothing to put into it")
+        if not self.source and self.right_to_left:
+            raise UserError(
+                "data.target_order is 'right_to_left', but data.source is empty: a language model of plain text goes "
+                "on from what it reads, and would have to write what stands before; set target_order='left_to_right'"
+            )
         for pair in self.pairs:
             if len(pair.split("-")) != 2:
                 raise UserError(f"data.pairs holds {pair!r}; expected languages as in 'en-de'")
         if "{source}" not in self.prompt:
             raise UserError(f"data.prompt is {self.prompt!r}; expected {{source}} in it, where the source belongs")
+
+    @property
+    def right_to_left(self) -> bool:
+        return self.target_order == "right_to_left"
 
     def split_name(self, split: str) -> str:
         """What `split` is called on disk; a name other than train, validation and test stands for itself.

@@ -3,11 +3,11 @@
 Under the cache directory:
 
     tokenizer-HASH/        HASH of the training split's content and the tokenizer's config
-    tokens-HASH/           HASH of a split's content and the tokenizers
+    tokens-HASH/           HASH of a split's content, the tokenizers and data.target_order
       shards-SIZE/7.npz    finished shards, gone when the split is complete
       source_tokens.npy    all rows one after another, int32, each with its end-of-sentence
       source_offsets.npy   int64 [n + 1], row i is tokens[offsets[i] : offsets[i + 1]]
-      target_*.npy         likewise
+      target_*.npy         likewise, in the order of data.target_order
       complete.json        written last
 
 Every file is written under a name of its own, synced and renamed. So a killed process costs one shard, and two
@@ -76,7 +76,8 @@ class Ragged:
 class TokenizedSplit:
     """Every example of a split, none dropped; each row ends with end-of-sentence. Read-only memory maps.
 
-    Where the data has no sources, theirs are rows of no tokens.
+    Where the data has no sources, theirs are rows of no tokens. Targets stand as a model writes them: with
+    `data.target_order` "right_to_left" from the last token to the first.
     """
 
     source: Ragged
@@ -93,6 +94,11 @@ class TokenizedSplit:
 class Prepared:
     tokenizers: TokenizerPair
     splits: Mapping[str, TokenizedSplit]
+
+
+def turn_round(row: np.ndarray) -> np.ndarray:
+    """A target from its last token to its first and back, `[T, ...]`: its end-of-sentence, the last, stays the last."""
+    return np.concatenate([row[:-1][::-1], row[-1:]])
 
 
 def prepare(
@@ -145,7 +151,8 @@ def tokenize(
     """Tokenises one split with tokenizers that exist, for instance those of a run directory."""
     source = open_split(data, split)
     models = [f"{t.kind} {hashlib.blake2b(t.to_bytes()).hexdigest()}" for t in (tokenizers.source, tokenizers.target)]
-    digest = _digest(source.fingerprint(), *models)
+    turned = ["right_to_left"] if data.right_to_left else []
+    digest = _digest(source.fingerprint(), *models, *turned)
     directory = cache_directory(data) / f"tokens-{digest}"
     complete = directory / "complete.json"
     # os.path.exists, unlike Path.exists, takes a directory that may not be read for an absent one; writing reports it.
@@ -155,7 +162,7 @@ def tokenize(
         try:
             _build(
                 source, tokenizers, directory, shard_size, lambda done: _report(progress, split, done, len(source)),
-                sources=bool(data.source),
+                sources=bool(data.source), right_to_left=data.right_to_left,
             )  # fmt: skip
         except UserError:
             # Another process may have completed the split and removed the shards that this one was using.
@@ -192,6 +199,7 @@ def _build(
     report: Callable[[int], None],
     *,
     sources: bool,
+    right_to_left: bool,
 ) -> None:
     starts = range(0, len(source), shard_size)
     # The size is in the name: shards of another size are no part of this set.
@@ -202,7 +210,8 @@ def _build(
     for start, path in zip(starts, paths, strict=True):
         stop = min(start + shard_size, len(source))
         if not _readable(path):
-            _write_shard(path, tokenizers, [source[i] for i in range(start, stop)], sources=sources)
+            examples = [source[i] for i in range(start, stop)]
+            _write_shard(path, tokenizers, examples, sources=sources, right_to_left=right_to_left)
         report(stop)
     for side in _SIDES:
         _write_array(directory / f"{side}_tokens.npy", paths, f"{side}_tokens", np.int32)
@@ -216,14 +225,21 @@ def _build(
 
 
 def _write_shard(
-    path: Path, tokenizers: TokenizerPair, examples: Sequence[Mapping[str, str]], *, sources: bool
+    path: Path,
+    tokenizers: TokenizerPair,
+    examples: Sequence[Mapping[str, str]],
+    *,
+    sources: bool,
+    right_to_left: bool,
 ) -> None:
-    def encode(side: str) -> Ragged:
+    def encode(side: str) -> list[np.ndarray]:
         rows = getattr(tokenizers, side).encode([example[side] for example in examples])
-        return Ragged.from_rows([np.append(row, np.int32(EOS)) for row in rows])
+        return [np.append(row, np.int32(EOS)) for row in rows]
 
+    targets = encode("target")
+    target = Ragged.from_rows([turn_round(row) for row in targets] if right_to_left else targets)
     nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(examples) + 1, np.int64))
-    source, target = encode("source") if sources else nothing, encode("target")
+    source = Ragged.from_rows(encode("source")) if sources else nothing
 
     def write(file: IO[bytes]) -> None:
         np.savez(

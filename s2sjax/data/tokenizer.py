@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer, text_ids
+from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer, in_text, text_ids
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
@@ -109,6 +109,18 @@ class Tokenizer(Protocol):
         """Each id, specials too, as something to show."""
         ...
 
+    def encode_spans(self, text: str) -> np.ndarray:
+        """Where each token of `encode([text])` stands in the text: [n, 2], its first character and the one after
+        its last.
+
+        SentencePiece's mark "▁" alone, a space, reaches to the first character of the word that it begins.
+        """
+        ...
+
+    def decode_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Where each id stands in `decode(ids)`, likewise; an empty span for what is not in that text."""
+        ...
+
     def to_bytes(self) -> bytes: ...
 
 
@@ -162,6 +174,30 @@ class SentencePieceTokenizer:
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         return [self._processor.IdToPiece(int(i)) for i in ids]
+
+    def encode_spans(self, text: str) -> np.ndarray:
+        return self._spans(self._processor.Encode(text, out_type="serialized_proto"))
+
+    def decode_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        spans = np.zeros((len(ids), 2), int)
+        spans[in_text(ids)] = self._spans(self._processor.Decode(text_ids(ids), out_type="serialized_proto"))
+        return spans
+
+    def _spans(self, serialized: bytes) -> np.ndarray:
+        from sentencepiece.sentencepiece_pb2 import SentencePieceText  # type: ignore[attr-defined]
+
+        split = SentencePieceText.FromString(serialized)
+        # Offsets are of bytes: characters that begin before each.
+        before = np.cumsum([0, *(byte & 0xC0 != 0x80 for byte in split.text.encode())])
+        spans = np.zeros((len(split.pieces), 2), int)
+        for span, piece in zip(spans, split.pieces, strict=True):
+            begin, end = before[piece.begin], before[piece.end]
+            if piece.piece == "▁":
+                end += 1
+            elif self._processor.IsByte(piece.id):  # all bytes but the last of a character have empty offsets
+                end = begin + 1
+            span[:] = begin, end
+        return spans
 
     def to_bytes(self) -> bytes:
         return self._model

@@ -1,5 +1,6 @@
 """Tokenizers of fixed units: characters, bytes, and words between spaces."""
 
+import codecs
 import itertools
 import json
 import re
@@ -49,6 +50,34 @@ class _UnitTokenizer(ABC):
             ids, starts, ends = ids[kept], moved[starts], moved[ends]
         return [ids[start:end] for start, end in zip(starts, ends, strict=True)]
 
+    def encode_spans(self, text: str) -> np.ndarray:
+        units = self._units(text)
+        begins = np.ones(len(units), bool)
+        for match in self._pattern.finditer(units) if self._pattern else ():
+            begins[match.start() + 1 : match.end()] = False
+        starts = np.flatnonzero(begins)
+        return self._spans(units, np.diff(np.append(starts, len(units))))
+
+    def decode_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        nothing = self._units("")
+        written = [self._written(i) if there else nothing for i, there in zip(ids, in_text(ids), strict=True)]
+        return self._spans(nothing.join(written), np.array(list(map(len, written)), int))
+
+    def _spans(self, units: Any, lengths: np.ndarray) -> np.ndarray:
+        """Characters [n, 2] of tokens that are so many units long each, one after the other."""
+        ends = np.cumsum(lengths)
+        characters = np.append(self._places(units), 0)  # and one more, for empty spans at the end
+        first, last = characters[ends - lengths], characters[np.maximum(ends - 1, 0)]
+        return np.where((lengths > 0)[:, None], np.stack([first, last + 1], axis=1), 0)
+
+    @abstractmethod
+    def _written(self, token: int) -> Any:
+        """What a token, which is no special, is decoded to, in units."""
+
+    @abstractmethod
+    def _places(self, units: Any) -> np.ndarray:
+        """Which character of the text each unit belongs to."""
+
 
 class CharTokenizer(_UnitTokenizer):
     """Characters: specials, user symbols, then characters in the order given; another character is unk."""
@@ -81,6 +110,12 @@ class CharTokenizer(_UnitTokenizer):
 
     def _codes(self, units: str) -> np.ndarray:
         return np.frombuffer(units.encode("utf-32-le"), np.dtype("<u4"))
+
+    def _written(self, token: int) -> str:
+        return self._vocabulary[token]
+
+    def _places(self, units: str) -> np.ndarray:
+        return np.arange(len(units))
 
 
 class ByteTokenizer(_UnitTokenizer):
@@ -118,6 +153,19 @@ class ByteTokenizer(_UnitTokenizer):
     def _codes(self, units: bytes) -> np.ndarray:
         return np.frombuffer(units, np.uint8)
 
+    def _written(self, token: int) -> bytes:
+        return self._bytes[token]
+
+    def _places(self, units: bytes) -> np.ndarray:
+        # Bytes that are no UTF-8 become replacement characters, and how many the decoder knows best.
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        count, characters = 0, []
+        for i in range(len(units)):
+            made = len(decoder.decode(units[i : i + 1]))
+            count += made
+            characters.append(count - (made > 0))
+        return np.array(characters, int)
+
 
 class WordTokenizer:
     """Words between white space: specials, user symbols, then words in the order given; another word is unk.
@@ -147,6 +195,16 @@ class WordTokenizer:
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         return [self._vocabulary[i] for i in ids]
 
+    def encode_spans(self, text: str) -> np.ndarray:
+        return np.array([word.span() for word in re.finditer(r"\S+", text)], int).reshape(-1, 2)
+
+    def decode_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        spans, end = np.zeros((len(ids), 2), int), -1
+        for n in np.flatnonzero(in_text(ids, keep=UNK)).tolist():
+            spans[n] = end + 1, end + 1 + len(self._vocabulary[ids[n]])
+            end = spans[n, 1]
+        return spans
+
     def to_bytes(self) -> bytes:
         return json.dumps({"symbols": self.symbols, "words": self._words}, ensure_ascii=False).encode()
 
@@ -155,3 +213,9 @@ def text_ids(ids: Sequence[int] | np.ndarray, *, keep: Sequence[int] = ()) -> li
     """The ids before the first end-of-sentence as Python integers, without specials but for those in `keep`."""
     text = itertools.takewhile(lambda i: i != EOS, np.asarray(ids, np.int64).tolist())
     return [i for i in text if i >= len(SPECIALS) or i in keep]
+
+
+def in_text(ids: Sequence[int] | np.ndarray, *, keep: int = EOS) -> np.ndarray:
+    """Which ids are of the text, bool [n]: those that `text_ids` gives; `keep` is one special that is, or none."""
+    ids = np.asarray(ids, np.int64)
+    return ((ids >= len(SPECIALS)) | (ids == keep)) & ~np.logical_or.accumulate(ids == EOS)

@@ -7,7 +7,10 @@ A step function takes the previous tokens `[B, K]` and a cache whose every leaf 
     sampling     hypotheses drawn at random, each sentence with its own key
     stochastic   hypotheses drawn without replacement, by a beam
     constraints  what hypotheses must obey, for all three
-    penalty      length conventions, and the bound by which a beam stops
+    phrases      what they must contain, and how far they have come with it
+    lexical      the division of a beam that makes them contain it
+    penalty      length conventions, the coverage penalty, and the bound by which a beam stops
+    coverage     the coverage itself, carried along
     truncation   which words sampling may draw
     candidates   from logits to the best continuations
     stepping     the step function, checked

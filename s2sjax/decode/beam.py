@@ -4,10 +4,8 @@ What comes out for a sentence is a function of that sentence, the config, its li
 sentences in the batch, not of padding, not of how many hypotheses were asked for. `beam_search` says how.
 """
 
-import dataclasses
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,7 +14,8 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from s2sjax.api import Cache
-from s2sjax.decode.candidates import best_candidates, rows, top_k
+from s2sjax.decode.beam_config import BeamConfig
+from s2sjax.decode.candidates import Candidates, best_candidates, choose, rows, top_k
 from s2sjax.decode.constraints import (
     UNCONSTRAINED,
     Constraints,
@@ -26,78 +25,13 @@ from s2sjax.decode.constraints import (
     is_off,
     root_states,
 )
-from s2sjax.decode.penalty import LENGTH_PENALTIES, brevity_penalty, length_penalty
-from s2sjax.decode.stepping import StepFn, check_cache, checked
+from s2sjax.decode.lexical import asked_for, choose_by_bank
+from s2sjax.decode.penalty import brevity_penalty, length_penalty
+from s2sjax.decode.phrases import Progress, no_progress
+from s2sjax.decode.stepping import StepFn, check_cache, checked, expanding, reorder
 from s2sjax.errors import UserError
-from s2sjax.vocabulary import EOS, PAD
 
-STOPS = ("bound", "first", "never")
-
-
-@dataclasses.dataclass(frozen=True)
-class BeamConfig:
-    """How to search. Hashable, so it can be a static argument of `jax.jit`."""
-
-    beam_size: int = 5
-    """K: live hypotheses a sentence, and places in its pool of finished ones. 1 is greedy search."""
-    nbest: int = 1
-    """N: finished hypotheses returned, at most `beam_size`. It does not change what is searched."""
-    max_len: int = 128
-    """T: the most tokens a hypothesis may have, end-of-sentence counted; the length of the static buffers."""
-    length_penalty: str = "gnmt"
-    """What a log-probability is divided by: "none", "power", "gnmt" or "sockeye" (see `s2sjax.decode.penalty`)."""
-    alpha: float = 0.6
-    """Strength of the length penalty, at least 0; 0 means none."""
-    eos_id: int = EOS
-    pad_id: int = PAD
-    beta: float = 0.0
-    """The constant of the "sockeye" length penalty, at least 0."""
-    brevity: float = 0.0
-    """Weight of the brevity penalty, at least 0; above 0 it needs `reference_lengths`."""
-    stop: str = "bound"
-    """When a sentence is done: "bound", "first" or "never" (observation 3 of `beam_search`)."""
-    no_repeat_ngram: int = 0
-    """No n-gram of this many tokens occurs twice in a hypothesis; 0 is off."""
-    repetition_penalty: float = 1.0
-    """What log-probabilities of words that a hypothesis already has are multiplied by, above 0; 1 is off."""
-    groups: int = 1
-    """Groups that the beam is divided into, each pushed away from those before it (Vijayakumar et al. 2018)."""
-    diversity: float = 0.0
-    """How strongly, in nats for each hypothesis of an earlier group that chose the same word; at least 0."""
-
-    def __post_init__(self):
-        for name, least in (("beam_size", 1), ("nbest", 1), ("max_len", 1), ("groups", 1), ("no_repeat_ngram", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}, expected at least {least}")
-        if self.nbest > self.beam_size:
-            raise UserError(
-                f"nbest is {self.nbest}, but a beam of {self.beam_size} finishes at most {self.beam_size} hypotheses: "
-                f"lower nbest to {self.beam_size} or raise beam_size to {self.nbest}"
-            )
-        if self.length_penalty not in LENGTH_PENALTIES:
-            raise UserError(f"length_penalty is '{self.length_penalty}', expected one of {', '.join(LENGTH_PENALTIES)}")
-        if self.stop not in STOPS:
-            raise UserError(f"stop is '{self.stop}', expected one of {', '.join(STOPS)}")
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise UserError(
-                f"alpha is {self.alpha}, expected a finite number of at least 0: below 0 a longer hypothesis would be "
-                "penalised less and less, and search could not tell when to stop"
-            )
-        for name in ("beta", "brevity", "diversity"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise UserError(f"{name} is {getattr(self, name)}, expected a finite number of at least 0")
-        if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise UserError(
-                f"repetition_penalty is {self.repetition_penalty}, expected a finite number above 0; 1 is off"
-            )
-        if self.beam_size % self.groups:
-            raise UserError(f"beam_size {self.beam_size} cannot be divided into {self.groups} groups of equal size")
-        if self.diversity and self.groups == 1:
-            raise UserError(
-                f"diversity is {self.diversity}, but there is one group: set groups above 1, or diversity to 0"
-            )
-        if self.eos_id < 0 or self.pad_id < 0 or self.eos_id == self.pad_id:
-            raise UserError(f"eos_id {self.eos_id} and pad_id {self.pad_id} must be two different token ids, from 0")
+__all__ = ["BeamConfig", "BeamResult", "beam_search"]
 
 
 class BeamResult(NamedTuple):
@@ -112,7 +46,7 @@ class BeamResult(NamedTuple):
     """Int32: the tokens, end-of-sentence, then padding."""
     scores: Float[Array, "B N"]
     """Float32, what hypotheses are ranked by: log-probability (with the repetition penalty and diversity, where these
-    are on) divided by the length penalty, plus the brevity penalty."""
+    are on) divided by the length penalty, plus the brevity penalty and the bonus."""
     log_probs: Float[Array, "B N"]
     """Float32: sum of the tokens' log-probabilities in nats, end-of-sentence counted: what teacher forcing gives. The
     model's own, whatever the config says."""
@@ -137,6 +71,7 @@ class _Group(NamedTuple):
     totals: Array  # [B, W], what they are ranked by, descending; -inf is a dead hypothesis: an empty place in the beam
     log_probs: Array  # [B, W], the model's own
     states: Array | None  # [B, W], of the trie
+    progress: Progress | None  # with phrases
     finished: BeamResult  # the pool, with N = W
 
 
@@ -145,6 +80,10 @@ class _State(NamedTuple):
     cache: Cache
     groups: tuple[_Group, ...]
     broken: Array  # [B], a live hypothesis met NaN
+
+
+Bonus = Callable[[Cache], Float[Array, "B K"]]
+"""From the cache after a step to what the score of each hypothesis gains if it ends with that step; at most 0."""
 
 
 def beam_search(
@@ -157,6 +96,7 @@ def beam_search(
     min_lengths: Int[Array, "B"] | None = None,
     reference_lengths: Float[Array, "B"] | None = None,
     constraints: Constraints = UNCONSTRAINED,
+    bonus: Bonus | None = None,
 ) -> BeamResult:
     """Search for the hypotheses with the best log-probability over length penalty.
 
@@ -166,24 +106,28 @@ def beam_search(
        2K candidates are enough, even when the K best all end at once.
     2. At first all K hypotheses are the same, so only the first is alive (log-probability 0); the others are dead
        (-inf). That is why no hypothesis can appear twice. A dead hypothesis is fed padding, its logits are not looked
-       at, and it is never returned.
+       at, and it is never returned. With a cache of one hypothesis the first step is made for one, and what it gives
+       is given to all.
     3. A sentence is done when no live hypothesis can enter its pool any more: when the bound of `s2sjax.decode.penalty`
        on the best of them, at the sentence's length limit, does not exceed the worst score in the (full) pool; of a tie
        the earlier one stays. Then all its live hypotheses die, which freezes its pool: what the rest of the batch does
        cannot reach it. That is `stop="bound"`, and what comes out is what `stop="never"`, which goes on to the length
        limit, would return later. `stop="first"` is fairseq's rule: a sentence is done when K hypotheses have finished;
        those K, in the order in which they finished (within a step, of log-probability), are never replaced by better
-       ones. It stops earlier, and misses what observation 3 is there to find.
+       ones. `stop="present"` is Hugging Face's default: the bound, at the present length in place of the limit, which
+       is none where a length penalty favours longer hypotheses. Both stop earlier, and may miss what is better.
     4. Neither the pool's size nor the bound knows `nbest`: the best of 1 is the best of 5.
     5. At its length limit a hypothesis can only end, and pays end-of-sentence's log-probability for it. So every
        hypothesis ends in end-of-sentence, and its log-probability is the one that teacher forcing gives to the same
        tokens.
     6. Log-probabilities are those of the whole softmax, in float32. Padding is never a candidate, because a
        hypothesis could not be told from a shorter one; nothing is renormalised for it, nor for constraints
-       (`s2sjax.decode.constraints`), so observation 5 holds.
+       (`s2sjax.decode.constraints`), so observation 5 holds. With phrases to use, the places among the "K best" are
+       divided (`s2sjax.decode.lexical`), in each group for itself.
     7. With K = 1 there is no second-best candidate to go on with: the sentence ends at its first end-of-sentence.
        That is greedy search, argmax by argmax, under every penalty.
     8. A NaN is not searched around: it ends the sentence and makes its scores NaN (see `BeamResult`), and no other's.
+       A bonus above 0 is treated alike, since the bound would not hold.
     9. Diverse groups (arXiv:1610.02424, algorithm 1): each of G groups is a beam of K / G with a pool of its own. At
        every step they choose in turn, and a candidate loses `diversity` for each live hypothesis of an earlier group
        whose newest word is the same; what is lost stays lost in the score. The first group is plain beam search. At
@@ -207,8 +151,8 @@ def beam_search(
 
     Args:
         step: the step function. It sees tokens `[B, K]` int32, `bos` at first.
-        cache: pytree of arrays before the first step; every leaf leads with `[B, K]`. The new cache must have the same
-            structure, shapes and types.
+        cache: pytree of arrays before the first step; every leaf leads with `[B, K]`, or every leaf with `[B, 1]`
+            (observation 2; `stepping.narrow` makes it). The new cache must have the same structure, shapes and types.
         bos: what every sentence begins with, `[B]` int32. Not part of the hypotheses.
         config: static.
         max_lengths: the length limit of each sentence, `[B]` int32, end-of-sentence counted; clipped to
@@ -219,17 +163,19 @@ def beam_search(
             fits.
         reference_lengths: what the brevity penalty compares with, `[B]` float32, end-of-sentence counted.
         constraints: what hypotheses must obey; a sentence where it cannot be met has no hypothesis (see `BeamResult`).
+        bonus: what the score of a hypothesis gains when it ends, for one the coverage penalty
+            (`s2sjax.decode.coverage`).
 
     Returns:
         The `config.nbest` best hypotheses of each sentence.
 
     Raises:
-        UserError: if a cache leaf does not lead with `[B, K]`, if the logits are not `[B, K, V]`, if V does not hold
+        UserError: if a cache leaf does not lead as it should, if the logits are not `[B, K, V]`, if V does not hold
             `eos_id` and `pad_id`, or if a constraint is over another vocabulary.
     """
     (B,), K, T = bos.shape, config.beam_size, config.max_len
     W = K // config.groups
-    check_cache(cache, B, K)
+    cache_width = check_cache(cache, B, K)
     if config.brevity and reference_lengths is None:
         raise UserError(f"brevity is {config.brevity}, but there are no reference_lengths to compare with")
     sentences = _Sentences(
@@ -251,16 +197,19 @@ def beam_search(
         totals=only_first,
         log_probs=only_first,
         states=root_states(constraints, B, W),
+        progress=None if constraints.phrases is None else no_progress(constraints.phrases, W),
         finished=nothing,
     )
     start = _State(jnp.int32(0), cache, (group,) * config.groups, jnp.zeros(B, bool))
     step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
-    advance = functools.partial(_advance, step=step, sentences=sentences, config=config)
+    advance = functools.partial(_advance, sentences=sentences, bonus=bonus, config=config)
 
     def going_on(state: _State) -> Array:
         return (state.length < T) & jnp.any(jnp.stack([jnp.any(group.totals > -jnp.inf) for group in state.groups]))
 
-    end = lax.while_loop(going_on, advance, start)
+    if cache_width < K:
+        start = advance(start, step=expanding(step))
+    end = lax.while_loop(going_on, functools.partial(advance, step=step), start)
     pools = [group.finished for group in end.groups]
     best = jax.tree.map(lambda x: x[:, : config.nbest], pools[0] if len(pools) == 1 else _merge(pools))
     broken = end.broken[:, None]
@@ -273,33 +222,92 @@ def beam_search(
     )
 
 
-def _advance(state: _State, *, step: StepFn, sentences: _Sentences, config: BeamConfig) -> _State:
+def _advance(state: _State, *, step: StepFn, sentences: _Sentences, bonus: Bonus | None, config: BeamConfig) -> _State:
     """Make every live hypothesis one token longer, and finish those that end."""
     length, W = state.length + 1, config.beam_size // config.groups
     logits, cache = step(jnp.concatenate([group.tokens for group in state.groups], axis=1), state.cache)
+    bonuses = None if bonus is None else bonus(cache)
     groups: list[_Group] = []
     parents, broken = [], state.broken
     for i, group in enumerate(state.groups):
-        mine = logits[:, i * W : (i + 1) * W]
-        group, parent, met_nan = _extend(group, mine, length, groups, sentences, config)
+        mine = slice(i * W, (i + 1) * W)
+        gains = None if bonuses is None else bonuses[:, mine]
+        group, parent, met_nan = _extend(group, logits[:, mine], gains, length, groups, sentences, config)
         groups.append(group)
         parents.append(parent + i * W)
         broken |= met_nan
     order = jnp.concatenate(parents, axis=1)
-    return _State(length, jax.tree.map(lambda x: rows(x, order), cache), tuple(groups), broken)
+    return _State(length, reorder(cache, order), tuple(groups), broken)
 
 
 def _extend(
     group: _Group,
     logits: Float[Array, "B W V"],
+    gains: Float[Array, "B W"] | None,
     length: Int[Array, ""],
     earlier: Sequence[_Group],
     sentences: _Sentences,
     config: BeamConfig,
 ) -> tuple[_Group, Int[Array, "B W"], Array]:
     """One step of one group. Returns it, the parent of each of its hypotheses, and which sentences met NaN in it."""
-    (B, W), constraints = group.tokens.shape, sentences.constraints
-    too_short = None if sentences.minimums is None else length < sentences.minimums
+    best, going, progress, broken = _continue(group, logits, length, earlier, sentences, config)
+    if gains is not None:
+        broken |= jnp.any((group.totals > -jnp.inf) & ~(gains <= 0), axis=1)
+
+    def written(chosen: Candidates) -> Array:
+        return rows(group.sequences, chosen.parents).at[:, :, length - 1].set(chosen.tokens)
+
+    def log_probs(chosen: Candidates) -> Array:
+        return rows(group.log_probs, chosen.parents) + chosen.log_probs
+
+    enters = (best.tokens == config.eos_id) & (best.totals > -jnp.inf)
+    if config.stop == "first":
+        room = (group.finished.scores == -jnp.inf).sum(axis=1, keepdims=True)
+        enters &= jnp.cumsum(enters, axis=1) <= room
+    scores = _score(best.totals, length, sentences.references, config)
+    if gains is not None:
+        scores += rows(gains, best.parents)
+    scores = jnp.where(enters, scores, -jnp.inf)
+    new = BeamResult(written(best), scores, log_probs(best), jnp.full_like(best.tokens, length))
+    # The pool comes first: top_k prefers the earlier of equals, so a tie changes nothing and -inf never enters.
+    pool = jax.tree.map(lambda old, new: jnp.concatenate([old, new], axis=1), group.finished, new)
+    _, kept = top_k(pool.scores, scores.shape[1])
+    finished = jax.tree.map(lambda x: rows(x, kept), pool)
+
+    match config.stop:
+        case "bound" | "present":
+            longest = sentences.limits[:, None] if config.stop == "bound" else length
+            bound = _score(going.totals[:, :1], longest, sentences.references, config)
+            done = bound[:, 0] <= finished.scores[:, -1]
+        case "first":
+            done = finished.scores[:, -1] > -jnp.inf
+        case _:
+            done = jnp.zeros_like(broken)
+    totals = jnp.where((done | broken)[:, None], -jnp.inf, going.totals)
+    states = None if group.states is None else rows(group.states, going.parents)
+    extended = _Group(
+        tokens=jnp.where(totals > -jnp.inf, going.tokens, config.pad_id),
+        sequences=written(going),
+        totals=totals,
+        log_probs=log_probs(going),
+        states=follow_states(sentences.constraints, states, going.tokens),
+        progress=progress,
+        finished=finished,
+    )
+    return extended, going.parents, broken
+
+
+def _continue(
+    group: _Group,
+    logits: Float[Array, "B W V"],
+    length: Int[Array, ""],
+    earlier: Sequence[_Group],
+    sentences: _Sentences,
+    config: BeamConfig,
+) -> tuple[Candidates, Candidates, Progress | None, Array]:
+    """The W best continuations, those that end among them; the W best that go on, and their progress with phrases; and
+    which sentences met NaN."""
+    (B, W), constraints, phrases = group.tokens.shape, sentences.constraints, sentences.constraints.phrases
     special = {"eos_id": config.eos_id, "pad_id": config.pad_id}
     ngram, repetition = config.no_repeat_ngram, config.repetition_penalty
 
@@ -312,6 +320,14 @@ def _extend(
         return log_probs
 
     off = is_off(constraints, ngram=ngram, repetition=repetition)
+    too_short = None
+    if sentences.minimums is not None:
+        too_short = jnp.broadcast_to((length < sentences.minimums)[:, None], (B, W))
+    also = None
+    if phrases is not None and group.progress is not None:
+        unmet = ~jnp.all(group.progress.met, axis=2)
+        too_short = unmet if too_short is None else too_short | unmet
+        also = asked_for(phrases, group.progress, **special)
     candidates, broken = best_candidates(
         logits,
         group.totals,
@@ -320,44 +336,15 @@ def _extend(
         **special,
         too_short=too_short,
         adjust=None if off and not (config.diversity and earlier) else adjust,
+        also=also,
     )
-    totals, parents, tokens = candidates.totals, candidates.parents, candidates.tokens
-    log_probs = rows(group.log_probs, parents) + candidates.log_probs
-    ends = (tokens == config.eos_id) & (totals > -jnp.inf)
-    sequences = rows(group.sequences, parents).at[:, :, length - 1].set(tokens)
-
-    enters = ends
-    if config.stop == "first":
-        room = (group.finished.scores == -jnp.inf).sum(axis=1, keepdims=True)
-        enters &= jnp.cumsum(ends, axis=1) <= room
-    scores = jnp.where(enters, _score(totals, length, sentences.references, config), -jnp.inf)
-    new = BeamResult(sequences, scores, log_probs, jnp.full_like(tokens, length))
-    # The pool comes first: top_k prefers the earlier of equals, so a tie changes nothing and -inf never enters.
-    pool = jax.tree.map(lambda old, new: jnp.concatenate([old, new[:, :W]], axis=1), group.finished, new)
-    _, kept = top_k(pool.scores, W)
-    finished = jax.tree.map(lambda x: rows(x, kept), pool)
-
-    totals, living = top_k(jnp.where(ends, -jnp.inf, totals), W)
-    match config.stop:
-        case "bound":
-            bound = _score(totals[:, :1], sentences.limits[:, None], sentences.references, config)
-            done = bound[:, 0] <= finished.scores[:, -1]
-        case "first":
-            done = finished.scores[:, -1] > -jnp.inf
-        case _:
-            done = jnp.zeros(B, bool)
-    totals = jnp.where((done | broken)[:, None], -jnp.inf, totals)
-    parents, tokens = rows(parents, living), rows(tokens, living)
-    states = None if group.states is None else rows(group.states, parents)
-    extended = _Group(
-        tokens=jnp.where(totals > -jnp.inf, tokens, config.pad_id),
-        sequences=rows(sequences, living),
-        totals=totals,
-        log_probs=rows(log_probs, living),
-        states=follow_states(constraints, states, tokens),
-        finished=finished,
+    if phrases is None or group.progress is None:
+        best, going = choose(candidates, width=W, eos_id=config.eos_id)
+        return best, going, None, broken
+    best, going, progress = choose_by_bank(
+        candidates, phrases, group.progress, sentences.limits - length, width=W, eos_id=config.eos_id
     )
-    return extended, parents, broken
+    return best, going, progress, broken
 
 
 def _score(totals: Float[Array, "B W"], lengths: Array, references: Array | None, config: BeamConfig) -> Array:

@@ -1,5 +1,6 @@
 """From the logits of live hypotheses to their best continuations, in one pass over the vocabulary.
- This is where a step of search spends its time, so what is not asked for costs nothing here, and what concerns single
+
+This is where a step of search spends its time, so what is not asked for costs nothing here, and what concerns single
 words (padding, end-of-sentence, a forced word) never becomes a mask over `[B, K, V]`.
 """
 
@@ -37,8 +38,9 @@ def best_candidates(
     width: int,
     eos_id: int,
     pad_id: int,
-    too_short: Bool[Array, "B"] | None = None,
+    too_short: Bool[Array, "B K"] | None = None,
     adjust: Callable[[Array], Array] | None = None,
+    also: Int[Array, "B K E"] | None = None,
 ) -> tuple[Candidates, Bool[Array, "B"]]:
     """The best `width` continuations, and which sentences met NaN (or +inf) in a live hypothesis.
 
@@ -51,8 +53,10 @@ def best_candidates(
         forced: the only token that may follow in this sentence, or `FREE`. Padding may never follow, so that it,
             forced, stands for "nothing may".
         width: W, at most `K * BLOCK`.
-        too_short: where end-of-sentence may not follow.
+        too_short: hypotheses that end-of-sentence may not follow.
         adjust: log-probabilities `[B, K, V]` to what they are ranked by, at most 0; -inf forbids. None costs nothing.
+        also: tokens by which hypotheses are to go on whether that is among the best or not. These and the best token of
+            each hypothesis then come after the best `width`, in no order; each continuation is there once.
     """
     B, K, V = logits.shape
     blocks = -(-V // BLOCK)
@@ -81,39 +85,82 @@ def best_candidates(
         # Each operation is monotone after rounding too, so the total of a block's maximum is the maximum of its totals.
         return jnp.where(alive, live + ((words - shift) - scale), -jnp.inf)
 
-    def forbidden(tokens):
-        """Whether a word may not follow, forced or not: `[1 or B, any]` -> `[1 or B, any]`."""
-        short = False if too_short is None else (tokens == eos_id) & too_short[:, None]
-        return (tokens == pad_id) | short
+    def forbidden(tokens, too_short):
+        """Whether words may not follow hypotheses, forced or not; what is given is broadcast."""
+        return (tokens == pad_id) | (False if too_short is None else (tokens == eos_id) & too_short)
 
     # Forbidden words are kept out of their block's maximum: a mask over [B, K, V] takes as long as the softmax.
     for block in sorted({pad_id // BLOCK} | (set() if too_short is None else {eos_id // BLOCK})):
         words = jnp.arange(BLOCK) + block * BLOCK
         inside = padded[:, :, block * BLOCK : (block + 1) * BLOCK]
-        maxima = maxima.at[:, :, block].set(jnp.where(forbidden(words[None])[:, None], -jnp.inf, inside).max(axis=-1))
+        barred = forbidden(words, None if too_short is None else too_short[..., None])
+        maxima = maxima.at[:, :, block].set(jnp.where(barred, -jnp.inf, inside).max(axis=-1))
     is_forced = forced != FREE
     word = jnp.where(is_forced, forced, pad_id)[:, None]
     value = jnp.take_along_axis(ranked, jnp.broadcast_to(word[..., None], (B, K, 1)), axis=2, mode="clip")
-    value = jnp.where((forbidden(word) | (word >= V))[..., None], -jnp.inf, value)
+    value = jnp.where((forbidden(word, too_short) | (word >= V))[..., None], -jnp.inf, value)
     only = jnp.where(jnp.arange(blocks) == (word // BLOCK)[..., None], value, -jnp.inf)
     maxima = jnp.where(is_forced[:, None, None], only, maxima)
 
     maxima = total(maxima, *(x[..., None] for x in (alive, live, shift, scale)))
-    _, chosen = top_k(maxima.reshape(B, K * blocks), min(width, K * blocks))
+    _, hopeful = top_k(maxima.reshape(B, K * blocks), min(width, K * blocks))
     # Back in the order of words: top_k prefers the earlier of equals, here the same ones as over [B, K * V].
-    chosen = jnp.sort(chosen, axis=1)
+    hopeful = jnp.sort(hopeful, axis=1)
+
+    def places(parents, tokens):
+        """Where continuations `[B, any]` stand in `[B, K * V]`."""
+        return parents * V + jnp.minimum(tokens, V - 1)
+
+    def look_up(parents, tokens):
+        """Their totals."""
+        barred = forbidden(tokens, None if too_short is None else rows(too_short, parents))
+        allowed = ~barred & (tokens < V) & ((tokens == word) | ~is_forced[:, None])
+        values = jnp.where(allowed, rows(ranked.reshape(B, K * V), places(parents, tokens)), -jnp.inf)
+        return total(values, *(rows(x, parents) for x in (alive, live, shift, scale)))
 
     # [B, W] blocks -> [B, W * BLOCK] words -> [B, W]
-    parents = jnp.repeat(chosen // blocks, BLOCK, axis=1)
-    tokens = (chosen[..., None] % blocks * BLOCK + jnp.arange(BLOCK)).reshape(B, -1)
-    places = parents * V + jnp.minimum(tokens, V - 1)
-    allowed = ~forbidden(tokens) & (tokens < V) & ((tokens == word) | ~is_forced[:, None])
-    values = jnp.where(allowed, rows(ranked.reshape(B, K * V), places), -jnp.inf)
-    totals = total(values, *(rows(x, parents) for x in (alive, live, shift, scale)))
-    totals, best = top_k(totals, width)
-    parents, tokens, places = (rows(x, best) for x in (parents, tokens, places))
-    log_probs = (rows(logits.reshape(B, K * V), places) - rows(peak, parents)) - rows(log_total, parents)
+    parents = jnp.repeat(hopeful // blocks, BLOCK, axis=1)
+    tokens = (hopeful[..., None] % blocks * BLOCK + jnp.arange(BLOCK)).reshape(B, -1)
+    totals, best = top_k(look_up(parents, tokens), width)
+    parents, tokens = rows(parents, best), rows(tokens, best)
+    if also is not None:
+        # [B, K] blocks -> [B, K, BLOCK] words -> [B, K, 1]
+        words = jnp.argmax(maxima, axis=2)[..., None] * BLOCK + jnp.arange(BLOCK)
+        own = look_up(_each(B, K, BLOCK), words.reshape(B, -1)).reshape(words.shape)
+        first = jnp.take_along_axis(words, jnp.argmax(own, axis=2)[..., None], axis=2)
+        others = _others(jnp.concatenate([first, also], axis=2), parents, tokens, totals, pad_id)
+        parents = jnp.concatenate([parents, _each(B, K, others.shape[2])], axis=1)
+        tokens = jnp.concatenate([tokens, others.reshape(B, -1)], axis=1)
+        totals = look_up(parents, tokens)
+    chosen_logits = rows(logits.reshape(B, K * V), places(parents, tokens))
+    log_probs = (chosen_logits - rows(peak, parents)) - rows(log_total, parents)
     return Candidates(totals, jnp.where(totals > -jnp.inf, log_probs, -jnp.inf), parents, tokens), broken
+
+
+def _each(batch: int, width: int, count: int) -> Int[Array, "B M"]:
+    """Parents of `count` continuations of each hypothesis, those of the first at first."""
+    return jnp.broadcast_to(jnp.repeat(jnp.arange(width, dtype=jnp.int32), count), (batch, width * count))
+
+
+def _others(tokens: Int[Array, "B K E"], parents: Array, taken: Array, totals: Array, pad_id: int) -> Array:
+    """The same tokens, with padding in place of what occurs twice or is among the continuations `[B, W]` already."""
+    E = tokens.shape[2]
+    again = jnp.any((tokens[..., None] == tokens[..., None, :]) & jnp.tri(E, k=-1, dtype=bool), axis=3)
+    its_own = (parents[:, None] == jnp.arange(tokens.shape[1])[:, None]) & (totals > -jnp.inf)[:, None]  # [B, K, W]
+    known = jnp.any((tokens[..., None] == taken[:, None, None]) & its_own[:, :, None], axis=3)
+    return jnp.where(again | known, pad_id, tokens)
+
+
+def choose(candidates: Candidates, *, width: int, eos_id: int) -> tuple[Candidates, Candidates]:
+    """The best `width`, those that end among them, and the best that do not end; -inf where there are fewer."""
+    best = jax.tree.map(lambda x: x[:, :width], candidates)
+    totals, going = top_k(jnp.where(candidates.tokens == eos_id, -jnp.inf, candidates.totals), width)
+    return best, chosen(candidates, going)._replace(totals=totals)
+
+
+def chosen(candidates: Candidates, places: Int[Array, "B W"]) -> Candidates:
+    """Those that stand at these places, in this order."""
+    return jax.tree.map(lambda x: rows(x, places), candidates)
 
 
 def rows(x: Array, indices: Int[Array, "B W"]) -> Array:

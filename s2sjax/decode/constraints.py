@@ -27,6 +27,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int, UInt32
 
+from s2sjax.decode.phrases import Phrases
 from s2sjax.errors import UserError
 
 FREE = -1
@@ -61,6 +62,8 @@ class Constraints(NamedTuple):
     """What hypotheses must be, from beginning to end-of-sentence."""
     roots: Int[Array, "B"] | None = None
     """The state of the trie where each sentence begins; by default 0."""
+    phrases: Phrases | None = None
+    """What hypotheses must contain, each phrase somewhere; for a beam only (`s2sjax.decode.lexical`)."""
 
 
 UNCONSTRAINED = Constraints()
@@ -269,6 +272,15 @@ def constrain(
         assert states is not None, "a trie comes with the states of the hypotheses"
         log_probs = follow(log_probs, trie, states)
     return log_probs
+
+
+def refuse_phrases(constraints: Constraints, method: str) -> None:
+    """Raise UserError if there are phrases, for a search that cannot look ahead for them."""
+    if constraints.phrases is not None:
+        raise UserError(
+            f"{method} cannot be made to use given phrases: which word is drawn would have to depend on whether the "
+            "phrases still fit later, which no one knows of a draw; use beam search, or force a prefix"
+        )
 
 
 def is_off(constraints: Constraints, *, ngram: int, repetition: float) -> bool:

@@ -23,9 +23,10 @@ from s2sjax.decode.constraints import (
     follow_states,
     force,
     forced_tokens,
+    refuse_phrases,
     root_states,
 )
-from s2sjax.decode.stepping import StepFn, check_cache, checked
+from s2sjax.decode.stepping import StepFn, check_cache, checked, expanding
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS, PAD
 
@@ -131,24 +132,25 @@ def sample(
 
     Args:
         step: the step function. It sees tokens `[B, N]` int32, `bos` at first; padding where a hypothesis has ended.
-        cache: pytree of arrays before the first step; every leaf leads with `[B, N]`. It is never reordered.
+        cache: as in `beam_search`, with K = N. It is never reordered.
         bos: what every sentence begins with, `[B]` int32. Not part of the hypotheses.
         config: static.
         keys: typed random keys (`jax.random.key`), one a sentence; `sentence_keys` makes them.
         max_lengths: as in `beam_search`.
         min_lengths: as in `beam_search`.
-        constraints: what hypotheses must obey.
+        constraints: what hypotheses must obey; phrases are refused.
 
     Raises:
         UserError: as `beam_search`.
     """
     (B,), N, T = bos.shape, config.samples, config.max_len
-    check_cache(cache, B, N)
+    cache_width = check_cache(cache, B, N)
+    refuse_phrases(constraints, "sampling")
     limits = jnp.full(B, T, jnp.int32) if max_lengths is None else jnp.clip(max_lengths, 1, T).astype(jnp.int32)
     sample_keys = jax.vmap(lambda key: jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(N)))(keys)
     step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
 
-    def advance(state: _State) -> _State:
+    def advance(state: _State, step: StepFn = step) -> _State:
         length, found = state.length + 1, state.found
         logits, cache = step(state.tokens, state.cache)
         log_q, log_p = proposal(logits, found.tokens, length, state.states, limits, min_lengths, constraints, config)
@@ -188,6 +190,8 @@ def sample(
             lengths=jnp.zeros((B, N), jnp.int32),
         ),
     )
+    if cache_width < N:
+        start = advance(start, expanding(step))
     end = lax.while_loop(lambda state: (state.length < T) & jnp.any(state.alive), advance, start).found
     gone = end.lengths == 0
     return end._replace(

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int, Key
 
 from s2sjax.api import Cache
 from s2sjax.decode.candidates import rows, top_k
-from s2sjax.decode.constraints import UNCONSTRAINED, Constraints, follow_states, root_states
+from s2sjax.decode.constraints import UNCONSTRAINED, Constraints, follow_states, refuse_phrases, root_states
 from s2sjax.decode.sampling import SampleConfig, proposal
-from s2sjax.decode.stepping import StepFn, check_cache, checked
+from s2sjax.decode.stepping import StepFn, check_cache, checked, expanding, reorder
 
 
 class StochasticResult(NamedTuple):
@@ -81,13 +81,14 @@ def stochastic_beam_search(
         keys: typed random keys (`jax.random.key`), one a sentence; `sampling.sentence_keys` makes them.
         max_lengths: as in `beam_search`.
         min_lengths: as in `beam_search`.
-        constraints: what hypotheses must obey.
+        constraints: what hypotheses must obey; phrases are refused.
 
     Raises:
         UserError: as `beam_search`.
     """
     (B,), K, T = bos.shape, config.samples, config.max_len
-    check_cache(cache, B, K)
+    cache_width = check_cache(cache, B, K)
+    refuse_phrases(constraints, "stochastic beam search")
     limits = jnp.full(B, T, jnp.int32) if max_lengths is None else jnp.clip(max_lengths, 1, T).astype(jnp.int32)
     only_first = jnp.broadcast_to(jnp.where(jnp.arange(K) == 0, 0.0, -jnp.inf), (B, K))
     own_key, path_key = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
@@ -110,7 +111,7 @@ def stochastic_beam_search(
     )
     step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
 
-    def advance(state: _State) -> _State:
+    def advance(state: _State, step: StepFn = step) -> _State:
         length, found = state.length + 1, state.found
         logits, cache = step(state.tokens, state.cache)
         V = logits.shape[2]
@@ -136,7 +137,7 @@ def stochastic_beam_search(
         new_keys = fold(jax.random.wrap_key_data(rows(state.keys, parents), impl=jax.random.key_impl(keys)), tokens)
         return _State(
             length=length,
-            cache=jax.tree.map(lambda x: rows(x, parents), cache),
+            cache=reorder(cache, parents),
             alive=goes_on & ~ended,
             keys=jax.random.key_data(new_keys),
             states=follow_states(constraints, states, tokens),
@@ -151,6 +152,8 @@ def stochastic_beam_search(
             broken=broken,
         )
 
+    if cache_width < K:
+        start = advance(start, expanding(step))
     end = lax.while_loop(lambda state: (state.length < T) & jnp.any(state.alive), advance, start)
     found, nan = end.found, end.broken[:, None]
     gone = nan | (found.perturbed == -jnp.inf)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
+from s2sjax.config import check_at_least
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.layers import Embedding, Kernel
 from s2sjax.nn.transformer import Stack, block_rules
@@ -37,7 +38,7 @@ class Config(BlockConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_at_least(1, "layers")
+        check_at_least(1, self, "layers")
 
 
 def sharding_rules(config: Config) -> Rules:

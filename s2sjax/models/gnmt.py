@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
-from s2sjax.config import choose
+from s2sjax.config import check_at_least, check_rate, choose
 from s2sjax.errors import UserError
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
@@ -66,10 +66,8 @@ class Config:
                     f"config.model.{name} is {getattr(self, name)}, but GNMT has 2 or more; for less, "
                     "config.model.name=rnn_seq2seq"
                 )
-        if self.width < 1:
-            raise UserError(f"config.model.width is {self.width}, but must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"config.model.dropout is {self.dropout}, but must be in 0..1, below 1")
+        check_at_least(1, self, "width")
+        check_rate(self, "dropout")
 
 
 def sharding_rules(config: Config) -> Rules:
@@ -198,15 +196,20 @@ class Bottom(nn.Module):
             precision=self.precision,
         )  # fmt: skip
         h, context, attention = (y[:, :, 0].swapaxes(0, 1) for y in ys)
+        self._show(attention)
+        return h, context
+
+    def _show(self, attention: Array) -> None:
         if self.is_mutable_collection("attention"):
             self.sow("attention", "weights", attention)
-        return h, context
 
     def step(self, x: Array, source: Source, mask: Array, state: BottomState) -> BottomState:
         """One step from `x` [B, K, D] under `mask` [B, K, S]."""
         kernels = self._kernels()
         product = lambda name, x: project(x, kernels[name], self.precision)  # noqa: E731
-        return _step_bottom(product, source, self.v, state, self.input(x), mask)[0]
+        state, attention = _step_bottom(product, source, self.v, state, self.input(x), mask)
+        self._show(attention)
+        return state
 
 
 class GNMT(nn.Module):

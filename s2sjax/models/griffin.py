@@ -15,11 +15,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from s2sjax.api import Batch, Output, Rules
-from s2sjax.config import choose
+from s2sjax.config import check_at_least, check_rate, choose
 from s2sjax.errors import UserError
 from s2sjax.nn.attention import KeyValue, MultiHeadAttention, View
 from s2sjax.nn.layers import MLP, Dropout, Embedding, RMSNorm
 from s2sjax.nn.linear_recurrence import Recurrence, RecurrentState
+from s2sjax.nn.remat import REMAT, rematerialised
 from s2sjax.ops.attention import segment_mask, window_mask
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.position import rotary_frequencies, rotation
@@ -53,12 +54,10 @@ class Config:
     def __post_init__(self):
         for name in self.pattern:
             choose(name, ("recurrent", "attention"), "config.model.pattern")
-        choose(self.remat, ("none", "full", "dots"), "config.model.remat")
+        choose(self.remat, REMAT, "config.model.remat")
         if not self.pattern:
             raise UserError("config.model.pattern is empty, but must name at least one block")
-        for name in ("repeats", "width", "hidden", "recurrent_width", "heads", "window"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be at least 1")
+        check_at_least(1, self, "repeats", "width", "hidden", "recurrent_width", "heads", "window")
         if self.width % (2 * self.heads):
             raise UserError(
                 f"config.model.width {self.width} is not divisible by twice config.model.heads {self.heads}: rotary "
@@ -69,8 +68,7 @@ class Config:
                 f"config.model.recurrent_width {self.recurrent_width} is not divisible by config.model.heads "
                 f"{self.heads}; set another width"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"config.model.dropout is {self.dropout}, but must be in 0..1, below 1")
+        check_rate(self, "dropout")
 
 
 def sharding_rules(config: Config) -> Rules:
@@ -151,7 +149,7 @@ class Block(nn.Module):
         keys_values = self.attention.keys_values(h, reading.view.rotation)
         y = self.attention.attend(h, keys_values, reading.view)
         lengths, seen = jnp.sum(reading.segments > 0, axis=1), min(self.config.window - 1, x.shape[1])
-        return self._rest(x, y, train=False), KeyValue(*(ending(z, lengths, seen) for z in keys_values))
+        return self._rest(x, y, train=False), KeyValue(*(ending(z, lengths, seen) for z in keys_values)).shared()
 
     def init_cache(self, kept, *, width: int, length: int):
         if self.mixing == "recurrent":
@@ -260,11 +258,8 @@ class Griffin(nn.Module):
             rngs = None if key is None else {"dropout": key}
             return self._group().apply({"params": parameters}, x, reading, train=train, rngs=rngs), None
 
-        if c.remat != "none":
-            policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-            group = jax.checkpoint(group, policy=policies[c.remat], prevent_cse=False)
         x = self.drop(self._embed(joined.tokens), train=train)
-        x, _ = lax.scan(group, x, (self.stacked, keys))
+        x, _ = lax.scan(rematerialised(group, c.remat, looped=True), x, (self.stacked, keys))
         return Output(self.norm(joined.gather_answers(x)), self.target_embedding.projection_kernel())
 
     def encode(self, batch: Batch):

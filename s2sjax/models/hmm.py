@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from s2sjax.api import Batch, Mixture, Rules
-from s2sjax.config import choose
-from s2sjax.errors import UserError
+from s2sjax.config import check_at_least, choose
 from s2sjax.ops import hmm
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import finite_log
@@ -35,8 +34,7 @@ class Config:
 
     def __post_init__(self):
         choose(self.learning, ("gradient", "em"), "config.model.learning")
-        if self.states < 1:
-            raise UserError(f"config.model.states is {self.states}, but must be at least 1")
+        check_at_least(1, self, "states")
 
 
 def sharding_rules(config: Config) -> Rules:

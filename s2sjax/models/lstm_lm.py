@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
+from s2sjax.config import check_at_least, check_rate
 from s2sjax.errors import UserError
 from s2sjax.nn.layers import Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
@@ -48,12 +49,8 @@ class Config:
     """TAR: times the mean square of that output's change since the step before, before dropout, nats per token."""
 
     def __post_init__(self):
-        for name in ("layers", "width", "embedding_width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be at least 1")
-        for name in ("word_dropout", "input_dropout", "dropout", "output_dropout", "weight_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be in 0..1, below 1")
+        check_at_least(1, self, "layers", "width", "embedding_width")
+        check_rate(self, "word_dropout", "input_dropout", "dropout", "output_dropout", "weight_dropout")
         for name in ("activation_penalty", "change_penalty"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"config.model.{name} is {getattr(self, name)}, but must not be negative")

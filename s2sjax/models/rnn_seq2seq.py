@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
-from s2sjax.config import choose
+from s2sjax.config import check_at_least, check_rate, choose
 from s2sjax.errors import UserError
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
@@ -72,9 +72,7 @@ class Config:
         choose(self.cell, Cell, "config.model.cell")
         choose(self.attention, ("none", "additive", "dot", "general", "local"), "config.model.attention")
         choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
-        for name in ("encoder_layers", "decoder_layers", "width", "window"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be at least 1")
+        check_at_least(1, self, "encoder_layers", "decoder_layers", "width", "window")
         if self.bidirectional and self.width % 2:
             raise UserError(
                 f"config.model.width is {self.width}, but two directions share it; make it even or set "
@@ -95,8 +93,7 @@ class Config:
                 f"config.model.encoder_layers is {self.encoder_layers} and decoder_layers {self.decoder_layers}, but "
                 "without attention each decoder layer starts from an encoder layer's state; make them equal"
             )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"config.model.dropout is {self.dropout}, but must be in 0..1, below 1")
+        check_rate(self, "dropout")
 
 
 def sharding_rules(config: Config) -> Rules:
@@ -250,10 +247,7 @@ class RNNSeq2Seq(nn.Module):
         constants = self._constants(self._source(encoded, batch))
         run = self._step_by_step if c.input_feeding else self._layer_by_layer
         features, attention = run(constants, gates, mask, segment_starts(segments), first, train=train)
-        if attention is not None and self.is_mutable_collection("attention"):
-            # As distributions: local weights sum to less than one.
-            total = jnp.sum(attention, axis=-1, keepdims=True)
-            self.sow("attention", "weights", attention / jnp.where(total > 0, total, 1))
+        self._show(attention)
         return Output(features, self._kernel(), self.output_bias)
 
     def _step_by_step(self, constants, gates, mask, starts, first, *, train: bool) -> tuple[Array, Array]:
@@ -285,6 +279,12 @@ class RNNSeq2Seq(nn.Module):
         features, attention = _attend(c, product, constants, outputs[-1], mask)
         return self.drop(features, train=train), attention
 
+    def _show(self, attention: Array | None) -> None:
+        if attention is not None and self.is_mutable_collection("attention"):
+            # As distributions: local weights sum to less than one.
+            total = jnp.sum(attention, axis=-1, keepdims=True)
+            self.sow("attention", "weights", attention / jnp.where(total > 0, total, 1))
+
     def _product(self, kernels: dict[str, Array]) -> Product:
         return lambda name, x: project(x, kernels[name], self.precision)
 
@@ -310,7 +310,8 @@ class RNNSeq2Seq(nn.Module):
         gates = self._gates(tokens, train=False)
         ones = (jnp.ones((), gates.dtype),) * self.config.decoder_layers
         product, constants = self._product(self._kernels()), self._constants(memory["source"])
-        layers, features, _ = _step(self.config, product, constants, cache, gates, mask, ones)
+        layers, features, attention = _step(self.config, product, constants, cache, gates, mask, ones)
+        self._show(attention)
         logits = project(features, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias
         return logits, DecoderState(layers, features if self.config.input_feeding else None)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
-from s2sjax.config import choose
+from s2sjax.config import check_at_least, choose
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.layers import Embedding, Kernel
 from s2sjax.nn.transformer import Stack, StackOutput, block_rules
@@ -38,7 +38,7 @@ class Config(BlockConfig):
     def __post_init__(self):
         super().__post_init__()
         choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
-        self._check_at_least(1, "encoder_layers", "decoder_layers")
+        check_at_least(1, self, "encoder_layers", "decoder_layers")
 
 
 def sharding_rules(config: Config) -> Rules:

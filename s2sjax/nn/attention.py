@@ -7,16 +7,24 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from s2sjax.nn.layers import Dense, RMSNorm
-from s2sjax.ops.attention import attention_weights, dot_product_attention, step_attention
+from s2sjax.ops.attention import attention_weights, dot_product_attention, shared_attention, step_attention
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.position import Rotation, rotate
 
 
 class KeyValue(NamedTuple):
-    """Projected keys and values: `[B, S, G, C]` of a memory, `[B, K, L, G, C]` of a cache. Keys are rotated already."""
+    """Projected keys and values. Keys are rotated already.
+
+    `[B, S, G, C]` of a sequence, `[B, K, L, G, C]` in a cache in which each hypothesis has its own. Where hypotheses
+    look at the same ones, in a memory and in a cache that is anchored, keys are `[B, G, C, S]`, values `[B, G, S, C]`.
+    """
 
     key: Array
     value: Array
+
+    def shared(self) -> "KeyValue":
+        """Of a sequence, as a memory has them."""
+        return KeyValue(self.key.transpose(0, 2, 3, 1), self.value.swapaxes(1, 2))
 
 
 class View(NamedTuple):
@@ -97,6 +105,33 @@ class MultiHeadAttention(nn.Module):
         shape = (batch, width, max_len, self.kv_heads, self.head_width)
         return KeyValue(jnp.zeros(shape, self.precision.activations), jnp.zeros(shape, self.precision.activations))
 
+    def attend_shared(self, x: Array, memory: KeyValue, view: View) -> tuple[Array, Array]:
+        """What `attend` gives for `x` [B, K, D] and a memory of S, and what `weights` does, [B, K, S]."""
+        query = self._queries(x, view.rotation)
+        context, weights = shared_attention(query, [memory], view.mask, bias=view.bias, scale=self._scale)
+        return self.output(self._join(context)), jnp.mean(weights, axis=1)
+
+    def step_anchored(
+        self, x: Array, place: Array, cache: KeyValue, view: View, prompt: KeyValue | None
+    ) -> tuple[Array, KeyValue]:
+        """One step of self-attention of K hypotheses, `x` [B, K, D], whose keys and values stay where they are written.
+
+        Args:
+            place: scalar, where in the cache the K new keys and values go.
+            view: of [B, K] queries on the S keys of the prompt and those of the cache; it masks what is another's past.
+            prompt: S keys and values that all hypotheses share, or None.
+        """
+        key, value = self.keys_values(x, view.rotation).shared()
+        # Updated in place: XLA copies neither, as long as nothing but the products reads them.
+        cache = KeyValue(
+            lax.dynamic_update_slice_in_dim(cache.key, key, place, axis=3),
+            lax.dynamic_update_slice_in_dim(cache.value, value, place, axis=2),
+        )
+        parts = [cache] if prompt is None else [prompt, cache]
+        query = self._queries(x, view.rotation)
+        context, _ = shared_attention(query, parts, view.mask, bias=view.bias, scale=self._scale)
+        return self.output(self._join(context)), cache
+
     def step(
         self, x: Array, slot: Array, cache: KeyValue, view: View, prompt: KeyValue | None = None
     ) -> tuple[Array, KeyValue]:
@@ -105,7 +140,7 @@ class MultiHeadAttention(nn.Module):
         Args:
             slot: [B, K], where in the cache the new keys and values go.
             view: of [B, K] queries, one a hypothesis, on the S keys of the prompt and the L of the cache.
-            prompt: keys and values that all hypotheses share, or None.
+            prompt: S keys and values that all hypotheses share, or None.
         """
         B, K, L, _, _ = cache.key.shape
         here = lax.broadcasted_iota(jnp.int32, (B, K, L), 2) == slot[..., None]

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from s2sjax.config import choose
+from s2sjax.config import check_at_least, check_rate, choose
 from s2sjax.errors import UserError
 from s2sjax.nn.layers import ACTIVATIONS
+from s2sjax.nn.remat import REMAT
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,11 @@ class BlockConfig:
         choose(self.rotary_scaling, ("none", "linear", "llama3"), "config.model.rotary_scaling")
         choose(self.mlp, ACTIVATIONS, "config.model.mlp")
         choose(self.routing, ("dropless", "capacity"), "config.model.routing")
-        choose(self.remat, ("none", "full", "dots"), "config.model.remat")
-        self._check_at_least(1, "width", "hidden", "heads", "max_positions", "relative_distance", "rotary_length")
-        self._check_at_least(1, "experts_per_token", "rotary_factor")
-        self._check_at_least(0, "kv_heads", "head_width", "window", "experts", "balance")
-        for name in ("dropout", "hidden_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be in 0..1, below 1")
+        choose(self.remat, REMAT, "config.model.remat")
+        check_at_least(1, self, "width", "hidden", "heads", "max_positions", "relative_distance", "rotary_length")
+        check_at_least(1, self, "experts_per_token", "rotary_factor")
+        check_at_least(0, self, "kv_heads", "head_width", "window", "experts", "balance")
+        check_rate(self, "dropout", "hidden_dropout")
         for name in ("norm_epsilon", "rotary_base", "capacity_factor"):
             if getattr(self, name) <= 0:
                 raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be above 0")
@@ -101,6 +100,11 @@ class BlockConfig:
             raise UserError(f"rotary positions turn pairs, but heads are {self.query_width} wide: use an even width")
         if self.positions == "sinusoidal" and self.width % 2:
             raise UserError(f"sinusoidal positions need an even config.model.width, not {self.width}")
+        if self.rotary_scaling != "none" and self.positions != "rotary":
+            raise UserError(
+                f"config.model.rotary_scaling is '{self.rotary_scaling}', but config.model.positions "
+                f"'{self.positions}' turn nothing; set positions=rotary or rotary_scaling=none"
+            )
         if self.positions == "relative" and not 4 <= self.relative_buckets <= 2 * self.relative_distance:
             raise UserError(
                 f"config.model.relative_buckets is {self.relative_buckets}, but must be between 4 and twice "
@@ -110,11 +114,6 @@ class BlockConfig:
             raise UserError(
                 f"config.model.experts_per_token is {self.experts_per_token}, but there are {self.experts} experts"
             )
-
-    def _check_at_least(self, least: int, *names: str) -> None:
-        for name in names:
-            if getattr(self, name) < least:
-                raise UserError(f"config.model.{name} is {getattr(self, name)}, but must be at least {least}")
 
     @property
     def key_value_heads(self) -> int:

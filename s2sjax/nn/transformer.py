@@ -13,77 +13,21 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from s2sjax.api import Rules
+from s2sjax.api import Anchored, Rules
 from s2sjax.nn.attention import KeyValue, MultiHeadAttention, View
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.experts import Experts
-from s2sjax.nn.layers import MLP, Dropout, Embedding, LayerNorm, RMSNorm
-from s2sjax.ops.attention import window_mask
+from s2sjax.nn.layers import MLP, Dropout, LayerNorm, RMSNorm
+from s2sjax.nn.positions import Positions
+from s2sjax.nn.remat import rematerialised
 from s2sjax.ops.linear import Precision
-from s2sjax.ops.position import alibi_slopes, relative_buckets, rotary_frequencies, rotation, sinusoids
+
+MOST_ANCHORED = 16
+"""Hypotheses of a row, beyond which each has keys and values of its own."""
 
 
 def make_norm(config: BlockConfig) -> nn.Module:
     return RMSNorm(config.norm_epsilon) if config.norm_kind == "rms" else LayerNorm(config.norm_epsilon, config.biases)
-
-
-class Positions(nn.Module):
-    """How a stack knows where its tokens stand."""
-
-    config: BlockConfig
-    bidirectional: bool
-    """Whether keys ahead of a query have relative buckets of their own."""
-
-    def setup(self):
-        c = self.config
-        if c.positions == "learned":
-            self.learned = Embedding(c.max_positions, c.width)
-        if c.positions == "relative":
-            init = nn.initializers.normal(c.width**-0.5)
-            self.relative_bias = self.param("relative_bias", init, (c.relative_buckets, c.heads), jnp.float32)
-
-    def add(self, x: Array, positions: Array) -> Array:
-        """To embeddings `x` [B, T, D] of tokens at `positions` [B, T]."""
-        if self.config.positions == "sinusoidal":
-            return x + sinusoids(positions, self.config.width).astype(x.dtype)
-        return x + self.learned(positions, x.dtype) if self.config.positions == "learned" else x
-
-    def view(self, mask: Array, positions: Array, query: Array, key: Array) -> View:
-        """How queries see keys.
-
-        Args:
-            mask: [B, T, S], what they may see at all.
-            positions: of the queries, [B, T].
-            query, key: [B, T] and [B, S], or [1, T] and [1, S] for all rows: numbers whose differences are distances
-                wherever `mask` is True. Indices will do, since segments are contiguous.
-        """
-        c = self.config
-        bias = angles = None
-        if c.window:
-            mask = mask & window_mask(query, key, c.window)
-        if c.positions == "rotary":
-            angles = rotation(
-                positions,
-                rotary_frequencies(
-                    c.query_width,
-                    base=c.rotary_base,
-                    scaling=c.rotary_scaling,
-                    factor=c.rotary_factor,
-                    original_length=c.rotary_length,
-                ),
-            )
-        distance = key[:, None, :] - query[:, :, None]
-        if c.positions == "relative":
-            buckets = relative_buckets(
-                distance,
-                bidirectional=self.bidirectional,
-                buckets=c.relative_buckets,
-                max_distance=c.relative_distance,
-            )
-            bias = jnp.moveaxis(self.relative_bias[buckets], -1, 1)
-        if c.positions == "alibi":
-            bias = -alibi_slopes(c.heads)[:, None, None] * jnp.abs(distance)[:, None]
-        return View(mask, bias, angles)
 
 
 class Residual(nn.Module):
@@ -109,6 +53,14 @@ class BlockOutput(NamedTuple):
     """The balance loss of its experts, a scalar; 0 without experts."""
     weights: Array | None
     """Of cross-attention, averaged over heads [B, T, S], if they were asked for."""
+
+
+class StepOutput(NamedTuple):
+    x: Array
+    """[B, K, D]"""
+    cache: KeyValue | Anchored
+    weights: Array | None
+    """Of cross-attention, averaged over heads [B, K, S]."""
 
 
 class Block(nn.Module):
@@ -145,38 +97,45 @@ class Block(nn.Module):
         """`x` [B, T, D], of which `filled` [B, T] are tokens, with cross-attention to the source [B, S, D]."""
         y = self.attention(self.around_attention.before(x), view)
         x = self.around_attention.after(x, y, train=train)
-        keys_values = None if source is None else self.source_keys_values(source)
-        return self._rest(x, filled, keys_values, source_view, train=train, watch=watch)
-
-    def source_keys_values(self, source: Array) -> KeyValue:
-        return self.cross_attention.keys_values(source)
-
-    def read(self, x: Array, view: View, filled: Array) -> tuple[Array, KeyValue]:
-        """A prompt, and its keys and values [B, S, G, C]."""
-        h = self.around_attention.before(x)
-        keys_values = self.attention.keys_values(h, view.rotation)
-        x = self.around_attention.after(x, self.attention.attend(h, keys_values, view), train=False)
-        return self._rest(x, filled, None, None, train=False).x, keys_values
-
-    def step(
-        self, x: Array, slot: Array, cache: KeyValue, view: View, memory: KeyValue, source_view: View | None
-    ) -> tuple[Array, KeyValue]:
-        """A step of K hypotheses, `x` [B, K, D]. The memory is the source's or, without cross-attention, a prompt's."""
-        prompt, source = (None, memory) if self.cross else (memory, None)
-        y, cache = self.attention.step(self.around_attention.before(x), slot, cache, view, prompt)
-        x = self.around_attention.after(x, y, train=False)
-        return self._rest(x, jnp.ones(slot.shape, bool), source, source_view, train=False).x, cache
-
-    def _rest(
-        self, x: Array, filled: Array, source: KeyValue | None, source_view: View | None, *, train: bool,
-        watch: bool = False,
-    ) -> BlockOutput:  # fmt: skip
         weights = None
         if source is not None:
             assert source_view is not None
-            h = self.around_cross.before(x)
-            weights = self.cross_attention.weights(h, source, source_view) if watch else None
-            x = self.around_cross.after(x, self.cross_attention.attend(h, source, source_view), train=train)
+            h, keys_values = self.around_cross.before(x), self.cross_attention.keys_values(source)
+            weights = self.cross_attention.weights(h, keys_values, source_view) if watch else None
+            x = self.around_cross.after(x, self.cross_attention.attend(h, keys_values, source_view), train=train)
+        return self._think(x, filled, train=train, weights=weights)
+
+    def source_memory(self, source: Array) -> KeyValue:
+        return self.cross_attention.keys_values(source).shared()
+
+    def read(self, x: Array, view: View, filled: Array) -> tuple[Array, KeyValue]:
+        """A prompt, and its keys and values [B, G, S, C]."""
+        h = self.around_attention.before(x)
+        keys_values = self.attention.keys_values(h, view.rotation)
+        x = self.around_attention.after(x, self.attention.attend(h, keys_values, view), train=False)
+        return self._think(x, filled, train=False).x, keys_values.shared()
+
+    def step(
+        self, x: Array, place: Array | None, slot: Array, cache: KeyValue | Anchored, view: View, memory: KeyValue,
+        source_view: View | None,
+    ) -> StepOutput:  # fmt: skip
+        """A step of K hypotheses, `x` [B, K, D]. The memory is the source's or, without cross-attention, a prompt's."""
+        prompt, source = (None, memory) if self.cross else (memory, None)
+        h = self.around_attention.before(x)
+        if isinstance(cache, Anchored):
+            y, own = self.attention.step_anchored(h, place, cache.tree, view, prompt)
+            cache = Anchored(own)
+        else:
+            y, cache = self.attention.step(h, slot, cache, view, prompt)
+        x = self.around_attention.after(x, y, train=False)
+        weights = None
+        if source is not None:
+            assert source_view is not None
+            y, weights = self.cross_attention.attend_shared(self.around_cross.before(x), source, source_view)
+            x = self.around_cross.after(x, y, train=False)
+        return StepOutput(self._think(x, jnp.ones(slot.shape, bool), train=False).x, cache, weights)
+
+    def _think(self, x: Array, filled: Array, *, train: bool, weights: Array | None = None) -> BlockOutput:
         h = self.around_mlp.before(x)
         if self.config.experts:
             y, balance = self.experts(h, filled, train=train)
@@ -262,7 +221,7 @@ class Stack(nn.Module):
             output = cast(BlockOutput, applied)
             return StackOutput(output.x, state.balance + output.balance), output.weights
 
-        layer = self._rematerialised(layer)
+        layer = rematerialised(layer, self.config.remat, looped=self.config.scan)
         state = StackOutput(self.drop(x, train=train), jnp.zeros(()))
         if self.config.scan:
             state, weights = lax.scan(layer, state, (self.stacked, keys))
@@ -282,19 +241,13 @@ class Stack(nn.Module):
         positions, index = jnp.where(filled, positions, 0), jnp.arange(x.shape[1])[None]
         return self.positions.add(x, positions), self.positions.view(mask, positions, index, index)
 
-    def _rematerialised(self, layer: Callable) -> Callable:
-        if self.config.remat == "none":
-            return layer
-        policies = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
-        return jax.checkpoint(layer, policy=policies[self.config.remat], prevent_cse=not self.config.scan)
-
     def _end(self, x: Array) -> Array:
         return self.norm(x) if self.config.norm == "pre" else x
 
     def source_memory(self, source: Array, mask: Array):
         """What stepping needs of a source [B, S, D] under `mask` [B, S]: each block's keys and values."""
         block = self._block()
-        layers = [block.apply({"params": p}, source, method="source_keys_values") for p in self._layers()]
+        layers = [block.apply({"params": p}, source, method="source_memory") for p in self._layers()]
         return {"layers": layers, "mask": mask}
 
     def prompt_memory(self, x: Array, positions: Array, filled: Array, mask: Array):
@@ -307,34 +260,59 @@ class Stack(nn.Module):
         return {"layers": layers, "mask": filled, "positions": positions}
 
     def init_cache(self, memory, *, width: int, max_len: int):
-        """Empty keys and values of `width` hypotheses, and how many steps each has made."""
+        """Empty keys and values of `width` hypotheses, and how many steps each has made.
+
+        Those of a few hypotheses are anchored: search copies nothing but a table of who wrote what they descend from.
+        Attention then multiplies `width` times too much, which many hypotheses would pay for more dearly than for the
+        copies.
+        """
         c, B = self.config, memory["mask"].shape[0]
-        shape = (B, width, max_len, c.key_value_heads, c.query_width)
-        zeros = jnp.zeros(shape, self.precision.activations)
-        return {"layers": [KeyValue(zeros, zeros)] * self.depth, "position": jnp.zeros((B, width), jnp.int32)}
+        G, C, dtype = c.key_value_heads, c.query_width, self.precision.activations
+        position = jnp.zeros((B, width), jnp.int32)
+        if width > MOST_ANCHORED:
+            own = KeyValue(*(jnp.zeros((B, width, max_len, G, C), dtype) for _ in range(2)))
+            return {"layers": [own] * self.depth, "position": position}
+        N = max_len * width
+        return {
+            "layers": [Anchored(KeyValue(jnp.zeros((B, G, C, N), dtype), jnp.zeros((B, G, N, C), dtype)))] * self.depth,
+            "position": position,
+            "ancestors": jnp.zeros((B, width, max_len), jnp.int32),
+        }
 
     def step(self, x: Array, cache, memory):
         """From the embeddings [B, K, D] of the tokens that K hypotheses chose last, features of what follows."""
-        slot, (B, K, _) = cache["position"], x.shape
-        here = jnp.arange(cache["layers"][0].key.shape[2])[None]
-        mask = here[None] <= slot[..., None]
+        slot, (B, K, _), kept = cache["position"], x.shape, memory["mask"]
+        new, place = {"position": slot + 1}, None
+        if "ancestors" in cache:
+            # Hypotheses that are searched together have made equally many steps; each has its `places` in the cache.
+            here, time = jnp.arange(cache["ancestors"].shape[2]), jnp.max(slot)
+            places = cache["layers"][0].tree.value.shape[2] // len(here)
+            new["ancestors"] = jnp.where(here == time, jnp.arange(K)[:, None], cache["ancestors"])
+            mine = (new["ancestors"][..., None] == jnp.arange(places)) & (here <= time)[:, None]  # [B, K, L, places]
+            mask, here, place = mine.reshape(B, K, -1), jnp.repeat(here, places)[None], time * places
+        else:
+            here = jnp.arange(cache["layers"][0].key.shape[2])[None]
+            mask = here[None] <= slot[..., None]
         # The hypotheses stand where time stands in teacher forcing: K queries a row, one memory.
-        shared = jnp.broadcast_to(memory["mask"][:, None], (B, K, memory["mask"].shape[1]))
+        shared = jnp.broadcast_to(kept[:, None], (B, K, kept.shape[1]))
         if self.cross:
             position, source_view = slot, View(shared)
             keys = jnp.broadcast_to(here, (B, here.shape[1]))
         else:
-            length = jnp.sum(memory["mask"], axis=1, dtype=jnp.int32)[:, None]
+            length = jnp.sum(kept, axis=1, dtype=jnp.int32)[:, None]
             position, source_view = length + slot, None
             keys = jnp.concatenate([memory["positions"], length + here], axis=1)
             mask = jnp.concatenate([shared, mask], axis=-1)
         view = self.positions.view(mask, position, position, keys)
         block, layers = self._block(), []
         x = self.positions.add(x, position)
-        for parameters, own, kept in zip(self._layers(), cache["layers"], memory["layers"], strict=True):
-            x, own = block.apply({"params": parameters}, x, slot, own, view, kept, source_view, method="step")
-            layers.append(own)
-        return self._end(x), {"layers": layers, "position": slot + 1}
+        for parameters, past, seen in zip(self._layers(), cache["layers"], memory["layers"], strict=True):
+            applied = block.apply({"params": parameters}, x, place, slot, past, view, seen, source_view, method="step")
+            x, past, weights = cast(StepOutput, applied)
+            layers.append(past)
+            if self.cross and self.is_mutable_collection("attention"):
+                self.sow("attention", "weights", weights)
+        return self._end(x), {"layers": layers, **new}
 
 
 def block_rules(config: BlockConfig) -> Rules:

@@ -8,6 +8,7 @@ import numpy as np
 from s2sjax.config import choose
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.decode.beam import BeamConfig
+from s2sjax.decode.ensemble import KINDS
 from s2sjax.decode.sampling import SampleConfig
 from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
@@ -30,8 +31,11 @@ class DecodeConfig:
     """Weight of the brevity penalty; 0 is none."""
     reference_ratio: float = 1.0
     """Target tokens expected for a source token, for the brevity penalty."""
+    coverage: float = 0.0
+    """Weight of GNMT's coverage penalty (Wu et al. 2016, equation 14: beta); 0 is none. For models with attention."""
     stop: str = "bound"
-    """When a sentence's search ends: "bound" (nothing better can come), "first" (fairseq's rule) or "never"."""
+    """When a sentence's search ends: "bound" (nothing better can come), "first" (fairseq's rule), "present" (Hugging
+    Face's default) or "never"."""
     groups: int = 1
     """Groups of a diverse beam."""
     diversity: float = 0.0
@@ -58,6 +62,11 @@ class DecodeConfig:
     """What log-probabilities of words that an output already has are multiplied by; 1 is off."""
     forbidden: tuple[str, ...] = ()
     """Tokens, as `--format=jsonl` shows them, that may not occur."""
+    expand_late: bool = False
+    """Compute the first step once for each source, not for each of its hypotheses, which are equal until then. A search
+    takes half as long again to compile, which pays where many batches have the same shape."""
+    ensemble: str = "probabilities"
+    """What an ensemble takes the mean of: "probabilities" or "log_probabilities"; see `decode.ensemble`."""
     batch_size: int = 64
     """Sentences a batch; fewer where sentences are long."""
     precision: str = "float32"
@@ -76,13 +85,19 @@ class DecodeConfig:
                         f"config.decode.{name} is {getattr(self, name)}, but a beam draws nothing; set "
                         "config.decode.method=sample or stochastic"
                     )
+        elif self.coverage:
+            raise UserError(
+                f"config.decode.coverage is {self.coverage}, but it ranks the hypotheses of a beam; set "
+                "config.decode.method=beam, or coverage to 0"
+            )
         choose(self.precision, tuple(Precision), "config.decode.precision")
+        choose(self.ensemble, KINDS, "config.decode.ensemble")
         if self.batch_size < 1 or self.max_length_factor < 0 or self.max_length_offset < 1:
             raise UserError(
                 f"config.decode.batch_size {self.batch_size} must be at least 1, max_length_factor "
                 f"{self.max_length_factor} at least 0 and max_length_offset {self.max_length_offset} at least 1"
             )
-        for name in ("min_length_factor", "min_length_offset", "reference_ratio", "seed"):
+        for name in ("min_length_factor", "min_length_offset", "reference_ratio", "coverage", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.decode.{name} is {getattr(self, name)}, but must not be negative")
         if self.checkpoint not in ("best", "last") and not self.checkpoint.isdecimal():

@@ -1,6 +1,5 @@
-"""Maximum likelihood: the loss of a batch, and the log-probability of each of its examples."""
+"""Maximum likelihood: the loss of a batch, and the logits of a model's output."""
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -8,7 +7,7 @@ from jaxtyping import Float
 
 from s2sjax.api import Batch, Mixture, Output
 from s2sjax.ops.linear import Precision, project
-from s2sjax.ops.losses import LossSums, chunked_cross_entropy, finite_log, mixture_cross_entropy, token_losses
+from s2sjax.ops.losses import LossSums, chunked_cross_entropy, finite_log, mixture_cross_entropy
 
 
 def loss_sums(
@@ -39,19 +38,6 @@ def loss_sums(
             label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk, shards=shards, precision=precision,
         )  # fmt: skip
     return sums._replace(loss=sums.loss + output.aux) if train and output.aux is not None else sums
-
-
-def sentence_log_probs(model: nn.Module, params, batch: Batch, *, precision: Precision) -> Float[Array, "B"]:
-    """Log-probability of each row's target given its source, in nats, end-of-sentence counted. One segment a row."""
-    output = _apply(model, params, batch, train=False)
-
-    def one_position(features_and_targets):  # [B, D], [B] -> [B]: one position's logits at a time
-        features, targets = features_and_targets
-        scores = logits(output._replace(features=features), precision)
-        return -token_losses(scores, targets, label_smoothing=0.0, z_loss=0.0)[1]
-
-    log_probs = jax.lax.map(one_position, (output.features.swapaxes(0, 1), batch["targets"].T))
-    return jnp.sum(log_probs.T * batch["weights"], axis=1)
 
 
 def logits(output: Output | Mixture, precision: Precision) -> Float[Array, "*any V"]:

@@ -1,5 +1,6 @@
 """Text in, text out: batches of sentences through a stepwise model and a search, in the order they came."""
 
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,17 +9,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import Mesh
 
+from s2sjax.data.prepare import turn_round
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.decode.beam import BeamConfig, beam_search
-from s2sjax.decode.constraints import Constraints
+from s2sjax.decode.constraints import Constraints, Trie, build_tries
+from s2sjax.decode.coverage import uncovered, with_coverage
+from s2sjax.decode.penalty import coverage_penalty
+from s2sjax.decode.phrases import BLANK, Phrases, build_phrases
 from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
+from s2sjax.decode.stepping import narrow
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
 from s2sjax.sharding import batch_sharding, batch_shards, replicated
 from s2sjax.tasks.decoding import DecodeConfig
+from s2sjax.tasks.scorers import Scorer
 from s2sjax.vocabulary import BOS, EOS, PAD
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -29,7 +35,8 @@ LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 class Hypothesis:
     text: str
     tokens: tuple[str, ...]
-    """Pieces as the tokenizer writes them, end-of-sentence included."""
+    """Pieces as the tokenizer writes them, end-of-sentence included; in reading order, also where the model writes
+    the last first."""
     score: float
     """Log-probability of the tokens in nats: what `score` says of the same pair."""
     ranking_score: float
@@ -67,12 +74,23 @@ class Sentences(NamedTuple):
     """[B] float32, how many tokens the brevity penalty expects, or None."""
     prefixes: Any
     """[B, P] int32, what outputs begin with, padded at the end, or None."""
+    phrases: Phrases | None
+    """What outputs must contain."""
     ids: Any
     """[B] int32, numbers of the sentences: what each one's random key is made from."""
 
 
+class Positions(NamedTuple):
+    """How far the positions go that a model has learned."""
+
+    limit: int
+    """The most tokens a sequence may have."""
+    one_sequence: bool = False
+    """A language model's, to which source and output are one sequence."""
+
+
 class Translator:
-    """Translates with one model. Compiles one search for each shape of batch it meets, from a small fixed set.
+    """Translates, with one model or several. Compiles one search for each shape of batch, from a small fixed set.
 
     What a sentence is translated to does not depend on the sentences it is batched with. A language model of plain text
     (`continues`) goes on from its sources instead: begin-of-sentence and a source's tokens are read, without an
@@ -81,7 +99,7 @@ class Translator:
 
     def __init__(
         self,
-        model: nn.Module,
+        scorer: Scorer,
         params,
         tokenizers: TokenizerPair,
         config: DecodeConfig,
@@ -89,42 +107,47 @@ class Translator:
         max_source_length: int,
         mesh: Mesh,
         continues: bool = False,
-        position_limit: int | None = None,
-        one_sequence: bool = False,
+        right_to_left: bool = False,
+        positions: Sequence[Positions] = (),
     ):
         """Args:
+        params: the scorer's.
         continues: a language model of plain text.
-        position_limit: the most tokens a sequence may have, or None.
-        one_sequence: a language model, to which source and output are one sequence.
+        right_to_left: the models write an output's last token first; hypotheses are in reading order all the same.
+        positions: what sources and outputs have to fit into, of each model that has learned positions.
         """
+        self.scorer = scorer
         self.params = params
         self.truncated = 0
         """Sources so far that were cut to `max_source_length` tokens."""
         self.unmet = 0
         """Sources so far without an output that meets the constraints."""
         self._tokenizers, self._config, self._mesh = tokenizers, config, mesh
-        self._continues, self._position_limit, self._one_sequence = continues, position_limit, one_sequence
+        self._continues, self._right_to_left, self._positions = continues, right_to_left, tuple(positions)
         # At least one position is the output's.
-        longest = None if position_limit is None else position_limit - one_sequence
-        self._max_source_length = max_source_length if longest is None else min(max_source_length, longest)
+        self.max_source_length = min([max_source_length, *(p.limit - p.one_sequence for p in positions)])
+        """The most tokens of a source that are read."""
 
         mask = config.allowed(tokenizers.target)
         allowed = None if mask is None else jnp.asarray(mask)
 
-        def search(params, sentences: Sentences, how: BeamConfig | SampleConfig) -> Found:
-            def method(name):
-                return lambda *args, **kwargs: model.apply({"params": params}, *args, method=name, **kwargs)
-
-            memory = method("encode")(source_batch(sentences.inputs))
-            cache = method("init_cache")(memory, width=config.width, max_len=how.max_len)
-            step = lambda tokens, cache: method("decode_step")(tokens, cache, memory)  # noqa: E731
+        def search(params, sentences: Sentences, trie: Trie | None, how: BeamConfig | SampleConfig) -> Found:
+            memory = scorer.encode(params, source_batch(sentences.inputs))
+            cache = scorer.init_cache(params, memory, width=config.width, max_len=how.max_len)
+            step, bonus = scorer.step(params, memory), None
+            if config.coverage:
+                mask = sentences.inputs != PAD
+                step, cache = with_coverage(scorer.watched_step(params, memory)), uncovered(cache, mask, config.width)
+                bonus = lambda cache: coverage_penalty(cache.coverage, mask, config.coverage)  # noqa: E731
+            cache = narrow(cache) if config.expand_late else cache
             asked: dict[str, Any] = {
                 "max_lengths": sentences.limits,
                 "min_lengths": sentences.least,
-                "constraints": Constraints(allowed, sentences.prefixes),
+                "constraints": Constraints(allowed, sentences.prefixes, trie, phrases=sentences.phrases),
             }
             if isinstance(how, BeamConfig):
-                best = beam_search(step, cache, sentences.first, how, reference_lengths=sentences.expected, **asked)
+                asked |= {"reference_lengths": sentences.expected, "bonus": bonus}
+                best = beam_search(step, cache, sentences.first, how, **asked)
                 return Found(best.tokens, best.lengths, best.log_probs, best.scores)
             keys = sentence_keys(config.seed, sentences.ids)
             if config.method == "sample":
@@ -133,13 +156,15 @@ class Translator:
             found = stochastic_beam_search(step, cache, sentences.first, how, keys, **asked)
             return Found(found.tokens, found.lengths, found.log_probs, found.perturbed)
 
-        self._search = jax.jit(search, static_argnums=2)
+        self._search = jax.jit(search, static_argnums=3)
 
     def __call__(
         self,
         sources: Sequence[str],
         *,
         prefixes: Sequence[str] | None = None,
+        phrases: Sequence[Sequence[str]] | None = None,
+        choices: Sequence[str] | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[list[Hypothesis]]:
         """The n best translations of each source, best first, or its draws in their order.
@@ -149,21 +174,46 @@ class Translator:
 
         Args:
             prefixes: what each translation has to begin with, as text; its tokens are part of the translation.
+            phrases: what each translation has to contain, as texts.
+            choices: what there is to choose from, as texts; all translations are among them.
             progress: is told how many sentences each finished batch held.
+
+        Raises:
+            UserError: there are prefixes, and outputs are written from the right to the left.
         """
+        if prefixes is not None and self._right_to_left:
+            raise UserError(
+                "an output cannot be given its beginning: with config.data.target_order='right_to_left' this run "
+                "writes the last token first, and a prefix would be a suffix; decode without prefixes, or with a run "
+                "that writes left to right"
+            )
         results: list[list[Hypothesis]] = [[Hypothesis("", (), 0.0, 0.0, ())] for _ in sources]
         filled = [i for i, source in enumerate(sources) if source.strip()]
         progress(len(sources) - len(filled))
-        rows = self.source_rows([sources[i] for i in filled])
+        encoded = self._tokenizers.source.encode([sources[i] for i in filled])
+        self.truncated += sum(len(row) >= self.max_source_length for row in encoded)
+        rows = [self._read(row) for row in encoded]
         begun = None if prefixes is None else self._tokenizers.target.encode([prefixes[i] for i in filled])
+        wanted = None if phrases is None else [self._phrase_tokens(phrases[i]) for i in filled]
+        trie, longest = None, 0
+        if choices is not None:
+            listed = self._phrase_tokens(choices)
+            trie = build_tries([listed], self._tokenizers.target.vocab_size, EOS)
+            longest = max(map(len, listed))
         order = sorted(range(len(filled)), key=lambda j: (len(rows[j]), filled[j]))
         while order:
             # The longest first: what is going to need the most memory fails at once, not after an hour.
             length = padded_length(len(rows[order[-1]]))
             batch = order[-self._batch_size(length) :]
             del order[-len(batch) :]
-            sentences = self._sentences([rows[j] for j in batch], [begun[j] for j in batch] if begun else None, length)
-            for j, hypotheses in zip(batch, self._translate(sentences, len(batch), length), strict=True):
+            sentences = self._sentences(
+                [rows[j] for j in batch],
+                [begun[j] for j in batch] if begun else None,
+                [wanted[j] for j in batch] if wanted else None,
+                length,
+                longest,
+            )
+            for j, hypotheses in zip(batch, self._translate(sentences, len(batch), length, trie, longest), strict=True):
                 results[filled[j]] = hypotheses
                 self.unmet += not hypotheses
             progress(len(batch))
@@ -171,17 +221,29 @@ class Translator:
 
     def source_rows(self, sources: list[str]) -> list[np.ndarray]:
         """Sources as they are read: tokens, cut to the limit, between begin- or end-of-sentence."""
-        limit = self._max_source_length - 1
-        rows = self._tokenizers.source.encode(sources)
-        self.truncated += sum(len(row) > limit for row in rows)
+        return [self._read(row) for row in self._tokenizers.source.encode(sources)]
+
+    def _read(self, row: np.ndarray) -> np.ndarray:
+        limit = self.max_source_length - 1
         if self._continues:  # what stands nearest counts the most
-            return [np.concatenate([[BOS], row[max(len(row) - limit, 0) :]]).astype(np.int32) for row in rows]
-        return [np.append(row[:limit], EOS).astype(np.int32) for row in rows]
+            return np.concatenate([[BOS], row[max(len(row) - limit, 0) :]]).astype(np.int32)
+        return np.append(row[:limit], EOS).astype(np.int32)
+
+    def _phrase_tokens(self, phrases: Sequence[str]) -> list[list[int]]:
+        encoded = [row.tolist() for row in self._tokenizers.target.encode([p for p in phrases if p.strip()])]
+        return [row[::-1] for row in encoded] if self._right_to_left else encoded
 
     def _batch_size(self, length: int) -> int:
         return max(1, min(self._config.batch_size, self._config.batch_size * 64 // length))
 
-    def _sentences(self, rows: list[np.ndarray], prefixes: list[np.ndarray] | None, length: int) -> Sentences:
+    def _sentences(
+        self,
+        rows: list[np.ndarray],
+        prefixes: list[np.ndarray] | None,
+        phrases: list[list[list[int]]] | None,
+        length: int,
+        longest: int,
+    ) -> Sentences:
         # Few sizes here too: a single sentence need not pay for a batch, and a remainder not for a compilation.
         most, config = self._batch_size(length), self._config
         size = next(n for n in (1, min(8, most), most) if n >= len(rows))
@@ -193,28 +255,38 @@ class Translator:
             if self._continues:
                 first[i], inputs[i, len(tokens) - 1] = tokens[-1], PAD
         limits, least = config.max_length(lengths).astype(np.int32), config.min_length(lengths)
-        begun = None
+        begun = contained = None
+        asked = np.full(size, longest)
         if prefixes is not None:
             begun = _padded(prefixes, size, padded_length(max(map(len, prefixes))))
-            # A long prefix leaves as much room as the shortest source does.
-            limits = np.maximum(limits, np.count_nonzero(begun != PAD, axis=1) + config.max_length_offset)
-        if self._position_limit is not None:
-            limits = np.minimum(limits, self._position_limit - self._one_sequence * (lengths - self._continues))
+            asked += np.count_nonzero(begun != PAD, axis=1)
+        if phrases is not None:
+            vocab = self._tokenizers.target.vocab_size
+            contained = build_phrases([*phrases, *[[]] * (size - len(phrases))], vocab, EOS)
+            asked += np.count_nonzero(contained.tokens != BLANK, axis=(1, 2))
+        # What is asked for leaves as much room as the shortest source does.
+        limits = np.where(asked, np.maximum(limits, asked + config.max_length_offset), limits)
+        for most, one_sequence in self._positions:
+            limits = np.minimum(limits, most - one_sequence * (lengths - self._continues))
         if least is not None:
             least = np.minimum(least, limits)
         return Sentences(
             inputs, first, limits.astype(np.int32), None if least is None else least.astype(np.int32),
-            (config.reference_ratio * lengths).astype(np.float32) if config.brevity else None, begun, ids,
+            (config.reference_ratio * lengths).astype(np.float32) if config.brevity else None, begun, contained, ids,
         )  # fmt: skip
 
-    def _translate(self, sentences: Sentences, count: int, length: int) -> list[list[Hypothesis]]:
+    def _translate(
+        self, sentences: Sentences, count: int, length: int, trie: Trie | None, longest: int
+    ) -> list[list[Hypothesis]]:
         most = int(self._config.max_length(length))
-        if sentences.prefixes is not None:
-            most = max(most, sentences.prefixes.shape[1] + self._config.max_length_offset)
+        asked = longest + (0 if sentences.prefixes is None else sentences.prefixes.shape[1])
+        asked += 0 if sentences.phrases is None else math.prod(sentences.phrases.tokens.shape[1:])
+        if asked:
+            most = max(most, asked + self._config.max_length_offset)
         how = self._config.beam(most) if self._config.method == "beam" else self._config.sampling(most)
         divides = len(sentences.inputs) % batch_shards(self._mesh) == 0
         place = batch_sharding(self._mesh) if divides else replicated(self._mesh)
-        found = jax.tree.map(np.asarray, self._search(self.params, jax.device_put(sentences, place), how))
+        found = jax.tree.map(np.asarray, self._search(self.params, jax.device_put(sentences, place), trie, how))
         if np.isnan(found.ranking[:count]).any():
             raise UserError(
                 "the model gives NaN: these parameters are broken; decode with --config.decode.checkpoint=STEP"
@@ -225,7 +297,7 @@ class Translator:
         target, hypotheses = self._tokenizers.target, []
         for row, n, log_prob, rank in zip(tokens, lengths, log_probs, ranking, strict=True):
             if n:
-                ids = row[:n].tolist()
+                ids = (turn_round(row[:n]) if self._right_to_left else row[:n]).tolist()
                 pieces = tuple(target.pieces(ids))
                 hypotheses.append(Hypothesis(target.decode(ids), pieces, float(log_prob), float(rank), tuple(ids)))
         return hypotheses
@@ -253,13 +325,3 @@ def source_batch(inputs):
     """The source's part of a batch from padded tokens [B, S], one sentence a row, padded at the end."""
     positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)
     return {"inputs": inputs, "input_segments": (inputs != PAD).astype(jnp.int32), "input_positions": positions}
-
-
-def cross_attention(model: nn.Module, params, batch):
-    """Attention of each target position over the source, [B, T, S], averaged over layers and heads; models sow it.
-
-    None for a model without attention over a source.
-    """
-    _, sown = model.apply({"params": params}, batch, train=False, mutable=["attention"])
-    weights = jax.tree.leaves(sown)
-    return sum(weights) / len(weights) if weights else None

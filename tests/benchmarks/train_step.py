@@ -26,20 +26,18 @@ import importlib.util
 import json
 import math
 import os
-import platform
 import runpy
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import contest
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs" / "multi30k" / "transformer_tiny.py"
+CONFIG = contest.ROOT / "configs" / "multi30k" / "transformer_tiny.py"
 WORKLOADS = ("fixed", "real")
 FIXED_ROWS, FIXED_LENGTH = 128, 20
 TORCH_BUCKETS = 16  # PyTorch compiles nothing, so many narrow buckets cost it nothing
@@ -100,7 +98,7 @@ def main() -> None:
     if importlib.util.find_spec("torch") is None:
         parser.error(f"PyTorch is missing and no dependency of this project: {sys.executable} -m pip install torch")
 
-    describe_machine()
+    contest.describe_machine(("jax", "torch"))
     with tempfile.TemporaryDirectory() as directory:
         make_workloads(arguments.data.resolve(), Path(directory))
         with contextlib.ExitStack() as stack:
@@ -115,36 +113,16 @@ def main() -> None:
 # ---- The race ----
 
 
-class Worker:
-    """A contestant's process. It works only between a request and its answer."""
+class Worker(contest.Contestant):
+    """A contestant's process, which runs steps of a workload."""
 
     def __init__(self, name: str, directory: Path):
-        # As from a fresh shell: nothing of ours that tunes threads or memory.
-        tuning = ("MALLOC_", "GLIBC_TUNABLES", "OMP_", "KMP_", "MKL_", "LD_PRELOAD", "XLA_FLAGS", "JAX_")
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(tuning)}
-        environment |= CONTESTANTS[name].environment
         command = [sys.executable, __file__, "--worker", name, str(directory)]
-        self.name = name
-        self._process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *error) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it ended before us, which `run` has reported
-            self._process.stdin.close()
-        self._process.wait()
+        super().__init__(f"train_step: {name}", command, CONTESTANTS[name].environment)
 
     def run(self, workload: str, steps: int) -> dict[str, float]:
         """Run some steps: {"steps", "tokens" (real target tokens), "seconds"}."""
-        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
-            print(json.dumps([workload, steps]), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
-        if not answer:
-            sys.exit(f"train_step: {self.name} ended with code {self._process.wait()}; its message stands above")
-        return json.loads(answer)
+        return self.ask([workload, steps])
 
 
 def race(workers: Mapping[str, Worker], rounds: int, seconds: float) -> dict[str, dict[str, list]]:
@@ -191,24 +169,6 @@ def print_table(workload: str, turns: Mapping[str, list]) -> None:
             f"| {CONTESTANTS[name].title} | {median:,.0f} | {min(rates[name]):,.0f} to {max(rates[name]):,.0f} "
             f"| {milliseconds:.0f} | {median / best['default']:.2f} | {median / best['tuned']:.2f} |"
         )
-
-
-def describe_machine() -> None:
-    """What the figures hold for: processor, versions, commit."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # Linux only
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        model = next((line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")), model)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "torch"))
-    commit = git("rev-parse", "--short", "HEAD") or "unknown"
-    changes = " with changes" if git("status", "--porcelain", "s2sjax", "configs", "tests/benchmarks") else ""
-    print(f"{model}, {len(os.sched_getaffinity(0))} cores")
-    print(f"Python {platform.python_version()}, {versions}, {'-'.join(platform.libc_ver())}; commit {commit}{changes}")
-
-
-def git(*arguments: str) -> str:
-    """What git prints about this repository; empty outside of one."""
-    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
 
 
 # ---- The workloads ----
@@ -285,21 +245,21 @@ def work(contestant: Contestant, directory: Path) -> None:
         from s2sjax.environment import restart_with_huge_pages
 
         restart_with_huge_pages()
-    # Libraries may print; answers go where the standard output was.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    answers = contest.reserve_answers()
     settings = json.loads((directory / "settings.json").read_text(encoding="utf-8"))
     with contextlib.ExitStack() as stack:
         if contestant.options is None:
             run = s2sjax_runner(settings, directory, stack)
         else:
             run = torch_runner(settings, directory, contestant.options)
-        for line in sys.stdin:
-            workload, steps = json.loads(line)
+
+        def respond(request: tuple[str, int]) -> dict[str, float]:
+            workload, steps = request
             began = time.perf_counter()
             tokens = run(workload, steps)
-            turn = {"steps": steps, "tokens": tokens, "seconds": time.perf_counter() - began}
-            print(json.dumps(turn), file=answers, flush=True)
+            return {"steps": steps, "tokens": tokens, "seconds": time.perf_counter() - began}
+
+        contest.serve(answers, respond)
 
 
 def torch_runner(settings: Mapping, directory: Path, options: Mapping[str, bool]) -> Run:

@@ -39,6 +39,8 @@ VARIANTS = {
             "mlp": "swiglu", "biases": False, "kv_heads": 1, "window": 5, "tied": False, "scan": True,
         },
         {"layers": 2, "positions": "alibi", "prefix": True, "experts": 3, "scan": True},
+        {"layers": 2, "positions": "learned", "prefix": True, "window": 3},
+        {"layers": 2, "positions": "relative", "remat": "full"},
     ],
     "rnn_seq2seq": [
         {"attention": "additive"},

@@ -12,9 +12,12 @@ from s2sjax import models, sharding
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.decode.stepping import reorder
+from s2sjax.nn.transformer import MOST_ANCHORED
 from s2sjax.ops.linear import Precision
+from s2sjax.tasks.forced import cross_attention
 from s2sjax.tasks.likelihood import logits, loss_sums
-from s2sjax.tasks.translate import cross_attention, source_batch
+from s2sjax.tasks.translate import source_batch
 from tests.contract.conftest import FIRST, SPLIT, TASKS, VOCAB, Task, bucketed, packed
 
 thorough = pytest.mark.thorough
@@ -108,27 +111,46 @@ def test_packing_is_invisible(subject):
 
 
 @thorough
-def test_permuting_hypotheses_permutes_outputs(subject):
-    """One gather over axis 1 of every cache leaf is all that search has to do."""
-    batch = bucketed()
+def test_hypotheses_that_change_places_at_every_step_keep_their_pasts(subject):
+    """`reorder` is all that search has to do: each hypothesis scores as if it had been alone."""
+    check_pasts(subject, width=3)
+
+
+@pytest.mark.thorough(families=("causal_lm",))
+def test_so_do_hypotheses_that_are_many(subject):
+    check_pasts(subject, width=MOST_ANCHORED + 1)
+
+
+def check_pasts(subject, width):
+    batch, steps, rng = bucketed(), 5, np.random.default_rng(0)
+    B = len(batch["inputs"])
+    chosen = rng.integers(4, VOCAB, (steps, B, width))
+    parents = rng.integers(0, width, (steps, B, width))
+    pasts = np.zeros((B, width, 0), int)
+    for tokens, order in zip(chosen, parents, strict=True):
+        pasts = np.concatenate([pasts, tokens[..., None]], axis=2)
+        last, pasts = pasts, np.take_along_axis(pasts, order[..., None], axis=1)
 
     @jax.jit
-    def run(params, permutation):
+    def run(params, inputs, chosen, parents):
         def method(name, *args, **kwargs):
             return subject.model.apply({"params": params}, *args, method=name, **kwargs)
 
-        memory = method("encode", source_batch(jnp.asarray(batch["inputs"])))
-        cache = method("init_cache", memory, width=3, max_len=6)
-        tokens = jnp.stack([jnp.full(8, t, jnp.int32) for t in (5, 9, 12)], axis=1)
-        _, cache = method("decode_step", tokens, cache, memory)
-        assert all(leaf.shape[:2] == (8, 3) for leaf in jax.tree.leaves(cache)), "every cache leaf leads with [B, K]"
-        cache = jax.tree.map(lambda leaf: leaf[:, permutation], cache)
-        return method("decode_step", tokens[:, permutation], cache, memory)[0]
+        memory = method("encode", source_batch(inputs))
+        cache = method("init_cache", memory, width=width, max_len=steps)
 
-    plain = np.asarray(run(subject.params, jnp.array([0, 1, 2])))
-    permuted = np.asarray(run(subject.params, jnp.array([2, 0, 1])))
-    np.testing.assert_allclose(permuted, plain[:, [2, 0, 1]], atol=1e-5 * np.abs(plain).max())
-    assert np.abs(plain[:, 0] - plain[:, 1]).max() > 1e-3
+        def step(cache, now):
+            tokens, order = now
+            logits, cache = method("decode_step", tokens, cache, memory)
+            return reorder(cache, order), logits
+
+        return jax.lax.scan(step, cache, (chosen, parents))[1][-1]
+
+    found = np.asarray(run(subject.params, batch["inputs"], jnp.asarray(chosen), jnp.asarray(parents)))
+    alone = {"inputs": np.repeat(batch["inputs"], width, axis=0), "decoder_inputs": last.reshape(B * width, steps)}
+    expected = stepped(subject, alone)[:, -1, 0].reshape(found.shape)
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+    assert np.abs(expected[:, 0] - expected[:, 1]).max() > 1e-3
 
 
 @thorough
@@ -202,6 +224,35 @@ def test_attention_rows_are_distributions_over_the_sentences_own_source(subject)
     real = batch["target_segments"] > 0
     np.testing.assert_allclose(weights[real].sum(axis=-1), 1, rtol=1e-4)
     np.testing.assert_array_equal(weights[real][~same[real]], 0)
+
+
+@thorough
+def test_attention_of_steps_is_that_of_teacher_forcing(subject):
+    batch = bucketed()
+    forced = jax.jit(lambda p, b: cross_attention(subject.model, p, b))(subject.params, batch)
+
+    @jax.jit
+    def run(params, inputs, tokens):
+        def method(name, *args, **kwargs):
+            return subject.model.apply({"params": params}, *args, method=name, **kwargs)
+
+        memory = method("encode", source_batch(inputs))
+        cache = method("init_cache", memory, width=2, max_len=tokens.shape[1])
+
+        def step(cache, tokens):
+            tokens = jnp.repeat(tokens[:, None], 2, axis=1)
+            (_, cache), sown = method("decode_step", tokens, cache, memory, mutable=["attention"])
+            weights = jax.tree.leaves(sown)
+            return cache, sum(weights) / max(len(weights), 1)
+
+        return jax.lax.scan(step, cache, tokens.T)[1]
+
+    if forced is None:
+        pytest.skip("no attention over a source")
+    weights = np.asarray(run(subject.params, batch["inputs"], batch["decoder_inputs"]))  # [T, B, K, S]
+    real = batch["target_segments"] > 0
+    for hypothesis in np.moveaxis(weights, (2, 0), (0, 2)):
+        np.testing.assert_allclose(hypothesis[real], np.asarray(forced)[real], atol=1e-5)
 
 
 @pytest.mark.thorough(families=("transformer", "rnn_seq2seq", "hmm"))

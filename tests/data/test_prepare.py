@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from s2sjax.data import prepare as preparation
 from s2sjax.data.config import DataConfig
-from s2sjax.data.prepare import Ragged, prepare, prepare_tokenizers, tokenize
+from s2sjax.data.prepare import Ragged, prepare, prepare_tokenizers, tokenize, turn_round
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
@@ -165,6 +165,32 @@ def test_a_killed_preparation_goes_on_from_its_finished_shards(data, monkeypatch
     assert all(description == "tokenising train" for description, _, _ in calls)
     assert_equal(resumed.splits["train"], untouched.splits["train"])
     assert not any(name.endswith((".npz", ".tmp")) for name in files(data))
+
+
+def test_targets_are_turned_round_after_they_are_tokenised_and_end_of_sentence_stays_last(data):
+    """With the same tokenizers, and beside what is kept of the other order."""
+    plain = prepare(data, CONFIG, ("train",))
+    other = prepare(dataclasses.replace(data, target_order="right_to_left"), CONFIG, ("train",), shard_size=SHARD)
+    assert other.tokenizers.target.to_bytes() == plain.tokenizers.target.to_bytes()
+    ours, theirs = other.splits["train"], plain.splits["train"]
+    assert ours.fingerprint != theirs.fingerprint
+    np.testing.assert_array_equal(ours.source.tokens, theirs.source.tokens)
+    for i in range(len(theirs)):
+        assert ours.target[i].tolist() == [*theirs.target[i][:-1][::-1], EOS]
+    assert_equal(prepare(data, CONFIG, ("train",)).splits["train"], theirs)
+
+
+@pytest.mark.parametrize("row", [[], [EOS], [5, EOS], [5, 6, 7, EOS]])
+def test_turning_round_twice_changes_nothing(row):
+    turned = turn_round(np.array(row))
+    assert turned[-1:].tolist() == row[-1:] and turn_round(turned).tolist() == row
+
+
+def test_a_target_order_that_cannot_be_is_refused(data):
+    with pytest.raises(UserError, match="data.target_order is 'rtl'; expected one of left_to_right, right_to_left"):
+        dataclasses.replace(data, target_order="rtl")
+    with pytest.raises(UserError, match="data.target_order is 'right_to_left', but data.source is empty"):
+        dataclasses.replace(data, target_order="right_to_left", source="")
 
 
 def test_a_spoiled_shard_is_made_again(data):

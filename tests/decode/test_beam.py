@@ -73,6 +73,7 @@ def test_the_widest_beam_finds_what_enumeration_finds(fields):
     [
         NARROW,
         BeamConfig(beam_size=2, nbest=2, max_len=8, length_penalty="power", alpha=1.5, stop="first"),
+        BeamConfig(beam_size=2, nbest=2, max_len=8, length_penalty="power", alpha=1.5, stop="present"),
         BeamConfig(beam_size=5, nbest=5, max_len=8, length_penalty="none"),
         BeamConfig(
             beam_size=6, nbest=6, max_len=6, length_penalty="sockeye", beta=1.0, brevity=1.0, groups=3, diversity=0.7
@@ -266,7 +267,8 @@ def test_candidates_by_blocks_equal_one_top_k_over_everything(vocabulary):
     def both(logits, live, forced, too_short):
         words = jax.nn.log_softmax(logits)
         totals = live[..., None] + force(words, forced, too_short, **special)
-        return best_candidates(logits, live, forced, width=2 * width, too_short=too_short, **special), words, totals
+        early = jnp.broadcast_to(too_short[:, None], live.shape)
+        return best_candidates(logits, live, forced, width=2 * width, too_short=early, **special), words, totals
 
     ((found, log_probs, parents, tokens), broken), words, totals = both(logits, live, forced, too_short)
     totals = np.asarray(totals).reshape(batch, -1)
@@ -329,7 +331,7 @@ def test_sentences_spread_over_devices_give_the_same():
         ({"alpha": -0.1}, "alpha is -0.1"),
         ({"brevity": -0.1}, "brevity is -0.1"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
-        ({"stop": "early"}, "expected one of bound, first, never"),
+        ({"stop": "early"}, "expected one of bound, first, never, present"),
         ({"groups": 2}, "beam_size 5 cannot be divided into 2 groups"),
         ({"diversity": 0.5}, "there is one group"),
         ({"alpha": math.nan}, "alpha is nan"),

@@ -137,6 +137,7 @@ def plain_beam_search(log_probs, vocabulary, config, limit, *, minimum=0, refere
             if len(pool) == W and (
                 config.stop == "first"
                 or (config.stop == "bound" and live and score(config, live[0][0], limit, reference) <= pool[-1][0])
+                or (config.stop == "present" and live and score(config, live[0][0], n, reference) <= pool[-1][0])
             ):
                 live = []
             newest.update(h[-1] for _, _, h in live)

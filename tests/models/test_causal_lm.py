@@ -80,7 +80,7 @@ def test_only_in_a_prefix_language_model_do_a_prompts_tokens_see_what_follows_in
     # With one block, keys and values say nothing of the context; the second block's do.
     model, params = build(prefix=prefix, layers=2)
     a, b = (memory(tokens)["layers"][1].value for tokens in (PROMPT, [*PROMPT[:-1], 15]))
-    assert (np.abs(a - b)[0, 0].max() > 1e-4) == prefix
+    assert (np.abs(a - b)[0, :, 0].max() > 1e-4) == prefix  # [B, G, S, C]
     a, b = (features(model, params, tokens, ANSWER) for tokens in (PROMPT, [*PROMPT[:-1], 15]))
     assert np.abs(a - b).max() > 1e-3
 

@@ -15,7 +15,7 @@ from s2sjax.nn.transformer import Positions
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision
 from s2sjax.sharding import path_name
-from s2sjax.tasks.translate import cross_attention
+from s2sjax.tasks.forced import cross_attention
 from tests.contract.conftest import VOCAB, bucketed, packed
 
 D = 16

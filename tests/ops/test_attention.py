@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax.ops.attention import dot_product_attention, masked_softmax, segment_mask, step_attention, window_mask
+from s2sjax.ops.attention import (
+    dot_product_attention,
+    masked_softmax,
+    segment_mask,
+    shared_attention,
+    step_attention,
+    window_mask,
+)
 
 RNG = np.random.default_rng(0)
 QUERY_SEGMENTS = np.array([[1, 1, 2, 2, 0], [1, 2, 3, 0, 0]])
@@ -66,9 +73,26 @@ def test_a_step_over_shared_and_own_keys_equals_a_float64_loop_over_all_of_them(
         query.reshape(B * K, 1, H, C), *everything, mask.reshape(B * K, 1, S + L),
         np.moveaxis(bias, 2, 1).reshape(B * K, H, 1, S + L), C**-0.5,
     ).reshape(B, K, H, C)  # fmt: skip
+    shared = [shared[0].transpose(0, 2, 3, 1), shared[1].swapaxes(1, 2)]
     query, key, value, bias, *shared = (jnp.array(x, jnp.float32) for x in (query, key, value, bias, *shared))
     got = step_attention(query, key, value, jnp.array(mask), shared=tuple(shared) if S else None, bias=bias)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("G", [4, 2], ids="{} heads of keys".format)
+@pytest.mark.parametrize("sizes", [(7,), (3, 4), (0, 7)], ids=str)
+def test_a_step_over_keys_that_nobody_owns_equals_a_float64_loop(G, sizes):
+    B, K, S, H, C = 2, 3, 7, 4, 8
+    query, key, value = (RNG.normal(size=shape) for shape in ((B, K, H, C), (B, S, G, C), (B, S, G, C)))
+    mask, bias = RNG.random((B, K, S)) < 0.6, RNG.normal(size=(B, H, K, S))
+    expected = loop(query, key, value, mask, bias, C**-0.5)
+    key, value = key.transpose(0, 2, 3, 1), value.swapaxes(1, 2)
+    parts = [np.split(key, [sizes[0]], axis=3), np.split(value, [sizes[0]], axis=2)]
+    parts = [tuple(jnp.array(x, jnp.float32) for x in part) for part in zip(*parts, strict=True)][: len(sizes)]
+    query, bias = jnp.array(query, jnp.float32), jnp.array(bias, jnp.float32)
+    got, weights = shared_attention(query, parts, jnp.array(mask), bias=bias)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(weights.sum(axis=-1), np.broadcast_to(mask.any(-1)[:, None], (B, H, K)), rtol=1e-6)
 
 
 def test_grouped_queries_do_not_repeat_keys():

@@ -8,7 +8,8 @@ import pytest
 
 from s2sjax.api import Mixture, Output
 from s2sjax.ops.linear import Precision
-from s2sjax.tasks.likelihood import logits, loss_sums, sentence_log_probs
+from s2sjax.tasks.likelihood import logits, loss_sums
+from s2sjax.tasks.scorers import Single
 
 B, T, D, V = 3, 4, 5, 7
 KEYS = jax.random.split(jax.random.key(0), 4)
@@ -61,8 +62,8 @@ def test_every_kind_of_output_has_a_loss_and_sentence_probabilities(name):
     assert float(sums.loss) == pytest.approx(-expected.sum(), rel=1e-5)
     assert float(sums.nll) == pytest.approx(-expected.sum(), rel=1e-5)
     assert float(sums.weight) == 7
-    got = sentence_log_probs(Answers(name), {}, BATCH, precision=Precision.FLOAT32)
-    np.testing.assert_allclose(got, expected.sum(axis=1), rtol=1e-5)
+    got = Single(Answers(name), Precision.FLOAT32).token_log_probs({}, BATCH)
+    np.testing.assert_allclose(got * BATCH["weights"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

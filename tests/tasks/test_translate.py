@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,11 +13,13 @@ from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.units import CharTokenizer
+from s2sjax.decode.penalty import LEAST_COVERAGE
 from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
 from s2sjax.tasks.decoding import DecodeConfig
-from s2sjax.tasks.likelihood import sentence_log_probs
-from s2sjax.tasks.translate import Translator
+from s2sjax.tasks.forced import cross_attention
+from s2sjax.tasks.scorers import Single
+from s2sjax.tasks.translate import Positions, Translator
 from s2sjax.vocabulary import EOS
 from tests.tiny import compiling_once
 
@@ -59,7 +62,8 @@ def params(model):
 def translator(model, params, **fields):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     config = dataclasses.replace(BASE, **fields)
-    return Translator(model, params, TokenizerPair(TOKENIZER, TOKENIZER), config, max_source_length=20, mesh=mesh)
+    scorer = Single(model, Precision.FLOAT32)
+    return Translator(scorer, params, TokenizerPair(TOKENIZER, TOKENIZER), config, max_source_length=20, mesh=mesh)
 
 
 def split(sources, targets):
@@ -76,7 +80,8 @@ def test_scores_are_teacher_forcings_and_nothing_depends_on_the_batch(model, par
     pairs = [(source, h) for source, found in zip(SOURCES, together, strict=True) for h in found]
     rows = split([source for source, _ in pairs], [h.ids for _, h in pairs])
     batch = assemble(PlannedBatch(Shape(len(pairs), 8, 16), np.arange(len(pairs)), np.arange(len(pairs))), rows)
-    score = jax.jit(lambda p, b: sentence_log_probs(model, p, b, precision=Precision.FLOAT32))
+    scorer = Single(model, Precision.FLOAT32)
+    score = jax.jit(lambda p, b: jnp.sum(scorer.token_log_probs(p, b) * b["weights"], axis=1))
     np.testing.assert_allclose([h.score for _, h in pairs], score(params, batch), atol=1e-4)
 
     shuffled = dict(zip(SOURCES[::-1], search(SOURCES[::-1]), strict=True))
@@ -120,6 +125,44 @@ def test_outputs_begin_with_their_prefixes_and_prefixes_count(model, params):
     assert [h.ids for h in alone] == [h.ids for h in forced[0]]
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["", "expanded late"])
+def test_the_coverage_penalty_is_that_of_teacher_forcings_attention(model, params, late):
+    search = translator(model, params, nbest=3, coverage=0.3, alpha=0.5, expand_late=late)
+    found = search(SOURCES)
+    pairs = [(source, h) for source, hypotheses in zip(SOURCES, found, strict=True) for h in hypotheses]
+    rows = split([source for source, _ in pairs], [h.ids for _, h in pairs])
+    batch = assemble(PlannedBatch(Shape(len(pairs), 8, 16), np.arange(len(pairs)), np.arange(len(pairs))), rows)
+    attention = np.asarray(jax.jit(lambda p, b: cross_attention(model, p, b))(params, batch))
+    for (source, h), weights in zip(pairs, attention, strict=True):
+        covered = weights[: len(h.ids), : len(source) + 1].sum(axis=0)
+        expected = h.score / ((5 + len(h.ids)) / 6) ** 0.5 + 0.3 * np.log(np.clip(covered, LEAST_COVERAGE, 1)).sum()
+        np.testing.assert_allclose(h.ranking_score, expected, atol=1e-4)
+    plain = translator(model, params, nbest=3, alpha=0.5)(SOURCES)
+    assert [[h.ids for h in hypotheses] for hypotheses in found] != [[h.ids for h in hs] for hs in plain]
+
+
+def test_outputs_contain_their_phrases_whatever_is_beside_them(model, params):
+    phrases = [["fed"], [], ["ab", "ba"], ["hh", "g"], ["e"], [" "], ["dd"]]
+    search = translator(model, params, beam_size=8, nbest=2)
+    free, forced = search(SOURCES), search(SOURCES, phrases=phrases)
+    for wanted, found, unforced in zip(phrases, forced, free, strict=True):
+        assert found and all(phrase in h.text for h in found for phrase in wanted if phrase.strip())
+        if not any(phrase.strip() for phrase in wanted):
+            assert [h.ids for h in found] == [h.ids for h in unforced]
+    alone = search(SOURCES[2:3], phrases=phrases[2:3])[0]
+    assert [h.ids for h in alone] == [h.ids for h in forced[2]]
+
+
+@pytest.mark.parametrize("way", [{"nbest": 3}, WAYS["sampling"]], ids=["beam", "sampling"])
+def test_outputs_are_among_the_choices(model, params, way):
+    choices = ["abba", "h", "deaf", "cabbage" * 2]
+    search = translator(model, params, **way)
+    for found in search(SOURCES, choices=choices):
+        assert found and all(h.text in choices for h in found)
+    with pytest.raises(UserError, match="trie 0 has no sequences"):
+        search(SOURCES, choices=[" "])
+
+
 def test_where_nothing_meets_the_constraints_there_is_nothing_and_it_is_counted(model, params):
     search = translator(model, params, forbidden=("</s>",))
     assert search(["abc", "", "h"])[0] == [] and search.unmet == 2
@@ -145,7 +188,8 @@ def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
     """Neither is what is read: sources are cut, and counted."""
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     pair = TokenizerPair(TOKENIZER, TOKENIZER)
-    short = Translator(model, params, pair, BASE, max_source_length=20, mesh=mesh, position_limit=6)
+    scorer = Single(model, Precision.FLOAT32)
+    short = Translator(scorer, params, pair, BASE, max_source_length=20, mesh=mesh, positions=[Positions(6)])
     found = short([*SOURCES, "abcdefgh"])
     assert all(len(h.ids) <= 6 for hypotheses in found for h in hypotheses) and short.truncated == 3
     assert max(len(row) for row in short.source_rows(["abcdefgh"])) == 6
@@ -158,8 +202,9 @@ def test_a_language_models_prompt_and_answer_fit_into_its_positions_together():
     batch = assemble(PlannedBatch(Shape(1, 4, 4), np.arange(1), np.arange(1)), split(["a"], [[5, EOS]]))
     params = jax.jit(lambda key, batch: model.init(key, batch, train=False))(jax.random.key(0), batch)["params"]
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    settings = {"max_source_length": 20, "mesh": mesh, "position_limit": 10, "one_sequence": True}
-    search = Translator(model, params, TokenizerPair(TOKENIZER, TOKENIZER), BASE, **settings)
+    settings = {"max_source_length": 20, "mesh": mesh, "positions": [Positions(10, one_sequence=True)]}
+    scorer = Single(model, Precision.FLOAT32)
+    search = Translator(scorer, params, TokenizerPair(TOKENIZER, TOKENIZER), BASE, **settings)
     sources = ["a", "abcdef", "abcdefghabcdefgh"]
     for row, found in zip(search.source_rows(sources), search(sources), strict=True):
         assert found and all(len(row) + len(h.ids) <= 10 and np.isfinite(h.score) for h in found)

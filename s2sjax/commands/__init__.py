@@ -1,0 +1,6 @@
+"""The commands: each is a module here whose `run` takes its arguments and returns an exit status.
+
+They are named here, not imported, so that help and a mistyped command are answered before JAX is loaded.
+"""
+
+COMMANDS = ("train", "decode", "evaluate", "score", "rerank", "average", "align", "tag")

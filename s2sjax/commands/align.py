@@ -1,0 +1,84 @@
+"""`s2sjax align`: which words of given pairs belong together, by the attention of forced decoding."""
+
+import contextlib
+import json
+from pathlib import Path
+
+from s2sjax.commands.opening import open_run
+from s2sjax.config import choose
+from s2sjax.errors import UserError
+from s2sjax.flags import parse
+from s2sjax.plots import attention_map
+from s2sjax.report import progress
+from s2sjax.streams import read_lines, reading, writing
+from s2sjax.tasks.word_alignment import Alignment
+
+_TOGETHER = 512
+"""Pairs whose attention is kept at a time."""
+
+
+def run(argv: list[str]) -> int:
+    values = parse(
+        argv,
+        {
+            "workdir": None, "source": None, "target": None, "output": "-", "format": "pharaoh", "layer": "all",
+            "plot": "",
+        },
+    )  # fmt: skip
+    choose(values["format"], ("pharaoh", "jsonl"), "--format")
+    layer = _layer(values["layer"])
+    with contextlib.ExitStack() as stack:
+        names = (values["source"], values["target"])
+        if names == ("-", "-"):
+            raise UserError("--source and --target are both -, but standard input can be one of them; give a file")
+        sources, targets = (list(read_lines(stack.enter_context(reading(name)), name)) for name in names)
+        if len(sources) != len(targets):
+            raise UserError(
+                f"{names[0]} has {len(sources)} lines and {names[1]} has {len(targets)}; line N of one must belong to "
+                "line N of the other"
+            )
+        opened = open_run(values)
+        opened.align([], [], layer=layer)  # a run that cannot align says so before anything is written
+        output = stack.enter_context(writing(values["output"]))
+        advance = stack.enter_context(progress("aligning", len(sources)))
+        for first in range(0, len(sources), _TOGETHER):
+            pairs = (sources[first : first + _TOGETHER], targets[first : first + _TOGETHER])
+            aligned = opened.align(*pairs, layer=layer, progress=advance)
+            for number, (source, target, alignment) in enumerate(zip(*pairs, aligned, strict=True), start=first + 1):
+                output.write(_format(source, target, alignment, values["format"]))
+                if values["plot"] and alignment.links:
+                    _plot(alignment, Path(values["plot"]) / f"attention_{number}.png")
+            output.flush()
+    return 0
+
+
+def _layer(text: str) -> int | None:
+    if text == "all":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"--layer is '{text}': expected all, or a number: 1 is the lowest layer, -1 the highest"
+        ) from None
+
+
+def _format(source: str, target: str, alignment: Alignment, kind: str) -> str:
+    if kind == "pharaoh":
+        return alignment.pharaoh() + "\n"
+    record = {
+        "source": source,
+        "target": target,
+        "alignment": alignment.links,
+        "source_tokens": alignment.source_tokens,
+        "target_tokens": alignment.target_tokens,
+        "attention": alignment.rounded(),
+    }
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _plot(alignment: Alignment, path: Path) -> None:
+    try:
+        attention_map(alignment.source_tokens, alignment.target_tokens, alignment.attention, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error

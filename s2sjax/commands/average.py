@@ -1,0 +1,38 @@
+"""`s2sjax average`: several checkpoints of a run, averaged into a run of its own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from s2sjax import environment
+from s2sjax.average import average
+from s2sjax.errors import UserError
+from s2sjax.experiment import resolve
+from s2sjax.flags import parse
+
+Number = TypeVar("Number", int, float)
+
+
+def run(argv: list[str]) -> int:
+    values = parse(argv, {"workdir": None, "output": None, "last": "", "best": "", "ema": ""})
+    environment.configure_jax()
+    experiment = resolve(values["config"])
+    made = average(
+        Path(values["workdir"]), Path(values["output"]), experiment=experiment,
+        last=_number(values, "last", int), best=_number(values, "best", int), ema=_number(values, "ema", float),
+    )  # fmt: skip
+    averaged = "parameters"
+    if made.parameters == "ema":
+        averaged = f"moving average of the parameters (config.train.ema_decay={experiment.train.ema_decay:g})"
+    print(f"{values['output']}: the {averaged} of {made.workdir}, {made.rule}:")
+    for step, share in made.weights.items():
+        print(f"  step {step}: {share:.4g}")
+    return 0
+
+
+def _number(values: dict, name: str, kind: Callable[[str], Number]) -> Number | None:
+    try:
+        return kind(values[name]) if values[name] else None
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise UserError(f"--{name} is '{values[name]}', expected {expected}") from None

@@ -1,0 +1,110 @@
+"""`s2sjax decode`: text in, the best hypotheses out, in the order of the lines."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from s2sjax.commands.opening import open_run
+from s2sjax.config import choose
+from s2sjax.errors import UserError
+from s2sjax.flags import parse
+from s2sjax.report import progress
+from s2sjax.run import Run
+from s2sjax.streams import count_lines, read_lines, reading, windows, writing
+from s2sjax.tasks.details import Details
+from s2sjax.tasks.translate import Hypothesis, best_text
+
+_TOGETHER = 256
+"""Lines whose attention is kept at a time."""
+
+
+def run(argv: list[str]) -> int:
+    values = parse(
+        argv,
+        {
+            "workdir": None, "input": "-", "output": "-", "format": "text", "details": "none", "prefix": "",
+            "phrases": "", "choices": "", "ensemble": "",
+        },
+    )  # fmt: skip
+    choose(values["format"], ("text", "jsonl"), "--format")
+    choose(values["details"], ("none", "tokens", "attention"), "--details")
+    if values["details"] != "none" and values["format"] == "text":
+        raise UserError(f"--details={values['details']} has no place in plain text; give --format=jsonl too")
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(reading(values["input"]))
+        beside = {name: _beside(values, name, stack) for name in ("prefix", "phrases", "choices")}
+        choices = beside.pop("choices")
+        opened = open_run(values)
+        output = stack.enter_context(writing(values["output"]))
+        done = 0
+        advance = stack.enter_context(progress("decoding", count_lines(values["input"])))
+        for lines in windows(read_lines(source, values["input"])):
+            for name, listed in beside.items():
+                if listed is not None and len(listed) < done + len(lines):
+                    raise UserError(f"{values[name]} has only {len(listed)} lines; each source needs one")
+            prefixes, phrases = (listed and listed[done : done + len(lines)] for listed in beside.values())
+            wanted = None if phrases is None else [line.split("\t") for line in phrases]
+            found = opened.decode(lines, prefixes=prefixes, phrases=wanted, choices=choices, progress=advance)
+            if values["format"] == "text":
+                output.writelines(best_text(hypotheses).replace("\n", " ") + "\n" for hypotheses in found)
+            else:
+                output.writelines(_records(opened, lines, found, values["details"]))
+            output.flush()
+            done += len(lines)
+    for name, listed in beside.items():
+        if listed is not None and done < len(listed):
+            raise UserError(f"{values[name]} has {len(listed)} lines, but there were only {done} sources")
+    if opened.translator.truncated:
+        limit = opened.translator.max_source_length
+        print(
+            f"s2sjax: {opened.translator.truncated} of {done} sources were longer than config.data.max_source_length "
+            f"{limit} tokens and were cut there",
+            file=sys.stderr,
+        )
+    if opened.translator.unmet:
+        print(
+            f"s2sjax: for {opened.translator.unmet} of {done} sources nothing was found that meets the constraints; "
+            "their lines are empty (try a wider config.decode.beam_size)",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def _beside(values: dict, name: str, stack: contextlib.ExitStack) -> list[str] | None:
+    """The lines of the file that this option names."""
+    path = values[name]
+    if path == "-":
+        raise UserError(f"--{name} is -, but standard input holds the sources; give it a file")
+    return list(read_lines(stack.enter_context(reading(path)), path)) if path else None
+
+
+def _records(run: Run, lines: Sequence[str], found: Sequence[Sequence[Hypothesis]], wanted: str) -> Iterator[str]:
+    """A line of JSON for each source and its hypotheses."""
+    for first in range(0, len(lines), _TOGETHER):
+        sources, listed = lines[first : first + _TOGETHER], found[first : first + _TOGETHER]
+        explained: Sequence[Sequence[Details | None]] = [[None] * len(hypotheses) for hypotheses in listed]
+        if wanted != "none":
+            explained = run.explain(sources, listed)
+        for source, hypotheses, details in zip(sources, listed, explained, strict=True):
+            entries = [_entry(h, d, wanted) for h, d in zip(hypotheses, details, strict=True)]
+            yield json.dumps({"source": source, "hypotheses": entries}, ensure_ascii=False) + "\n"
+
+
+def _entry(h: Hypothesis, details: Details | None, wanted: str) -> dict[str, Any]:
+    entry = {"text": h.text, "tokens": h.tokens, "score": h.score, "ranking_score": h.ranking_score, "ids": h.ids}
+    if details is None:
+        return entry
+    alignment = details.alignment
+    entry |= {
+        "token_log_probs": [round(x, 6) for x in details.token_log_probs],
+        "scores": details.scores,
+        "alignment": alignment and alignment.links,
+    }
+    if wanted == "attention":
+        entry |= {
+            "source_tokens": alignment and alignment.source_tokens,
+            "attention": alignment and alignment.rounded(),
+        }
+    return entry

@@ -1,0 +1,20 @@
+"""`s2sjax evaluate`: loss and metrics of a split, as a table and as a file."""
+
+from s2sjax.commands.opening import open_run
+from s2sjax.flags import parse
+from s2sjax.report import align
+
+
+def run(argv: list[str]) -> int:
+    values = parse(argv, {"workdir": None, "split": "test", "ensemble": ""})
+    opened = open_run(values)
+    results = opened.evaluate(values["split"])
+    rows = [(name, _shown(value)) for name, value in results.items()]
+    print(f"{values['workdir']}, {values['split']}:", *align(rows), sep="\n  ")
+    return 0
+
+
+def _shown(value: float | str) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"

@@ -1,0 +1,12 @@
+"""A run, opened as the flags of a command say."""
+
+from s2sjax import environment
+from s2sjax.experiment import resolve
+from s2sjax.run import Run, load
+
+
+def open_run(values: dict) -> Run:
+    """The run in `--workdir`, together with those that `--ensemble` names, if the command has it and it is given."""
+    environment.configure_jax()
+    others = [name for name in values.get("ensemble", "").split(",") if name]
+    return load(values["workdir"], experiment=resolve(values["config"]), ensemble=others)

@@ -1,0 +1,135 @@
+"""`s2sjax rerank`: hypotheses that decode wrote in another order, by minimum Bayes risk or by what more runs say."""
+
+import contextlib
+import json
+import math
+from collections.abc import Sequence
+
+from s2sjax import environment
+from s2sjax.commands.records import read_record
+from s2sjax.config import choose
+from s2sjax.errors import UserError
+from s2sjax.flags import USAGE, parse
+from s2sjax.report import progress
+from s2sjax.run import load
+from s2sjax.streams import count_lines, read_lines, reading, windows, writing
+from s2sjax.tasks.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank
+from s2sjax.tasks.risk import UTILITIES
+from s2sjax.tasks.translate import Hypothesis
+
+_TOGETHER = 256
+"""Sources whose hypotheses are scored together."""
+
+
+def run(argv: list[str]) -> int:
+    values = parse(
+        argv,
+        {
+            "input": "-", "output": "-", "format": "text", "utility": "", "weights": "", "runs": "", "channel": "",
+            "original": "", "normalize": "",
+        },
+    )  # fmt: skip
+    choose(values["format"], ("text", "jsonl"), "--format")
+    judges = _judges(values)
+    original = _weight(values["original"] or "1", "--original")
+    with contextlib.ExitStack() as stack:
+        lines = read_lines(stack.enter_context(reading(values["input"])), values["input"])
+        output = stack.enter_context(writing(values["output"]))
+        advance = stack.enter_context(progress("reranking", count_lines(values["input"])))
+        name = "standard input" if values["input"] == "-" else values["input"]
+        done = 0
+        for window in windows(lines):
+            for first in range(0, len(window), _TOGETHER):
+                read = [
+                    read_record(line, name, done + number)
+                    for number, line in enumerate(window[first : first + _TOGETHER], start=1)
+                ]
+                found: list[list[Hypothesis]] = [hypotheses for _, hypotheses in read]
+                if values["utility"]:
+                    weights = values["weights"] or "uniform"
+                    ranked = minimum_bayes_risk(found, utility=values["utility"], weights=weights)
+                else:
+                    sources = [record["source"] for record, _ in read]
+                    normalize = values["normalize"] == "length"
+                    ranked = rerank(sources, found, judges, original=original, normalize=normalize)
+                for (record, _), order in zip(read, ranked, strict=True):
+                    output.write(_format(record, order, values["format"]))
+                output.flush()
+                done += len(read)
+                advance(len(read))
+    return 0
+
+
+def _format(record: dict, ranked: Sequence[Ranked], kind: str) -> str:
+    """A line for a source: the best hypothesis's text, or all of them with what the record said of each."""
+    if kind == "text":
+        return (ranked[0].hypothesis.text if ranked else "").replace("\n", " ") + "\n"
+    hypotheses = [
+        record["hypotheses"][r.place] | {"ranking_score": r.hypothesis.ranking_score, "components": r.components}
+        for r in ranked
+    ]
+    return json.dumps(record | {"hypotheses": hypotheses}, ensure_ascii=False) + "\n"
+
+
+def _judges(values: dict[str, str]) -> list[Judge]:
+    """The runs that are to judge, opened; none for minimum Bayes risk.
+
+    Raises:
+        UserError: the flags do not go together, or name no runs that can judge.
+    """
+    named = values["runs"] or values["channel"]
+    if bool(values["utility"]) == bool(named):
+        raise UserError(
+            f"choose one: --utility={'|'.join(UTILITIES)} for minimum Bayes risk, or --runs=DIR:WEIGHT,... and "
+            f"--channel=DIR:WEIGHT,... for the scores of more runs\n\n{USAGE}"
+        )
+    if values["utility"]:
+        choose(values["utility"], UTILITIES, "--utility")
+    for name, choices, beside in (
+        ("weights", ("uniform", "model"), "utility"),
+        ("normalize", ("none", "length"), "runs"),
+        ("original", (), "runs"),
+    ):
+        if values[name] and bool(named) == (beside == "utility"):
+            raise UserError(f"--{name} goes with --{beside}, which is not given\n\n{USAGE}")
+        if values[name] and choices:
+            choose(values[name], choices, f"--{name}")
+    if not named:
+        return []
+    environment.configure_jax()
+    return [
+        _judge(entry, channel=flag == "channel")
+        for flag in ("runs", "channel")
+        for entry in values[flag].split(",")
+        if entry
+    ]
+
+
+def _judge(entry: str, *, channel: bool) -> Judge:
+    """The run that `DIR:WEIGHT` names; what it says of hypotheses, its config knows, but not that it is a channel."""
+    directory, colon, weight = entry.rpartition(":")
+    if not colon:
+        raise UserError(f"'{entry}' has no weight: runs are written DIR:WEIGHT, as in {entry}:0.5")
+    share = _weight(weight, f"the weight of {directory}")
+    opened = load(directory)
+    data = opened.experiment.data
+    if len(data.pairs) > 1:
+        raise UserError(
+            f"{directory} knows several pairs of languages, and which one is meant cannot be said here; from Python, "
+            "s2sjax.load takes a config of one pair, and s2sjax.tasks.rerank the run"
+        )
+    if channel and not data.source:
+        raise UserError(
+            f"{directory} is a language model, and has no source to score: name it in --runs, for the log-probability "
+            "of the hypotheses"
+        )
+    kind = Kind.CHANNEL if channel else Kind.FORWARD if data.source else Kind.LANGUAGE_MODEL
+    shown = "right_to_left" if kind == Kind.FORWARD and data.right_to_left else kind.value
+    return Judge(f"{shown}:{directory}", opened, kind, share)
+
+
+def _weight(text: str, name: str) -> float:
+    with contextlib.suppress(ValueError):
+        if math.isfinite(weight := float(text)):
+            return weight
+    raise UserError(f"{name} is '{text}', expected a number")

@@ -1,0 +1,52 @@
+"""`s2sjax score`: the log-probability of given targets, or of hypotheses that decode wrote."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from s2sjax.commands.opening import open_run
+from s2sjax.commands.records import read_record
+from s2sjax.errors import UserError
+from s2sjax.flags import USAGE, parse
+from s2sjax.report import progress
+from s2sjax.streams import read_lines, reading, writing
+from s2sjax.tasks.translate import Hypothesis
+
+
+def run(argv: list[str]) -> int:
+    values = parse(
+        argv, {"workdir": None, "source": "", "target": "", "hypotheses": "", "output": "-", "ensemble": ""}
+    )  # fmt: skip
+    wanted = ("hypotheses",) if values["hypotheses"] else ("source", "target")
+    if not (values["hypotheses"] or values["config"].data.source):
+        wanted = ("target",)  # of a language model of plain text
+    for name in ("source", "target", "hypotheses"):
+        if (name in wanted) != bool(values[name]):
+            raise UserError(
+                f"--{name} is {'missing' if name in wanted else 'not read beside --' + wanted[-1]}\n\n{USAGE}"
+            )
+    with contextlib.ExitStack() as stack:
+        read = [list(read_lines(stack.enter_context(reading(values[name])), values[name])) for name in wanted]
+        if values["hypotheses"]:
+            pairs: list[tuple[str, str | Hypothesis]] = list(_hypotheses(read[0], values["hypotheses"]))
+        elif len(wanted) == 1:
+            pairs = [("", target) for target in read[0]]
+        elif len(read[0]) == len(read[1]):
+            pairs = list(zip(*read, strict=True))
+        else:
+            raise UserError(
+                f"{values['source']} has {len(read[0])} lines and {values['target']} has {len(read[1])}; "
+                "line N of one must belong to line N of the other"
+            )
+        opened = open_run(values)
+        output = stack.enter_context(writing(values["output"]))
+        advance = stack.enter_context(progress("scoring", len(pairs)))
+        for score in opened.score([source for source, _ in pairs], [target for _, target in pairs], progress=advance):
+            output.write(f"{score:.6f}\n")
+    return 0
+
+
+def _hypotheses(lines: Sequence[str], path: str) -> Iterator[tuple[str, Hypothesis]]:
+    """The pairs of source and hypothesis in what `decode --format=jsonl` wrote."""
+    for number, line in enumerate(lines, start=1):
+        record, hypotheses = read_record(line, path, number)
+        yield from ((record["source"], hypothesis) for hypothesis in hypotheses)

@@ -1,0 +1,33 @@
+"""`s2sjax tag`: the hidden states of a hidden Markov model for every token of every line, by Viterbi."""
+
+import contextlib
+import json
+
+from s2sjax.commands.opening import open_run
+from s2sjax.config import choose
+from s2sjax.flags import parse
+from s2sjax.report import progress
+from s2sjax.streams import count_lines, read_lines, reading, windows, writing
+
+
+def run(argv: list[str]) -> int:
+    values = parse(argv, {"workdir": None, "input": "-", "output": "-", "format": "text"})
+    choose(values["format"], ("text", "jsonl"), "--format")
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(reading(values["input"]))
+        opened = open_run(values)
+        opened.tag([])  # a run that cannot tag says so before anything is written
+        output = stack.enter_context(writing(values["output"]))
+        advance = stack.enter_context(progress("tagging", count_lines(values["input"])))
+        for lines in windows(read_lines(source, values["input"])):
+            for line, tagged in zip(lines, opened.tag(lines, progress=advance), strict=True):
+                output.write(_format(line, tagged, values["format"]))
+            output.flush()
+    return 0
+
+
+def _format(line: str, tagged: list[tuple[str, int]], kind: str) -> str:
+    tokens, states = zip(*tagged, strict=True)
+    if kind == "text":
+        return " ".join(map(str, states[:-1])) + "\n"  # without end-of-sentence's: a number for every token of the line
+    return json.dumps({"text": line, "tokens": tokens, "states": states}, ensure_ascii=False) + "\n"

@@ -1,0 +1,145 @@
+"""Teacher forcing over pairs that are known: the log-probability of every token, and attention over the source.
+
+Row t of an attention matrix belongs to the decoder position that predicts token t and has read the tokens before it.
+That holds for every family: the Transformer's position t, the RNN's state after token t - 1, which asks for the context
+that predicts token t, and GNMT's bottom layer, whose context the layers above read at the same step.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from s2sjax.api import Batch
+from s2sjax.data.examples import assemble
+from s2sjax.data.plan import PlannedBatch, Shape
+from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
+from s2sjax.errors import UserError
+from s2sjax.tasks.scorers import Scorer
+from s2sjax.tasks.translate import padded_length
+from s2sjax.vocabulary import EOS
+
+Layers = tuple[tuple[int, ...], ...]
+"""Which layers' attention is looked at, of each of a scorer's models, counted from 0 at the bottom."""
+
+
+class Forced(NamedTuple):
+    """What teacher forcing says of a batch, in arrays of jax; or of one pair, in numpy's, without B and padding."""
+
+    log_probs: Any
+    """[B, T] float32, nats, end-of-sentence counted; 0 where the batch's weights are."""
+    attention: Any
+    """[B, T, S] float32, rows that sum to 1; None if no layer was looked at."""
+
+
+@functools.partial(jax.jit, static_argnames=("scorer", "layers"))
+def force(scorer: Scorer, params, batch: Batch, *, layers: Layers = ()) -> Forced:
+    """One forward pass over a batch with one segment a row.
+
+    Args:
+        layers: attention is averaged over those of each model, and then over the models that have any.
+    """
+    if not any(layers):
+        return Forced(scorer.token_log_probs(params, batch) * batch["weights"], None)
+    log_probs, watched = scorer.watched_log_probs(params, batch)
+    means = [sum(own[i] for i in chosen) / len(chosen) for own, chosen in zip(watched, layers, strict=True) if chosen]
+    return Forced(log_probs * batch["weights"], sum(means) / len(means))
+
+
+def cross_attention(model: nn.Module, params, batch: Batch):
+    """Attention of each target position over the source, [B, T, S], averaged over layers and heads; models sow it.
+
+    None for a model without attention over a source.
+    """
+    _, sown = model.apply({"params": params}, batch, train=False, mutable=["attention"])
+    weights = jax.tree.leaves(sown)
+    return sum(weights) / len(weights) if weights else None
+
+
+def attention_layers(scorer: Scorer, params) -> tuple[int, ...]:
+    """How many layers of each of a scorer's models attend to the source. Nothing is computed."""
+    row = Ragged.from_rows([np.array([EOS])])
+    batch = assemble(PlannedBatch(Shape(1, 1, 1), np.arange(1), np.arange(1)), TokenizedSplit(row, row, fingerprint=""))
+    _, watched = jax.eval_shape(scorer.watched_log_probs, params, batch)
+    return tuple(map(len, watched))
+
+
+def choose_layers(layer: int | None, counts: Sequence[int]) -> Layers:
+    """One layer of each model that has any, or all of them.
+
+    Args:
+        layer: 1 is the lowest, -1 the highest, None all.
+        counts: as `attention_layers` gives them.
+
+    Raises:
+        UserError: there is no such layer.
+    """
+    if layer is None:
+        return tuple(tuple(range(count)) for count in counts)
+    for count in filter(None, counts):
+        if not 1 <= abs(layer) <= count:
+            raise UserError(
+                f"layer {layer} is asked for, but the model's layers that attend to the source are 1, the lowest, to "
+                f"{count}, or counted from the highest -1 to -{count}"
+            )
+    return tuple((layer - 1 if layer > 0 else count + layer,) if count else () for count in counts)
+
+
+def forced_pairs(
+    scorer: Scorer,
+    params,
+    split: TokenizedSplit,
+    *,
+    layers: Layers = (),
+    batch_size: int,
+    right_to_left: bool = False,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Forced]:
+    """What teacher forcing says of each pair, in their order: `log_probs` [n] and `attention` [n, S].
+
+    Tokens that are only given, at the beginning of a target, are left out.
+
+    Args:
+        right_to_left: the models write a target's last token first. The split's targets, and what is said of their
+            tokens, are in reading order all the same.
+    """
+    copied: Callable[[np.ndarray], np.ndarray] = np.copy  # or the padding would stay in memory
+    if right_to_left:
+        copied = turn_round
+        rows = [turn_round(split.target[i]) for i in range(len(split))]
+        split = dataclasses.replace(split, target=Ragged.from_rows(rows))
+    pairs: list[Forced] = [Forced(np.zeros(0, np.float32), None)] * len(split)
+    for examples, batch in batches(split, batch_size):
+        forced = jax.tree.map(np.asarray, force(scorer, params, batch, layers=layers))
+        for row, example in enumerate(examples):
+            first = 0 if split.given is None else int(split.given[example])
+            predicted = slice(first, int(split.target.lengths[example]))
+            attention = None
+            if forced.attention is not None:
+                attention = copied(forced.attention[row, predicted, : split.source.lengths[example]])
+            pairs[example] = Forced(copied(forced.log_probs[row, predicted]), attention)
+        progress(len(examples))
+    return pairs
+
+
+def batches(split: TokenizedSplit, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """The numbers of some examples and their batch, until all have come; the shapes are few, as in translation.
+
+    Args:
+        batch_size: rows of up to 64 tokens; of longer ones there are fewer, so that a batch needs no more memory.
+    """
+    source, target = split.source.lengths, split.target.lengths
+    longest = np.maximum(source, target)
+    # The longest first: what is going to need the most memory fails at once, not after an hour.
+    order = np.lexsort((source, target, longest))[::-1]
+    while len(order):
+        most = max(1, min(batch_size, batch_size * 64 // padded_length(int(longest[order[0]]))))
+        examples, order = order[:most], order[most:]
+        rows = next(n for n in (1, min(8, most), most) if n >= len(examples))
+        S, T = (int(lengths[examples].max()) for lengths in (source, target))
+        shape = Shape(rows, padded_length(S) if S else 0, padded_length(T))
+        yield examples, assemble(PlannedBatch(shape, examples, np.arange(len(examples))), split)

@@ -1,0 +1,176 @@
+"""`s2sjax rerank` on what decode writes: orders, what is kept of a record, and what mistakes are answered with."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import s2sjax
+from s2sjax.cli import run_command
+from s2sjax.tasks.risk import expected_utilities
+from tests.tiny import compiling_once, on_devices, random_state, tiny, write_run, write_text
+
+OPTIONS = {"decode__method": "stochastic", "decode__samples": 4, "decode__max_length_factor": 1.0}
+SOURCES = ["abc", "", "fed", "fa"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("rerank")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def setting(place):
+    with compiling_once(place / "xla"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S2SJAX_CACHE", str(place / "cache"))
+        on_devices(patch, 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(place, setting):
+    """Runs that were never trained: one to search with, and one of each kind to judge it."""
+    data, made = write_text(place / "data", train=8, held_out=4, longest=4), {}
+    kinds = {
+        "first": ("hmm", {}),
+        "forward": ("hmm", {}),
+        "backwards": ("hmm", {"data__target_order": "right_to_left"}),
+        "text": ("lstm_lm", {"data__source": ""}),
+    }
+    for number, (name, (family, options)) in enumerate(kinds.items()):
+        experiment = tiny(data, family, **OPTIONS, **options)
+        checkpoints = {1: (random_state(experiment, number), {"loss": 1.0})}
+        made[name] = write_run(place / name, experiment, checkpoints)
+    return made
+
+
+@pytest.fixture(scope="module")
+def nbest(runs, place):
+    """What decode writes for `SOURCES`, and a note that somebody added."""
+    (place / "in").write_text("".join(f"{source}\n" for source in SOURCES))
+    files = [f"--input={place / 'in'}", f"--output={place / 'nbest.jsonl'}", "--format=jsonl"]
+    assert s2s("decode", f"--workdir={runs['first']}", *files) == 0
+    noted = [record | {"hypotheses": [h | {"note": i} for i, h in enumerate(record["hypotheses"])], "note": "?"}
+             for record in read(place / "nbest.jsonl")]  # fmt: skip
+    (place / "nbest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in noted))
+    return place / "nbest.jsonl"
+
+
+def s2s(*arguments) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        run_command([str(argument) for argument in arguments])
+    return stopped.value.code
+
+
+def read(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def rerank(nbest, tmp_path, *arguments):
+    assert s2s("rerank", f"--input={nbest}", f"--output={tmp_path / 'out'}", *arguments) == 0
+    return tmp_path / "out"
+
+
+def test_risk_needs_no_run_and_keeps_all_that_a_record_holds(nbest, tmp_path):
+    before, after = read(nbest), read(rerank(nbest, tmp_path, "--utility=chrf", "--format=jsonl"))
+    assert [record["source"] for record in after] == SOURCES and all(record["note"] == "?" for record in after)
+    for old, new in zip(before, after, strict=True):
+        expected = dict(zip([h["text"] for h in old["hypotheses"]],
+                            expected_utilities([h["text"] for h in old["hypotheses"]]), strict=True))  # fmt: skip
+        assert [h["ranking_score"] for h in new["hypotheses"]] == sorted(expected.values(), reverse=True)
+        for h in new["hypotheses"]:
+            assert h.pop("ranking_score") == expected[h["text"]]
+            assert h.pop("components") == {"probability": pytest.approx(1 / len(expected))}
+            (was,) = [o for o in old["hypotheses"] if o["ids"] == h["ids"]]
+            assert h == {key: value for key, value in was.items() if key != "ranking_score"}
+    best = [record["hypotheses"][0]["text"] for record in after]
+    assert rerank(nbest, tmp_path, "--utility=chrf").read_text().splitlines() == best
+
+
+def test_the_weights_of_risk_may_be_the_models(nbest, tmp_path):
+    for record in read(rerank(nbest, tmp_path, "--utility=exact_match", "--weights=model", "--format=jsonl")):
+        scores = np.exp([h["score"] for h in record["hypotheses"]])
+        given = [h["components"]["probability"] for h in record["hypotheses"]]
+        np.testing.assert_allclose(given, scores / scores.sum(), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_runs_judge_as_their_configs_say_and_a_channel_as_it_is_told(runs, nbest, tmp_path):
+    judges = f"--runs={runs['forward']}:0.5,{runs['backwards']}:0.25,{runs['text']}:0.125"
+    arguments = [judges, f"--channel={runs['forward']}:2", "--original=0.75", "--format=jsonl"]
+    forward, backwards, text = (s2sjax.load(runs[name]) for name in ("forward", "backwards", "text"))
+    orders = []
+    for record in read(rerank(nbest, tmp_path, *arguments)):
+        ranking = [h["ranking_score"] for h in record["hypotheses"]]
+        assert ranking == sorted(ranking, reverse=True)
+        source, hypotheses = record["source"], record["hypotheses"]
+        texts, sources = [h["text"] for h in hypotheses], [source] * len(hypotheses)
+        expected = {
+            "original": [h["score"] for h in hypotheses],
+            f"forward:{runs['forward']}": forward.score(sources, texts),
+            f"right_to_left:{runs['backwards']}": backwards.score(sources, texts),
+            f"language_model:{runs['text']}": text.score([""] * len(texts), texts),
+            f"channel:{runs['forward']}": forward.score(texts, sources),
+        }
+        assert all(list(h["components"]) == list(expected) for h in hypotheses)
+        for name, values in expected.items():
+            np.testing.assert_allclose([h["components"][name] for h in hypotheses], values, atol=1e-4)
+        columns = np.array([[h["components"][name] for name in expected] for h in hypotheses])
+        np.testing.assert_allclose(ranking, columns @ [0.75, 0.5, 0.25, 0.125, 2], atol=1e-6)
+        orders.append(texts)
+    assert orders != [[h["text"] for h in record["hypotheses"]] for record in read(nbest)]
+
+
+def test_scores_may_be_a_token(runs, nbest, tmp_path):
+    arguments = [f"--channel={runs['forward']}:1", "--original=0", "--normalize=length", "--format=jsonl"]
+    for record in read(rerank(nbest, tmp_path, *arguments)):
+        tokens = len(record["source"]) + 1
+        for h in record["hypotheses"]:
+            assert h["ranking_score"] == pytest.approx(h["components"][f"channel:{runs['forward']}"] / tokens)
+
+
+def test_standard_input_and_output_are_the_default(nbest, monkeypatch, capsysbinary, tmp_path):
+    expected = rerank(nbest, tmp_path, "--utility=bleu").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(nbest.read_bytes())))
+    assert s2s("rerank", "--utility=bleu") == 0
+    assert capsysbinary.readouterr().out == expected
+
+
+def test_a_source_for_which_nothing_was_found_has_an_empty_line(tmp_path):
+    (tmp_path / "nbest").write_text('{"source": "a", "hypotheses": []}\n')
+    assert rerank(tmp_path / "nbest", tmp_path, "--utility=chrf").read_text() == "\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "choose one: --utility=chrf|bleu|exact_match for minimum Bayes risk, or --runs=DIR:WEIGHT"),
+        (["--utility=chrf", "--runs={first}:1"], "choose one: --utility"),
+        (["--utility=chfr"], "--utility is 'chfr': did you mean 'chrf'"),
+        (["--utility=chrf", "--weights=even"], "--weights is 'even'"),
+        (["--utility=chrf", "--original=1"], "--original goes with --runs, which is not given"),
+        (["--runs={first}:1", "--weights=model"], "--weights goes with --utility, which is not given"),
+        (["--runs={first}:1", "--normalize=tokens"], "--normalize is 'tokens'"),
+        (["--runs={first}:1", "--original=one"], "--original is 'one', expected a number"),
+        (["--runs={first}"], "first' has no weight: runs are written DIR:WEIGHT, as in {first}:0.5"),
+        (["--runs={first}:nan"], "the weight of {first} is 'nan', expected a number"),
+        (["--runs={tmp}/none:1"], "none is not a run directory"),
+        (["--runs={first}:1,{first}:2"], "two judges have the same name: original, forward:"),
+        (["--channel={text}:1"], "text is a language model, and has no source to score: name it in --runs"),
+        (["--utility=chrf", "--workdir={first}"], "workdir"),
+        (["--utility=chrf", "--format=josnl"], "--format is 'josnl': did you mean 'jsonl'"),
+        (["--utility=chrf", "--input={tmp}/bad"], "bad, line 2: not what decode --format=jsonl writes"),
+        (["--utility=chrf", "--input={tmp}/none"], "cannot read {tmp}/none: No such file"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(runs, nbest, tmp_path, capsys, arguments, message):
+    (tmp_path / "bad").write_text('{"source": "a", "hypotheses": []}\n{"source": "a", "hypotheses": [{"text": "b"}]}\n')
+    names = {"tmp": tmp_path, **runs}
+    given = [argument.format(**names) for argument in arguments]
+    if not any(argument.startswith("--input") for argument in given):
+        given.append(f"--input={nbest}")
+    assert s2s("rerank", *given, f"--output={tmp_path / 'out'}") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("s2sjax: ") and message.format(**names) in said and "Traceback" not in said
