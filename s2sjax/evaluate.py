@@ -127,6 +127,7 @@ class Validator:
         self._source = open_split(experiment.data, "validation")
         self._attention = jax.jit(functools.partial(cross_attention, self._scorer.model))
         self._translator: Translator | None = None
+        experiment.decode.allowed(prepared.tokenizers.target)  # a token that there is not is told before the first step
 
     def __call__(self, step: int, params) -> dict[str, float]:
         experiment = self._experiment

@@ -118,7 +118,6 @@ class Experiment:
                 "config.evaluate.decode=True, or config.checkpoint.metric=loss"
             )
 
-
     @property
     def position_limit(self) -> int | None:
         """The most tokens a sequence may have where positions are learned; None if there is no such limit."""

@@ -36,7 +36,8 @@ usage: s2sjax COMMAND --workdir=DIR [--config.KEY=VALUE ...]
   average   --workdir=DIR --output=DIR --last=N | --best=N | --ema=DECAY
                                                           average checkpoints into a new run
 
---config is a Python file that will be run; a run directory is only read. `s2sjax COMMAND --help` lists config keys.
+--config is a Python file that will be run; a run directory is only read. `s2sjax COMMAND --workdir=DIR --help` lists
+config keys.
 """
 
 
@@ -87,12 +88,13 @@ def parse(argv: list[str], options: dict[str, str | None], *, config_file: bool 
 
 
 def _given(argv: Sequence[str], name: str) -> str | None:
-    """The value of `--name=value` or `--name value`, before flags are defined."""
+    """The value of `--name=value` or `--name value`, before flags are defined; of several the last, as absl has it."""
+    given = None
     for argument, after in itertools.zip_longest(argv, argv[1:]):
         flag, equals, value = argument.partition("=")
         if flag in (f"--{name}", f"-{name}"):
-            return value if equals else after
-    return None
+            given = value if equals else after
+    return given
 
 
 def _saved_config(workdir: Path) -> ConfigDict:

@@ -79,7 +79,7 @@ class Run:
 
         Args:
             prefixes: what each translation has to begin with.
-            phrases: what each translation has to contain, each anywhere (a beam only).
+            phrases: what each translation has to contain, as the tokenizer cuts it, anywhere (a beam only).
             choices: what each translation has to be one of.
 
         Raises:
@@ -350,7 +350,13 @@ def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh
     abstract = abstract_state(initializer(model, optimizer, ema=ema), mesh, rules)
     wanted = {"ema": abstract.ema} if ema else {"params": abstract.params}
     choice = experiment.decode.checkpoint
-    step = reader.best_step() if choice == "best" else None if choice == "last" else int(choice)
+    step = int(choice) if choice.isdecimal() else None
+    if choice == "best" and (step := reader.best_step()) is None and reader.steps():
+        _log.warning(
+            "no checkpoint of %s has config.checkpoint.metric '%s'; the newest is read",
+            workdir,
+            experiment.checkpoint.metric,
+        )
     restored = reader.restore(wanted, step, partial=True)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first, or wait for its first one")

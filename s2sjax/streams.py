@@ -29,7 +29,11 @@ def reading(path: str) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[IO[str]]:
+def writing(path: str, *read: str) -> Iterator[IO[str]]:
+    """A stream of text to `path`, which must be none of the files that are `read` meanwhile: they would be emptied."""
+    for other in read:
+        if "-" not in (path, other) and Path(path).exists() and Path(other).exists() and Path(path).samefile(other):
+            raise UserError(f"{path} is read from and cannot be written to at the same time; name another output")
     if path == "-":
         cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
         yield sys.stdout
@@ -49,7 +53,9 @@ def read_lines(stream: IO[bytes], path: str) -> Iterator[str]:
     """Lines without their ends; only "\\n" and "\\r\\n" end a line."""
     for number, line in enumerate(stream, start=1):
         try:
-            yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            # As in training data, a byte order mark at the beginning is no text.
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield text.removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError as error:
             name = "standard input" if path == "-" else path
             raise UserError(

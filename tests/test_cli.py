@@ -87,6 +87,22 @@ def test_a_last_line_without_an_end_and_windows_line_ends_are_lines(workdir, tmp
     assert decode(workdir, "", tmp_path) == ""
 
 
+def test_a_byte_order_mark_is_no_text(workdir, tmp_path):
+    assert decode(workdir, "\ufeffabc\nfed\n", tmp_path) == decode(workdir, "abc\nfed\n", tmp_path)
+
+
+def test_an_input_is_never_written_over(workdir, tmp_path, capsys):
+    lines = tmp_path / "lines"
+    lines.write_text("abc\n")
+    assert s2s("decode", f"--workdir={workdir}", f"--input={lines}", f"--output={tmp_path}/./lines") == 2
+    assert "cannot be written to at the same time" in capsys.readouterr().err and lines.read_text() == "abc\n"
+
+
+def test_of_an_option_given_twice_the_last_counts(workdir, tmp_path):
+    expected = decode(workdir, "abc\n", tmp_path)
+    assert decode(tmp_path / "none", "abc\n", tmp_path, f"--workdir={workdir}") == expected
+
+
 def test_text_that_training_never_saw_is_decoded_too(workdir, tmp_path):
     lines = ["漢字", "abc\u2028def", "\x0b", "<pad></s>", "é" * 5]
     assert decode(workdir, "\n".join(lines) + "\n", tmp_path).count("\n") == len(lines)

@@ -6,7 +6,8 @@ queries (Ainslie et al. 2023, arXiv:2305.13245), query-key normalisation, no bia
 
     s2sjax train --config=configs/multi30k/modern.py --workdir=runs/m30k_modern --config.data.dir=DIR
 
-Not yet run.
+Reached: 39.32 sacreBLEU (13a, cased), 63.7 chrF on test_2016_flickr with beam 5; one EPYC (Zen 5) core, 26 minutes with
+other work beside it, 2026-11-21, commit 3a1eec1. One seed.
 """
 
 from s2sjax.experiment import base_config

@@ -18,6 +18,7 @@ from s2sjax.tasks.translate import Hypothesis, best_text
 
 _TOGETHER = 256
 """Lines whose attention is kept at a time."""
+_WIDER = " (a wider config.decode.beam_size may find some)"
 
 
 def run(argv: list[str]) -> int:
@@ -37,7 +38,7 @@ def run(argv: list[str]) -> int:
         beside = {name: _beside(values, name, stack) for name in ("prefix", "phrases", "choices")}
         choices = beside.pop("choices")
         opened = open_run(values)
-        output = stack.enter_context(writing(values["output"]))
+        output = stack.enter_context(writing(values["output"], values["input"]))
         done = 0
         advance = stack.enter_context(progress("decoding", count_lines(values["input"])))
         for lines in windows(read_lines(source, values["input"])):
@@ -66,7 +67,7 @@ def run(argv: list[str]) -> int:
     if opened.translator.unmet:
         print(
             f"s2sjax: for {opened.translator.unmet} of {done} sources nothing was found that meets the constraints; "
-            "their lines are empty (try a wider config.decode.beam_size)",
+            f"their outputs are empty{_WIDER if opened.experiment.decode.method == 'beam' else ''}",
             file=sys.stderr,
         )
     return 0

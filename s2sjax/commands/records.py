@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from s2sjax.errors import UserError
@@ -23,8 +24,9 @@ def read_record(line: str, path: str, number: int) -> tuple[dict[str, Any], list
             found.text.encode()
             if not all(type(i) is int and 0 <= i < 2**31 for i in found.ids):
                 raise TypeError("ids")
-            if not isinstance(found.score, int | float):
-                raise TypeError("score")
+            if not (math.isfinite(found.score) and math.isfinite(found.ranking_score)):
+                raise ValueError("score")
+            found = dataclasses.replace(found, tokens=tuple(map(str, found.tokens)), ids=tuple(found.ids))
             hypotheses.append(found)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}, line {number}: not what decode --format=jsonl writes ({error!r:.80})") from error

@@ -34,7 +34,7 @@ def run(argv: list[str]) -> int:
     original = _weight(values["original"] or "1", "--original")
     with contextlib.ExitStack() as stack:
         lines = read_lines(stack.enter_context(reading(values["input"])), values["input"])
-        output = stack.enter_context(writing(values["output"]))
+        output = stack.enter_context(writing(values["output"], values["input"]))
         advance = stack.enter_context(progress("reranking", count_lines(values["input"])))
         name = "standard input" if values["input"] == "-" else values["input"]
         done = 0

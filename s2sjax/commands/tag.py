@@ -17,7 +17,7 @@ def run(argv: list[str]) -> int:
         source = stack.enter_context(reading(values["input"]))
         opened = open_run(values)
         opened.tag([])  # a run that cannot tag says so before anything is written
-        output = stack.enter_context(writing(values["output"]))
+        output = stack.enter_context(writing(values["output"], values["input"]))
         advance = stack.enter_context(progress("tagging", count_lines(values["input"])))
         for lines in windows(read_lines(source, values["input"])):
             for line, tagged in zip(lines, opened.tag(lines, progress=advance), strict=True):

@@ -151,8 +151,9 @@ def beam_search(
 
     Args:
         step: the step function. It sees tokens `[B, K]` int32, `bos` at first.
-        cache: pytree of arrays before the first step; every leaf leads with `[B, K]`, or every leaf with `[B, 1]`
-            (observation 2; `stepping.narrow` makes it). The new cache must have the same structure, shapes and types.
+        cache: before the first step (`api.Cache`). But for what is anchored, every leaf leads with `[B, K]`, or every
+            leaf with `[B, 1]` (observation 2; `stepping.narrow` makes it). The new cache must have the same structure,
+            shapes and types.
         bos: what every sentence begins with, `[B]` int32. Not part of the hypotheses.
         config: static.
         max_lengths: the length limit of each sentence, `[B]` int32, end-of-sentence counted; clipped to

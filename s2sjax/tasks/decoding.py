@@ -1,6 +1,7 @@
 """The `decode` section of the config: how a trained model is searched or sampled."""
 
 import difflib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from s2sjax.decode.sampling import SampleConfig
 from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
 from s2sjax.vocabulary import EOS, PAD
+
+_OF_DRAWS = ("samples", "temperature", "top_k", "top_p", "min_p", "typical")
+_OF_A_BEAM = ("nbest", "coverage", "brevity", "groups", "diversity", "stop")
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,12 @@ class DecodeConfig:
         self.beam(max_len=1)
         self.sampling(max_len=1)
         if self.method == "beam":
-            for name in ("samples", "temperature", "top_k", "top_p", "min_p", "typical"):
-                if getattr(self, name) != getattr(type(self), name):
-                    raise UserError(
-                        f"config.decode.{name} is {getattr(self, name)}, but a beam draws nothing; set "
-                        "config.decode.method=sample or stochastic"
-                    )
-        elif self.coverage:
-            raise UserError(
-                f"config.decode.coverage is {self.coverage}, but it ranks the hypotheses of a beam; set "
-                "config.decode.method=beam, or coverage to 0"
-            )
+            unused, why = _OF_DRAWS, "a beam draws nothing; set config.decode.method=sample or stochastic"
+        else:
+            unused, why = _OF_A_BEAM, f"{self.method} draws and ranks nothing; set config.decode.method=beam"
+        for name in unused:
+            if getattr(self, name) != getattr(type(self), name):
+                raise UserError(f"config.decode.{name} is {getattr(self, name)}, but {why}")
         choose(self.precision, tuple(Precision), "config.decode.precision")
         choose(self.ensemble, KINDS, "config.decode.ensemble")
         if self.batch_size < 1 or self.max_length_factor < 0 or self.max_length_offset < 1:
@@ -100,6 +99,9 @@ class DecodeConfig:
         for name in ("min_length_factor", "min_length_offset", "reference_ratio", "coverage", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.decode.{name} is {getattr(self, name)}, but must not be negative")
+        for name in ("max_length_factor", "min_length_factor", "reference_ratio", "coverage"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"config.decode.{name} is {getattr(self, name)}, but must be a finite number")
         if self.checkpoint not in ("best", "last") and not self.checkpoint.isdecimal():
             raise UserError(f"config.decode.checkpoint is '{self.checkpoint}': expected best, last or a step")
 

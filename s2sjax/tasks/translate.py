@@ -1,5 +1,6 @@
 """Text in, text out: batches of sentences through a stepwise model and a search, in the order they came."""
 
+import functools
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from s2sjax.errors import UserError
 from s2sjax.sharding import batch_sharding, batch_shards, replicated
 from s2sjax.tasks.decoding import DecodeConfig
 from s2sjax.tasks.scorers import Scorer
-from s2sjax.vocabulary import BOS, EOS, PAD
+from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Source lengths that batches are padded to, so that few shapes are compiled; beyond the last, multiples of it."""
@@ -179,8 +180,15 @@ class Translator:
             progress: is told how many sentences each finished batch held.
 
         Raises:
-            UserError: there are prefixes, and outputs are written from the right to the left.
+            UserError: there are prefixes, and outputs are written from the right to the left; there are phrases, and
+                outputs are drawn, or choices too; there are not as many as sources; or the vocabulary has not what is
+                asked for.
         """
+        for name, asked in (("prefixes", prefixes), ("phrases", phrases)):
+            if asked is not None and len(asked) != len(sources):
+                raise UserError(f"there are {len(asked)} {name} for {len(sources)} sources; give one for each")
+        if phrases is not None and choices is not None:
+            raise UserError("phrases and choices do not go together; leave out the choices that lack the phrases")
         if prefixes is not None and self._right_to_left:
             raise UserError(
                 "an output cannot be given its beginning: with config.data.target_order='right_to_left' this run "
@@ -193,13 +201,9 @@ class Translator:
         encoded = self._tokenizers.source.encode([sources[i] for i in filled])
         self.truncated += sum(len(row) >= self.max_source_length for row in encoded)
         rows = [self._read(row) for row in encoded]
-        begun = None if prefixes is None else self._tokenizers.target.encode([prefixes[i] for i in filled])
-        wanted = None if phrases is None else [self._phrase_tokens(phrases[i]) for i in filled]
-        trie, longest = None, 0
-        if choices is not None:
-            listed = self._phrase_tokens(choices)
-            trie = build_tries([listed], self._tokenizers.target.vocab_size, EOS)
-            longest = max(map(len, listed))
+        begun = None if prefixes is None else self._asked_tokens([prefixes[i] for i in filled])
+        wanted = None if phrases is None else [self._asked_tokens(phrases[i], blank=False) for i in filled]
+        trie, longest = (None, 0) if choices is None else self._choices(tuple(choices))
         order = sorted(range(len(filled)), key=lambda j: (len(rows[j]), filled[j]))
         while order:
             # The longest first: what is going to need the most memory fails at once, not after an hour.
@@ -229,18 +233,36 @@ class Translator:
             return np.concatenate([[BOS], row[max(len(row) - limit, 0) :]]).astype(np.int32)
         return np.append(row[:limit], EOS).astype(np.int32)
 
-    def _phrase_tokens(self, phrases: Sequence[str]) -> list[list[int]]:
-        encoded = [row.tolist() for row in self._tokenizers.target.encode([p for p in phrases if p.strip()])]
+    def _asked_tokens(self, texts: Sequence[str], *, blank: bool = True) -> list[np.ndarray]:
+        """Tokens of what outputs have to be made of, in the order in which they are written."""
+        if isinstance(texts, str):
+            raise UserError(f"'{texts}' is one text where a list of them was expected; put it into a list")
+        texts = [text for text in texts if blank or text.strip()]
+        encoded = self._tokenizers.target.encode(texts)
+        for text, row in zip(texts, encoded, strict=True):
+            if UNK in row:
+                raise UserError(f"'{text}' cannot be asked for: this run's vocabulary has not all of its characters")
         return [row[::-1] for row in encoded] if self._right_to_left else encoded
 
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - it lives as long as the translator, and reads no other
+    def _choices(self, choices: tuple[str, ...]) -> tuple[Trie, int]:
+        """A trie of texts, and the tokens of the longest."""
+        rows = self._asked_tokens(choices, blank=False)
+        if not rows:
+            raise UserError("there is nothing to choose from: all choices are blank")
+        trie = build_tries([[row.tolist() for row in rows]], self._tokenizers.target.vocab_size, EOS)
+        return trie, max(map(len, rows))
+
     def _batch_size(self, length: int) -> int:
-        return max(1, min(self._config.batch_size, self._config.batch_size * 64 // length))
+        # As many as fit where a source has 64 tokens and 5 hypotheses.
+        most = self._config.batch_size * 64 * 5 // (length * max(self._config.width, 5))
+        return max(1, min(self._config.batch_size, most))
 
     def _sentences(
         self,
         rows: list[np.ndarray],
         prefixes: list[np.ndarray] | None,
-        phrases: list[list[list[int]]] | None,
+        phrases: list[list[np.ndarray]] | None,
         length: int,
         longest: int,
     ) -> Sentences:
@@ -262,7 +284,8 @@ class Translator:
             asked += np.count_nonzero(begun != PAD, axis=1)
         if phrases is not None:
             vocab = self._tokenizers.target.vocab_size
-            contained = build_phrases([*phrases, *[[]] * (size - len(phrases))], vocab, EOS)
+            listed = [[row.tolist() for row in group] for group in phrases]
+            contained = build_phrases([*listed, *[[]] * (size - len(listed))], vocab, EOS)
             asked += np.count_nonzero(contained.tokens != BLANK, axis=(1, 2))
         # What is asked for leaves as much room as the shortest source does.
         limits = np.where(asked, np.maximum(limits, asked + config.max_length_offset), limits)

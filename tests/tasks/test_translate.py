@@ -159,8 +159,15 @@ def test_outputs_are_among_the_choices(model, params, way):
     search = translator(model, params, **way)
     for found in search(SOURCES, choices=choices):
         assert found and all(h.text in choices for h in found)
-    with pytest.raises(UserError, match="trie 0 has no sequences"):
-        search(SOURCES, choices=[" "])
+    for asked, message in (
+        ({"choices": [" "]}, "nothing to choose from"),
+        ({"choices": ["a", "ż"]}, "'ż' cannot be asked for"),
+        ({"choices": ["a"], "phrases": [["a"]] * 7}, "do not go together"),
+        ({"prefixes": ["a"]}, "there are 1 prefixes for 7 sources"),
+        ({"phrases": ["abc"] * 7}, "'abc' is one text"),
+    ):
+        with pytest.raises(UserError, match=message):
+            search(SOURCES, **asked)
 
 
 def test_where_nothing_meets_the_constraints_there_is_nothing_and_it_is_counted(model, params):
@@ -177,6 +184,8 @@ def test_where_nothing_meets_the_constraints_there_is_nothing_and_it_is_counted(
         ({"diversity": 1.0}, "set groups above 1"),
         ({"min_length_offset": -1}, "min_length_offset is -1, but must not be negative"),
         ({"stop": "early"}, "stop is 'early'"),
+        ({"method": "sample", "nbest": 5}, "nbest is 5, but sample draws"),
+        ({"coverage": float("inf")}, "coverage is inf, but must be a finite number"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(fields, message):
