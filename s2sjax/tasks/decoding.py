@@ -87,8 +87,9 @@ class DecodeConfig:
         else:
             unused, why = _OF_A_BEAM, f"{self.method} draws and ranks nothing; set config.decode.method=beam"
         for name in unused:
-            if getattr(self, name) != getattr(type(self), name):
-                raise UserError(f"config.decode.{name} is {getattr(self, name)}, but {why}")
+            value, default = getattr(self, name), getattr(type(self), name)
+            if value != default:
+                raise UserError(f"config.decode.{name} is {value}, but {why}, or {name} to {default}")
         choose(self.precision, tuple(Precision), "config.decode.precision")
         choose(self.ensemble, KINDS, "config.decode.ensemble")
         if self.batch_size < 1 or self.max_length_factor < 0 or self.max_length_offset < 1:

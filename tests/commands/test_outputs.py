@@ -118,7 +118,8 @@ def test_fewer_details_are_the_same_and_score_passes_over_them(workdir, place, d
 @pytest.mark.slow
 def test_draws_have_the_same_details(workdir, place, tmp_path):
     arguments = [f"--workdir={workdir}", f"--input={place / 'lines'}", f"--output={tmp_path / 'drawn'}"]
-    drawing = ["--config.decode.method=sample", "--config.decode.samples=2", "--config.decode.temperature=0.5"]
+    asked = {"method": "sample", "nbest": 1, "samples": 2, "temperature": 0.5}
+    drawing = [f"--config.decode.{name}={value}" for name, value in asked.items()]
     assert s2s("decode", *arguments, *drawing, "--format=jsonl", "--details=tokens") == 0
     hypotheses = [h for record in records(tmp_path / "drawn") for h in record["hypotheses"]]
     assert len(hypotheses) == 9
