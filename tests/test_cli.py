@@ -17,7 +17,7 @@ import pytest
 import s2sjax
 from s2sjax.cli import run_command
 from s2sjax.errors import UserError
-from tests.tiny import command, compiling_once, config_file, environment, on_devices, read_state, write_text
+from tests.tiny import command, config_file, environment, on_one_device, read_state, write_text
 
 OPTIONS = {
     "model__width": 32, "model__hidden": 64, "data__batch_tokens": 384, "data__max_source_length": 12,
@@ -42,9 +42,7 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module", autouse=True)
 def setting(place):
     """One device, and programs compiled once."""
-    with compiling_once(place / "xla"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S2SJAX_CACHE", str(place / "cache"))
-        on_devices(patch, 1)
+    with on_one_device(place):
         yield
 
 

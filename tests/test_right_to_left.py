@@ -17,7 +17,7 @@ from s2sjax.data.plan import make_plan
 from s2sjax.data.prepare import tokenize
 from s2sjax.errors import UserError
 from s2sjax.train import train
-from tests.tiny import compiling_once, on_devices, random_state, tiny, write_run, write_split, write_text
+from tests.tiny import on_one_device, random_state, tiny, write_run, write_split, write_text
 
 OPTIONS = {
     "decode__method": "stochastic", "decode__samples": 3, "decode__batch_size": 8,
@@ -33,9 +33,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def setting(place):
-    with compiling_once(place / "xla"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S2SJAX_CACHE", str(place / "cache"))
-        on_devices(patch, 1)
+    with on_one_device(place):
         yield
 
 

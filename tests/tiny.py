@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from s2sjax import manifest, models, optim, sharding
@@ -189,3 +190,12 @@ def environment(cache: Path) -> dict[str, str]:
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH")))),
     }
+
+
+@contextlib.contextmanager
+def on_one_device(place: Path) -> Iterator[None]:
+    """What tests of commands run in: one device, what is cached below `place`, and programs compiled once."""
+    with compiling_once(place / "xla"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S2SJAX_CACHE", str(place / "cache"))
+        on_devices(patch, 1)
+        yield

@@ -13,7 +13,7 @@ from s2sjax.cli import run_command
 from s2sjax.data.tokenizer import TokenizerPair, save
 from s2sjax.data.units import CharTokenizer
 from s2sjax.errors import UserError
-from tests.tiny import compiling_once, on_devices, random_state, tiny, write_run, write_text
+from tests.tiny import on_one_device, random_state, tiny, write_run, write_text
 
 OPTIONS = {"decode__beam_size": 2, "decode__nbest": 2, "decode__max_length_factor": 1.0, "decode__batch_size": 8}
 
@@ -25,9 +25,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def setting(place):
-    with compiling_once(place / "xla"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S2SJAX_CACHE", str(place / "cache"))
-        on_devices(patch, 1)
+    with on_one_device(place):
         yield
 
 

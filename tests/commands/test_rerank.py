@@ -10,7 +10,7 @@ import pytest
 import s2sjax
 from s2sjax.cli import run_command
 from s2sjax.tasks.risk import expected_utilities
-from tests.tiny import compiling_once, on_devices, random_state, tiny, write_run, write_text
+from tests.tiny import on_one_device, random_state, tiny, write_run, write_text
 
 OPTIONS = {"decode__method": "stochastic", "decode__samples": 4, "decode__max_length_factor": 1.0}
 SOURCES = ["abc", "", "fed", "fa"]
@@ -23,9 +23,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def setting(place):
-    with compiling_once(place / "xla"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("S2SJAX_CACHE", str(place / "cache"))
-        on_devices(patch, 1)
+    with on_one_device(place):
         yield
 
 
