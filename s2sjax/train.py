@@ -5,58 +5,34 @@ so a run that was interrupted anywhere and resumed ends with the same bits as on
 """
 
 import contextlib
-import functools
-import json
 import math
-import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-import optax
-from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
-from s2sjax import experiment as experiments
 from s2sjax import models, optim, sharding
-from s2sjax.api import Batch
-from s2sjax.average import check_trainable
 from s2sjax.checkpoint import Checkpointer
-from s2sjax.config import differences
 from s2sjax.data import pipeline
-from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.plan import Plan, make_plan
-from s2sjax.data.prepare import Prepared, prepare
+from s2sjax.data.prepare import prepare
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
-from s2sjax.evaluate import Validator, write_json
+from s2sjax.evaluate import Validator
 from s2sjax.experiment import Experiment
 from s2sjax.ops.linear import Precision
 from s2sjax.plots import learning_curves
 from s2sjax.report import Reporter, progress
 from s2sjax.state import TrainState, abstract_state, initializer, shardings
-from s2sjax.tasks.likelihood import loss_sums
+from s2sjax.step import make_step, stream_key
+from s2sjax.workdir import check_workdir, claim_workdir
 
 INTERRUPTED = 75
 """Exit code of a run that saved and stopped on SIGTERM or SIGINT: EX_TEMPFAIL, "try again"."""
-
-CHANGEABLE = (
-    "train.steps",
-    "train.log_every",
-    "train.loss_chunk",
-    "evaluate.",
-    "decode.",
-    "checkpoint.",
-    "mesh.",
-    "data.dir",
-    "data.cache_dir",
-)
-"""Config keys that may differ when a run is resumed; all others decide what is computed."""
-
 
 def train(experiment: Experiment, workdir: Path) -> int:
     """Train from scratch, or resume what stands in `workdir`. Returns the exit code: 0, or `INTERRUPTED`.
@@ -180,60 +156,6 @@ def train(experiment: Experiment, workdir: Path) -> int:
     return 0
 
 
-def make_step(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    experiment: Experiment,
-    mesh: Mesh,
-    state_shardings: TrainState,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """One update, jitted once a shape, its state donated. Metrics are sums over the batch, and the gradient's norm."""
-    config, shards = experiment.train, sharding.batch_shards(mesh)
-    dropout = stream_key(experiment.seed, "dropout")
-
-    def loss(params, batch: Batch, key: Array):
-        sums = loss_sums(
-            model, params, batch, dropout_key=key, label_smoothing=config.label_smoothing, z_loss=config.z_loss,
-            chunk=config.loss_chunk, shards=shards, precision=Precision(config.precision),
-        )  # fmt: skip
-        return sums.loss, sums
-
-    def gradients(params, batch: Batch, key: Array):
-        """Sums of the loss and of its gradient over the batch, in `accumulate` parts of its rows."""
-        gradient = jax.grad(loss, has_aux=True)
-        if config.accumulate == 1:
-            return gradient(params, batch, key)
-
-        def split(x: Array) -> Array:  # [B, ...] -> [parts, B / parts, ...]; strided, so that no row changes its device
-            return x.reshape(-1, config.accumulate, *x.shape[1:]).swapaxes(0, 1)
-
-        def part(total, x):
-            number, batch = x
-            return jax.tree.map(jnp.add, total, gradient(params, batch, jax.random.fold_in(key, number))), None
-
-        parts = jnp.arange(config.accumulate), jax.tree.map(split, dict(batch))
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, batch, key))
-        return jax.lax.scan(part, zero, parts)[0]
-
-    def step(state: TrainState, batch: Batch):
-        grads, sums = gradients(state.params, batch, jax.random.fold_in(dropout, state.step))
-        # One division by the weight of the whole batch: accumulation and sharding cannot change what is computed.
-        grads = jax.tree.map(lambda g: g / sums.weight, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = None
-        if state.ema is not None:
-            # Young averages forget faster, so that the first, random parameters do not linger.
-            decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
-            ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
-        cells = batch["inputs"].size + batch["targets"].size
-        filled = sum(jnp.sum(batch[name] > 0) for name in ("input_segments", "target_segments"))
-        metrics = {**sums._asdict(), "gradient_norm": optax.tree.norm(grads), "cells": cells, "filled": filled}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
-
-    return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None))
-
-
 class Window:
     """Metrics since the last line: sums and weights until the last moment, and the time they took."""
 
@@ -269,54 +191,6 @@ class Window:
         }
         self._reset()
         return result
-
-
-@functools.cache
-def stream_key(seed: int, stream: str) -> Array:
-    """The key of one use of randomness ("init", "dropout"): distinct streams never meet."""
-    return jax.random.fold_in(jax.random.key(seed), ("init", "dropout").index(stream))
-
-
-def check_workdir(experiment: Experiment, workdir: Path) -> None:
-    """Raise a `UserError` unless `workdir` is new, or holds a run of this very config. Writes nothing."""
-    path = workdir / "config.json"
-    check_trainable(workdir)
-    if path.exists():
-        old = experiments.config_dict(experiments.load(path)).to_dict()
-        new = experiments.config_dict(experiment).to_dict()
-        changed = {k: v for k, v in differences(old, new).items() if not k.startswith(CHANGEABLE)}
-        if changed:
-            listing = "; ".join(f"config.{key} was {a!r} and is {b!r}" for key, (a, b) in changed.items())
-            raise UserError(f"{workdir} holds a run of another config: {listing}. Use these values, or another workdir")
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise UserError(f"{workdir} is not empty and has no config.json, so it is no run; use another workdir")
-
-
-def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> None:
-    """Write config, tokenizers and the data's fingerprints, or check that the data is what the run began with.
-
-    Comes after everything that can be wrong with config and data, so that a mistake leaves no run behind.
-    """
-    content = {name: split.fingerprint for name, split in prepared.splits.items()}
-    record = workdir / "data.json"
-    try:
-        # A fingerprint covers the text and the tokenizers. Validation data may change; what is trained on may not.
-        if record.exists() and json.loads(record.read_text(encoding="utf-8")).get("train") != content["train"]:
-            raise UserError(
-                f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} "
-                f"is not what {workdir} was trained on; restore it or use another workdir"
-            )
-        (workdir / "plots").mkdir(parents=True, exist_ok=True)
-        temporary = workdir / "config.tmp"
-        experiments.save(experiment, temporary)
-        os.replace(temporary, workdir / "config.json")
-        if not record.exists():
-            tokenizers_lib.save(prepared.tokenizers, workdir / "tokenizer")
-            write_json(record, content)  # last: it says that all is there
-    except json.JSONDecodeError as error:
-        raise UserError(f"{record} is not valid JSON ({error}); restore it or use another workdir") from error
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
 
 
 def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, state: TrainState, start: int) -> None:

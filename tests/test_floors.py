@@ -32,6 +32,7 @@ FLOORS = (
     {"experiment"},
     {"flags", "streams"},
     {"evaluate", "average"},
+    {"step", "workdir"},
     {"train"},
     {"run"},
     {"commands"},

@@ -23,6 +23,7 @@ from s2sjax.ops.linear import Precision
 from s2sjax.report import Reporter
 from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer, shardings
+from s2sjax.step import make_step
 from s2sjax.tasks.likelihood import loss_sums
 from s2sjax.tasks.scorers import Single
 from s2sjax.train import INTERRUPTED, train
@@ -183,7 +184,7 @@ class Update:
         init = initializer(self.model, optimizer, ema=self.experiment.train.ema_decay > 0)
         self.state = jax.jit(init)(jax.random.key(0))
         places = shardings(abstract_state(init, mesh, family.sharding_rules(self.experiment.model)))
-        self.step = training.make_step(self.model, optimizer, self.experiment, mesh, places)
+        self.step = make_step(self.model, optimizer, self.experiment, mesh, places)
 
     def batch(self, number: int):
         examples = np.argsort(self.split.target.lengths, kind="stable")[number * 8 : number * 8 + 7]

@@ -290,7 +290,8 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     import jax
     from absl import flags
 
-    from s2sjax import environment, models, optim, sharding, state, train
+    from s2sjax import environment, models, optim, sharding, state
+    from s2sjax import step as update
     from s2sjax.data import pipeline
     from s2sjax.data.plan import make_plan
     from s2sjax.data.prepare import prepare
@@ -310,8 +311,8 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
     init = state.initializer(model, optimizer, ema=experiment.train.ema_decay > 0)
     shardings = state.shardings(state.abstract_state(init, mesh, family.sharding_rules(experiment.model)))
-    current = jax.jit(init, out_shardings=shardings)(train.stream_key(experiment.seed, "init"))
-    step_fn = train.make_step(model, optimizer, experiment, mesh, shardings)
+    current = jax.jit(init, out_shardings=shardings)(update.stream_key(experiment.seed, "init"))
+    step_fn = update.make_step(model, optimizer, experiment, mesh, shardings)
 
     sources = {
         "fixed": _forever(read_batches(directory / "fixed.npz")),
