@@ -31,8 +31,14 @@ change places, leaves follow them along K, unless they are `Anchored`."""
 Memory = Any
 """What stays constant while decoding: a pytree of arrays, every leaf leads with [B], never copied per hypothesis."""
 
+ROW_AXES = ("data", "fsdp", "expert")
+"""Mesh axes that share the rows of a batch. The others: `sequence` shares their positions, where a model can, and rows
+where it cannot; `tensor` shares what stands in parameters."""
+
+
 Axis = str | tuple[str, ...] | None
-"""What one dimension is split over: a mesh axis, several together, or nothing."""
+"""What one dimension is split over: a mesh axis, several together, or nothing. Over `fsdp` a parameter is split where
+it is stored, not where it is used: the step gathers it before it begins, and keeps only its part of the gradient."""
 Rules = Sequence[tuple[str, tuple[Axis, ...]]]
 """How parameters are sharded: ordered (path pattern, what each dimension is split over) pairs."""
 

@@ -6,18 +6,14 @@ disk, so a kill at any moment leaves either a checkpoint or a `tmp-` directory, 
 `s2sjax.restore` says what a checkpoint holds and how it is believed.
 
 A state of several processes is written by all of them, on a disk they share; process 0 seals, renames and removes.
-Tested with one process only (and several devices).
+A second copy is kept by process 0 (`s2sjax.copies`).
 """
 
-import dataclasses
-import fcntl
-import functools
 import logging
 import math
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -26,41 +22,33 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from s2sjax import manifest
-from s2sjax.errors import UserError
-from s2sjax.restore import METRIC_SIGNS, CheckpointReader, PyTree, Restored, flatten
+from s2sjax import distributed, manifest
+from s2sjax.copies import Copier, SecondCopy
+from s2sjax.errors import UserError, in_one_line
+from s2sjax.lock import RunLock
+from s2sjax.quiet import quieten_orbax
+from s2sjax.restore import CheckpointReader, PyTree, Restored, flatten, passed_over
+from s2sjax.retention import CheckpointConfig, staying
 
 _TEMPORARY = re.compile(r"tmp-[0-9]+-([0-9]+|old)")
 # Beside the bytes of the arrays: metadata, indices, and a margin for the logs.
 _SPARE_BYTES = 1 << 20
+_LAST_SAVE = 60.0  # seconds that an error among several processes leaves the save in flight
 
 _log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-    """When a checkpoint is written, and which ones stay."""
-
-    every_steps: int = 1000
-    keep_last: int = 3
-    keep_best: int = 1
-    """Besides the last ones, this many of the best by `metric`."""
-    metric: str = "loss"
-    """A validation metric: 'loss' (lower is better), 'bleu', 'chrf' or 'exact_match' (higher is better)."""
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRIC_SIGNS:
-            raise UserError(f"checkpoint.metric '{self.metric}' is not one of {', '.join(METRIC_SIGNS)}")
-        for name, least in (("every_steps", 1), ("keep_last", 1), ("keep_best", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"checkpoint.{name} {getattr(self, name)} is too small: at least {least}")
-
-
 class Checkpointer(CheckpointReader):
     """The checkpoints of the run that trains in this directory; a context manager. Everybody else reads.
+
+    Args:
+        copy: where a second copy of every checkpoint that stays is kept too. Its failures are told by `poll` and never
+            end a run.
+        going_back: steps that the run may want to go back: one checkpoint that is older than that stays too.
 
     One save is in flight at most. A save that fails never ends a run: its reason is returned by the next `poll`, what
     it wrote is removed, and the next save is tried afresh. Only if the *last* save failed does `close` raise.
@@ -69,28 +57,39 @@ class Checkpointer(CheckpointReader):
         UserError: the directory cannot be written, or another process is training in it.
     """
 
-    def __init__(self, directory: Path | str, config: CheckpointConfig) -> None:
+    def __init__(
+        self, directory: Path | str, config: CheckpointConfig, copy: SecondCopy | None = None, *, going_back: int = 0
+    ) -> None:
         super().__init__(directory, config.metric)
-        self._config = config
+        self._config, self._going_back = config, going_back
+        self._copy = copy
+        self._copier: Copier | None = None
         self._writer: threading.Thread | None = None
         self._saves = 0
         self._problems: list[str] = []
         self._problems_mutex = threading.Lock()
         self._last_failure: str | None = None
-        self._lock_file: int | None = None
+        self._lock: RunLock | None = None
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
-                self._lock()
+                self._lock = RunLock(self.directory)
+                if self._lock.problem is not None:
+                    self._report(
+                        f"{self.directory} cannot be locked ({in_one_line(self._lock.problem)}): see that one run at a "
+                        "time uses it"
+                    )
                 for path in self.directory.iterdir():  # of dead runs: a living one would hold the lock
                     if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                         _remove(path)
         except OSError as error:
             raise UserError(
-                f"cannot write checkpoints to {self.directory}: {_reason(error)}; choose another workdir"
+                f"cannot write checkpoints to {self.directory}: {in_one_line(error)}; choose another workdir"
             ) from error
-        _quieten()
-        _barrier("checkpoint-open")
+        if copy is not None and jax.process_index() == 0:
+            self._copier = Copier(copy, self._report)
+        quieten_orbax()
+        distributed.barrier("checkpoint-open")
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -98,6 +97,12 @@ class Checkpointer(CheckpointReader):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._copier = None  # whatever went wrong does not wait for a bucket; the next run copies what is left
+        if error is not None and jax.process_count() > 1:
+            if self._writer is not None:  # where this one would wait, the others may never come
+                self._writer.join(timeout=_LAST_SAVE)
+            return
         try:
             self.close()
         except UserError as failed:
@@ -108,8 +113,9 @@ class Checkpointer(CheckpointReader):
     def save(self, step: int, state: PyTree, metrics: Mapping[str, float] | None = None) -> None:
         """Begin to save `state`, whose buffers may be donated as soon as this returns.
 
-        Waits for the save before. A step that is there already is left as it is. On a CPU nothing is copied: the next
-        donation of a buffer that is still being written gets fresh memory instead.
+        Waits for the save before. A step that is there already is left as it is, unless it lacks metrics and there are
+        some now. On a CPU nothing is copied: the next donation of a buffer that is still being written gets fresh
+        memory instead.
 
         Args:
             state: a pytree of `jax.Array`, sharded or not; random keys as their data (`jax.random.key_data`).
@@ -119,7 +125,7 @@ class Checkpointer(CheckpointReader):
             TypeError: a leaf is not a `jax.Array`. Trouble with the disk is not raised: see `poll` and `close`.
         """
         self.wait()
-        if self._is_committed(step):
+        if self._is_committed(step) and (self.metrics(step) or not metrics):
             return
         arrays = flatten(state)
         for name, array in arrays.items():
@@ -131,8 +137,7 @@ class Checkpointer(CheckpointReader):
             "metrics": {k: float(v) if math.isfinite(v) else None for k, v in (metrics or {}).items()},
             "arrays": {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in arrays.items()},
         }
-        self._saves += 1
-        temporary = self.directory / f"tmp-{step}-{self._saves}"
+        temporary = self._temporary(step)
         # A new one each time, so that a failure leaves nothing behind. Compression would save 8 % and cost a core.
         writer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
@@ -147,21 +152,37 @@ class Checkpointer(CheckpointReader):
         self._writer.start()
 
     def restore(
-        self, abstract_state: PyTree, step: int | None = None, *, partial: bool = False, set_aside: bool = False
+        self,
+        abstract_state: PyTree,
+        step: int | None = None,
+        *,
+        partial: bool = False,
+        cast: bool = False,
+        set_aside: bool = False,
     ) -> Restored | None:
-        """As `CheckpointReader.restore`, after the save in flight.
+        """As `CheckpointReader.restore`, after the save in flight, looking at the second copy too for the checkpoints
+        that are damaged here, or for any if there is no good one.
 
         Args:
+            cast: as there, or `CheckpointConfig.cast`.
             set_aside: rename the damaged checkpoints that were passed over to `damaged-STEP-N`: for a run that goes on
                 from an older one, and will come by their steps again.
         """
         self.wait()
-        restored = super().restore(abstract_state, step, partial=partial)
-        if set_aside and step is None and restored is not None:
-            _barrier("checkpoint-restored")  # nobody still reads what is renamed now
+        cast = cast or self._config.cast
+        if step is not None:
+            return super().restore(abstract_state, step, partial=partial, cast=cast)
+        newest, messages = self._agree()
+        if newest is None:
+            return None
+        restored = self._read(abstract_state, newest, messages, partial, cast)
+        if set_aside:
+            distributed.barrier("checkpoint-restored")  # nobody still reads what is renamed now
             for candidate in self._candidates():
                 if candidate > restored.step and jax.process_index() == 0:
                     self._set_aside(candidate)
+        if self._copier is not None:
+            self._copier.keep(self.steps())
         return restored
 
     def poll(self) -> list[str]:
@@ -175,7 +196,7 @@ class Checkpointer(CheckpointReader):
         if self._writer is not None:
             self._writer.join()
             self._writer = None
-            _barrier("checkpoint-saved")
+            distributed.barrier("checkpoint-saved")
 
     def close(self) -> None:
         """Wait for the save in flight and let go of the directory.
@@ -184,10 +205,15 @@ class Checkpointer(CheckpointReader):
             UserError: the last save failed. The checkpoints before it are untouched.
         """
         self.wait()
-        if self._lock_file is not None:
-            os.close(self._lock_file)
-            self._lock_file = None
+        if self._copier is not None:
+            self._copier.close()
+            self._copier = None
+        if self._lock is not None:
+            self._lock.release()
         failure, self._last_failure = self._last_failure, None
+        for problem in self.poll():  # since the last step, after which nobody asked
+            if problem != failure:
+                _log.warning("%s", problem)
         if failure is not None:
             raise UserError(f"{failure} Once that is mended, the same command goes on from the newest one.")
 
@@ -197,10 +223,7 @@ class Checkpointer(CheckpointReader):
             writer.close()
             if jax.process_index() == 0:
                 manifest.seal(temporary, body)
-                if os.path.lexists(self.directory / str(step)):
-                    self._set_aside(step)  # not a checkpoint, or save would have left it alone
-                temporary.rename(self.directory / str(step))
-                manifest.flush_directory(self.directory)
+                self._commit(step, temporary)
         except Exception as error:  # as in save: whatever it is, the run goes on
             self._fail(step, temporary, error)
             return
@@ -209,17 +232,106 @@ class Checkpointer(CheckpointReader):
             if jax.process_index() == 0:
                 self._retain()
         except (OSError, UserError) as error:
-            self._report(f"old checkpoints in {self.directory} could not be removed: {_reason(error)}")
+            self._report(f"old checkpoints in {self.directory} could not be removed: {in_one_line(error)}")
+
+    def _agree(self) -> tuple[int | None, tuple[str, ...]]:
+        """`_choose`, by process 0 for all: two that read a failing disk may see different things."""
+        if jax.process_count() == 1:
+            return self._choose()
+        none, failed = -1, -2
+        chosen = failed
+        messages: tuple[str, ...] = ()
+        error: UserError | None = None
+        if jax.process_index() == 0:
+            try:
+                newest, messages = self._choose()
+                chosen = none if newest is None else newest
+            except UserError as raised:
+                error = raised
+        chosen = int(multihost_utils.broadcast_one_to_all(np.int64(chosen)))
+        if chosen == failed:
+            raise error or UserError(f"process 0 found no good checkpoint in {self.directory}; it says why")
+        return (None if chosen == none else chosen), messages
+
+    def _choose(self) -> tuple[int | None, tuple[str, ...]]:
+        """The step to go on from, fetched from the second copy if need be, and what the user should know of it."""
+        newest, damaged = self._newest()
+        fetched: int | None = None
+        failures: tuple[str, ...] = ()
+        if self._copy is not None and (damaged or newest is None):
+            fetched, failures = self._fetch(self._copy, newest, damaged)
+        if fetched is not None:
+            instead = f"the second copy of checkpoint {fetched}"
+            newer = {step: damage for step, damage in damaged.items() if step >= fetched}
+            nothing = () if newer else (f"no good checkpoint in {self.directory}; going on from {instead}",)
+            return fetched, (*passed_over(newer, instead), *nothing, *failures)
+        if newest is None and (damaged or failures):
+            raise self._all_damaged(damaged, failures)
+        return newest, (*passed_over(damaged, f"checkpoint {newest}"), *failures)
+
+    def _fetch(
+        self, copy: SecondCopy, newest: int | None, damaged: Mapping[int, str]
+    ) -> tuple[int | None, tuple[str, ...]]:
+        """The newest of the damaged checkpoints, or of all if there is no good one, that the second copy could give
+        back, which is committed here; and what is wrong with those that it could not.
+
+        Raises:
+            UserError: the second copy is needed and cannot be read. To begin anew would overwrite it in the end.
+        """
+        wanted = set(damaged)
+        if newest is None:
+            try:
+                wanted.update(copy.useful_steps())
+            except UserError:
+                raise
+            except Exception as error:  # drivers raise what they like
+                raise UserError(
+                    f"there is no good checkpoint in {self.directory}, and the second copy in {copy.url} cannot be "
+                    f"read: {in_one_line(error)}. Run the same command when it can, or give up what is there with "
+                    "config.checkpoint.copy_to=''"
+                ) from error
+        failures = []
+        for step in sorted(wanted, reverse=True):
+            temporary = self._temporary(step)
+            try:
+                copy.fetch(step, temporary)
+                if os.path.lexists(self.directory / str(step)):
+                    self._set_aside(step)
+                self._commit(step, temporary)
+            except Exception as error:
+                _remove(temporary)
+                failures.append(f"the second copy of checkpoint {step} in {copy.url}: {in_one_line(error)}")
+            else:
+                return step, tuple(failures)
+        return None, tuple(failures)
+
+    def _temporary(self, step: int) -> Path:
+        self._saves += 1
+        return self.directory / f"tmp-{step}-{self._saves}"
+
+    def _commit(self, step: int, temporary: Path) -> None:
+        """Give a sealed directory its name."""
+        if self._is_committed(step):
+            self._delete(step)  # this one has the metrics that it lacks
+        elif os.path.lexists(self.directory / str(step)):
+            self._set_aside(step)
+        temporary.rename(self.directory / str(step))
+        manifest.flush_directory(self.directory)
 
     def _retain(self) -> None:
         """Delete all but the last and the best; each is renamed first, so a kill leaves no half checkpoint."""
         steps = self.steps()
-        kept = {*steps[-self._config.keep_last :], *self.ranked(steps)[: self._config.keep_best]}
+        kept = staying(self._config, steps, self.ranked(steps), going_back=self._going_back)
+        if self._copier is not None:
+            self._copier.keep(sorted(kept))
         for step in steps:
-            if step not in kept:
-                doomed = self.directory / f"tmp-{step}-old"
-                (self.directory / str(step)).rename(doomed)
-                _remove(doomed)
+            if step not in kept and not (self._copier is not None and step == self._copier.busy):
+                self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        doomed = self.directory / f"tmp-{step}-old"
+        (self.directory / str(step)).rename(doomed)
+        _remove(doomed)
 
     def _fail(self, step: int, temporary: Path, error: Exception) -> None:
         _log.debug("checkpoint %d failed", step, exc_info=error)
@@ -227,7 +339,7 @@ class Checkpointer(CheckpointReader):
             _remove(temporary)
         before = self.steps()
         kept = f"Those of steps {', '.join(map(str, before))} are untouched." if before else "There is none before it."
-        self._last_failure = f"checkpoint {step} could not be saved in {self.directory}: {_reason(error)}. {kept}"
+        self._last_failure = f"checkpoint {step} could not be saved in {self.directory}: {in_one_line(error)}. {kept}"
         self._report(self._last_failure)
 
     def _report(self, problem: str) -> None:
@@ -247,58 +359,12 @@ class Checkpointer(CheckpointReader):
             number += 1
         (self.directory / str(step)).rename(self.directory / f"damaged-{step}-{number}")
 
-    def _lock(self) -> None:
-        """Hold `lock` until `close` or death. A record lock, since child processes do not inherit it."""
-        self._lock_file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            os.close(self._lock_file)
-            raise UserError(
-                f"another process is training in {self.directory}; wait for it, stop it, or choose another workdir"
-            ) from error
-        except OSError as error:  # a file system without locks
-            self._report(f"{self.directory} cannot be locked ({_reason(error)}): see that one run at a time uses it")
-
-
-@functools.cache
-def _quieten() -> None:
-    """Of a failed write, orbax and what is under it print dozens of tracebacks; `Checkpointer` reports a sentence.
-
-    For good: the other writes of the same array notice last, and report to an event loop that orbax has closed.
-    """
-    hook = sys.unraisablehook
-
-    def hook_without_stragglers(unraisable: "sys.UnraisableHookArgs") -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
-            hook(unraisable)
-
-    def not_of_orbax(record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in f"{record.pathname} {record.getMessage()}")
-
-    sys.unraisablehook = hook_without_stragglers
-    logging.getLogger("absl").addFilter(not_of_orbax)
-    logging.getLogger("asyncio").addFilter(not_of_orbax)
-
-
-def _reason(error: Exception) -> str:
-    """One line: the operating system's words where there are any."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-
 
 def _remove(directory: Path) -> None:
-    """Delete a `tmp-` directory, into which threads of a failed save may still write for a moment."""
+    """Delete a `tmp-` directory, if it is there, into which threads of a failed save may still write for a moment."""
     for pause in (0.0, 0.1, 0.5):
         time.sleep(pause)
         shutil.rmtree(directory, ignore_errors=True)
         if not directory.exists():
             return
     _log.warning("%s could not be removed; the next run will try again", directory)
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -11,30 +11,35 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from s2sjax.commands import COMMANDS
+from s2sjax import distributed
+from s2sjax.commands import ALONE, COMMANDS
 from s2sjax.config import nearest
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, in_one_line
 from s2sjax.flags import USAGE
 
 
 def run_command(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0, 2 for a mistake of the user's, 75 for a training run told to stop that saved."""
+    """Run one command and exit: 0, 2 for a mistake of the user's, 75 for a training run told to stop that saved, 76 for
+    a process of a run of several that lost another one."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    text, bug = "", None
     try:
         code = _dispatch(argv)
         sys.stdout.flush()
     except UserError as error:
-        print(f"s2sjax: {error}", file=sys.stderr)
-        code = 2
+        code, text = 2, str(error)
     except BrokenPipeError:
         # The reader of our output has gone, as `head` does. Nothing more can be said to it.
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.close()
         code = 141
     except KeyboardInterrupt:
-        print("s2sjax: interrupted", file=sys.stderr)
-        code = 130
-    sys.exit(code)
+        code, text = 130, "interrupted"
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 0
+    except Exception as error:
+        code, text, bug = 1, in_one_line(error), error
+    sys.exit(distributed.finish(code, text, bug))
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -45,4 +50,7 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(f"'{argv[0]}' is not a command: {nearest(argv[0], COMMANDS)}\n\n{USAGE}")
     # grain reads absl flags, and refuses to work until they are parsed.
     flags.FLAGS.mark_as_parsed()
+    distributed.start()
+    if argv[0] in ALONE and distributed.count() > 1:
+        raise UserError(f"{argv[0]} is work for one process, and {distributed.count()} were started: start it once")
     return importlib.import_module(f"s2sjax.commands.{argv[0]}").run(argv[1:])

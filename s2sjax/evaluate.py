@@ -7,13 +7,13 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import models, sharding
+from s2sjax import distributed, models, sharding
 from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
@@ -30,7 +30,7 @@ from s2sjax.plots import attention_map
 from s2sjax.report import Reporter
 from s2sjax.tasks.forced import cross_attention
 from s2sjax.tasks.scorers import Scorer, Single
-from s2sjax.tasks.translate import Positions, Translator, best_text, padded_length
+from s2sjax.tasks.translate import PositionLimit, Translator, best_text, padded_length
 
 
 class Likelihood(NamedTuple):
@@ -88,9 +88,9 @@ class LikelihoodEvaluator:
     def __call__(self, params) -> Likelihood:
         nll = weight = 0.0
         place = sharding.batch_sharding(self._mesh)
-        part, parts = jax.process_index(), jax.process_count()
         stream = pipeline.batches(
-            self._plan, self._split, start=0, stop=self._plan.batches_per_epoch, part=part, parts=parts
+            self._plan, self._split, start=0, stop=self._plan.batches_per_epoch,
+            only=functools.partial(sharding.rows_here, place),
         )
         for batch in stream:
             more_nll, more_weight = self._sums(params, sharding.to_devices(batch, place))
@@ -113,8 +113,14 @@ def check_positions(experiment: Experiment, source: np.ndarray, target: np.ndarr
 class Validator:
     """What happens every `evaluate.every_steps`: validation loss, decoded metrics, samples and their attention."""
 
-    def __init__(self, experiment: Experiment, prepared: Prepared, mesh: Mesh, report: Reporter):
-        self._experiment, self._prepared, self._mesh, self._report = experiment, prepared, mesh, report
+    def __init__(self, experiment: Experiment, prepared: Prepared, mesh: Mesh, report: Reporter, params):
+        """Args:
+        params: as they are before the first step.
+
+        Raises:
+            UserError: the config asks of decoding what cannot be.
+        """
+        self._experiment, self._prepared, self._report = experiment, prepared, report
         family = models.family(experiment.model_name)
         sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
 
@@ -123,11 +129,10 @@ class Validator:
 
         training = scorer(Precision(experiment.train.precision))
         self._likelihood = LikelihoodEvaluator(training, experiment, prepared.splits["validation"], mesh)
-        self._scorer = scorer(Precision(experiment.decode.precision))
+        decoding = scorer(Precision(experiment.decode.precision))
         self._source = open_split(experiment.data, "validation")
-        self._attention = jax.jit(functools.partial(cross_attention, self._scorer.model))
-        self._translator: Translator | None = None
-        experiment.decode.allowed(prepared.tokenizers.target)  # a token that there is not is told before the first step
+        self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
+        self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
 
     def __call__(self, step: int, params) -> dict[str, float]:
         experiment = self._experiment
@@ -137,9 +142,7 @@ class Validator:
         if not experiment.data.source:
             measured = likelihood_metrics(*likelihood, (row["target"] for row in self._source))
             metrics |= {name: measured[name] for name in ("perplexity", "word_perplexity", "bits_per_byte")}
-        if self._translator is None:
-            self._translator = make_translator(experiment, self._scorer, params, self._prepared.tokenizers, self._mesh)
-        self._translator.params = params
+        self._translator.put(params)
         samples = sample_rows(self._source, experiment.evaluate.samples)
         chosen = range(len(self._source)) if experiment.evaluate.decode else samples
         rows = [self._source[i] for i in chosen]
@@ -165,7 +168,9 @@ class Validator:
         weights = self._attention(params, batch)
         if weights is None:  # a family without attention
             return
-        weights = np.asarray(weights)
+        weights = sharding.to_host(weights)
+        if distributed.index() != 0:
+            return
         for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
             name = f"plots/attention_{number + 1}.png"
             with self._report.losing(name):
@@ -206,11 +211,13 @@ def make_translator(
         scorer, params, tokenizers, experiment.decode, mesh=mesh, continues=not experiment.data.source,
         right_to_left=experiment.data.right_to_left,
         max_source_length=min(member.data.max_source_length for member in members),
-        positions=[Positions(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None],
+        positions=[
+            PositionLimit(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None
+        ],
     )  # fmt: skip
 
 
-def write_json(path: Path, values: Mapping[str, float | str]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
         temporary = path.with_suffix(".tmp")

@@ -12,6 +12,7 @@ A config file builds on `base_config`, which holds every key with its default:
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from s2sjax.config import build, choose, nearest, to_json
 from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
+from s2sjax.faults import FaultsConfig
 from s2sjax.ops.linear import Precision
 from s2sjax.optim import OptimizerConfig
 from s2sjax.sharding import MeshConfig
@@ -42,7 +44,8 @@ class TrainConfig:
     """Tokens whose logits exist at one time, on each device."""
     accumulate: int = 1
     """Parts that a batch is computed in, one after the other, to save memory. The result is that of the whole batch,
-    but for experts: the loss that balances them, and their capacity, are of each part."""
+    dropout and the balance of experts included (theirs costs a second forward pass), but for `model.routing=capacity`:
+    what an expert takes is of each part."""
     ema_decay: float = 0.0
     """Decay of the moving average of the parameters, which is then what is evaluated and decoded with; 0: none."""
     log_every: int = 100
@@ -85,6 +88,7 @@ class Experiment:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
@@ -98,6 +102,7 @@ class Experiment:
             raise UserError("em counts what was seen and knows no smoothed targets: set config.train.label_smoothing=0")
         if not self.data.source:
             self._check_plain_text()
+        self._check_mesh()
         limit, data = self.position_limit, self.data
         prompted = self.is_language_model and data.source
         reach = data.max_source_length + data.max_target_length if prompted else data.max_target_length
@@ -128,6 +133,30 @@ class Experiment:
         """Whether source and target are one sequence to the model."""
         return getattr(models.family(self.model_name), "LANGUAGE_MODEL", False)
 
+    @property
+    def knows_mesh(self) -> bool:
+        """Whether the model parts positions and experts over devices by itself; else, all is rows and parameters."""
+        return getattr(models.family(self.model_name), "SPLITS_TIME", False)
+
+    @property
+    def splits_time(self) -> bool:
+        """Whether devices along the mesh axis `sequence` share the positions of rows in training; else, rows."""
+        return self.knows_mesh and self.mesh.sequence > 1
+
+    def _check_mesh(self) -> None:
+        multiple, sequence = self.data.length_multiple, self.mesh.sequence
+        if self.splits_time and multiple % sequence:
+            raise UserError(
+                f"config.mesh.sequence is {sequence}, but rows have multiples of {multiple} positions; set "
+                f"config.data.length_multiple={math.lcm(multiple, sequence)}"
+            )
+        experts, expert = getattr(self.model, "experts", 0), self.mesh.expert
+        if expert > 0 and experts % expert:
+            raise UserError(
+                f"config.mesh.expert is {expert}, but config.model.experts, {experts}, is not a multiple of it; set "
+                f"config.mesh.expert={math.gcd(experts, expert)} or config.model.experts={math.lcm(experts, expert)}"
+            )
+
     def _check_plain_text(self) -> None:
         if not self.is_language_model:
             able = [name for name in models.families() if getattr(models.family(name), "LANGUAGE_MODEL", False)]
@@ -148,12 +177,10 @@ def config_dict(experiment: Experiment) -> ConfigDict:
     """An experiment as users see it: a ConfigDict with `model.name` beside the family's own keys."""
     values = to_json(experiment)
     values["model"] = {"name": values.pop("model_name"), **values["model"]}
+    for section in values.values():
+        if isinstance(section, dict):  # tuples: a list could not be overridden on the command line
+            section |= {key: tuple(value) for key, value in section.items() if isinstance(value, list)}
     config = ConfigDict(values, convert_dict=True)
-    # Lists stay lists and tuples tuples under overrides; the dataclasses convert.
-    for section in config.values():
-        if isinstance(section, ConfigDict):
-            for key, value in section.items():
-                section[key] = tuple(value) if isinstance(value, list) else value
     config.lock()
     return config
 

@@ -15,6 +15,10 @@ USAGE = """\
 usage: s2sjax COMMAND --workdir=DIR [--config.KEY=VALUE ...]
 
   train     --config=FILE.py[:argument] --workdir=DIR     train, or resume DIR (then --config can be left out)
+  inspect   --config=FILE.py[:argument] [--devices=N] [--vocab=N] [--compile] [--format=text|json]
+                                                          parameters and how they are split, memory, operations a step;
+                                                          of N devices that need not exist, without data if --vocab is
+                                                          given; with --compile, XLA's memory and collectives
   decode    --workdir=DIR [--input=FILE|-] [--output=FILE|-] [--format=text|jsonl]
             [--prefix=FILE] [--phrases=FILE]              what each output begins with; what it contains, tabs between
             [--choices=FILE]                              lines, one of which each output has to be
@@ -29,24 +33,30 @@ usage: s2sjax COMMAND --workdir=DIR [--config.KEY=VALUE ...]
             | [--runs=DIR:WEIGHT,...] [--channel=DIR:WEIGHT,...] [--original=WEIGHT] [--normalize=none|length]
                                                           choose among what decode --format=jsonl wrote, by minimum
                                                           Bayes risk or by the log-probabilities of more runs
+                                                          (of several pairs of languages: DIR:en-de:WEIGHT)
   align     --workdir=DIR --source=FILE --target=FILE [--output=FILE|-] [--format=pharaoh|jsonl]
             [--layer=all|N] [--plot=DIR]                  which words belong together, by attention
   tag       --workdir=DIR [--input=FILE|-] [--output=FILE|-] [--format=text|jsonl]
                                                           a hidden Markov model's state for each token
   average   --workdir=DIR --output=DIR --last=N | --best=N | --ema=DECAY
                                                           average checkpoints into a new run
+  goodput   --workdir=DIR                                 where a run's wall time went, over all its starts
 
 --config is a Python file that will be run; a run directory is only read. `s2sjax COMMAND --workdir=DIR --help` lists
 config keys.
 """
 
 
-def parse(argv: list[str], options: dict[str, str | None], *, config_file: bool = False) -> dict:
-    """Flags of one command; an option whose default is None is required. `config` is a ConfigDict, overridden, of a
-    command that has the option `workdir`."""
+def parse(
+    argv: list[str], options: dict[str, str | None], *, config_file: bool = False, switches: Sequence[str] = ()
+) -> dict:
+    """Flags of one command; an option whose default is None is required, and a switch is on when it is named. `config`
+    is a ConfigDict, overridden, of a command that has the option `workdir` or begins from a config file."""
     values = flags.FlagValues()
     for name, default in options.items():
         flags.DEFINE_string(name, default, "", flag_values=values)
+    for name in switches:
+        flags.DEFINE_bool(name, False, "", flag_values=values)
     flags.DEFINE_bool("help", False, "", short_name="h", flag_values=values)
     argv = ["s2sjax", *argv]
     workdir, path = _given(argv, "workdir"), _given(argv, "config")
@@ -84,7 +94,7 @@ def parse(argv: list[str], options: dict[str, str | None], *, config_file: bool 
         raise SystemExit(0)
     if missing:
         raise UserError(f"--{missing[0]} is missing\n\n{USAGE}")
-    return {name: values[name].value for name in (*options, "config") if name in values}
+    return {name: values[name].value for name in (*options, *switches, "config") if name in values}
 
 
 def _given(argv: Sequence[str], name: str) -> str | None:

@@ -35,18 +35,11 @@ def seal(directory: Path, body: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full, read-only or broken.
     """
-    files = {}
-    folders = {directory}
-    for name, path in _walk(directory).items():
-        files[name] = {"size": path.stat().st_size, "sha256": _checksum(path, flush=True)}
-        folders.update(parent for parent in path.parents if parent.is_relative_to(directory))
-    document = {"format": FORMAT, "version": VERSION, "body": dict(body), "files": files}
+    listed = {name: {"size": path.stat().st_size, "sha256": _checksum(path)} for name, path in _walk(directory).items()}
+    document = {"format": FORMAT, "version": VERSION, "body": dict(body), "files": listed}
     with open(directory / NAME, "xb") as out:
         out.write(_serialise(document | {"sha256": _digest(document)}))
-        out.flush()
-        os.fsync(out.fileno())
-    for folder in folders:
-        flush_directory(folder)
+    flush(directory)
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -65,23 +58,45 @@ def verify(directory: Path) -> dict[str, Any]:
         DamagedError: for the first file that is missing, added, of another size or of another content.
     """
     document = _read(directory)
-    listed, found = document["files"], _walk(directory)
-    found.pop(NAME)
+    try:
+        listed, found = document["files"], _walk(directory)
+    except OSError as error:  # somebody deletes it at this moment
+        raise DamagedError(error.strerror) from error
+    found.pop(NAME, None)
     for name in sorted(listed.keys() - found.keys()):
         raise DamagedError(f"file {name}: missing")
     for name in sorted(found.keys() - listed.keys()):
         raise DamagedError(f"file {name}: not in the manifest")
     for name, path in found.items():
-        size = path.stat().st_size
-        if size != listed[name]["size"]:
-            raise DamagedError(f"file {name}: {size} bytes instead of {listed[name]['size']}")
         try:
+            size = path.stat().st_size
+            if size != listed[name]["size"]:
+                raise DamagedError(f"file {name}: {size} bytes instead of {listed[name]['size']}")
             checksum = _checksum(path)
         except OSError as error:
             raise DamagedError(f"file {name}: {error.strerror}") from error
         if checksum != listed[name]["sha256"]:
             raise DamagedError(f"file {name}: checksum differs")
     return document["body"]
+
+
+def files(directory: Path) -> dict[str, str]:
+    """SHA-256 (hexadecimal) of every file by its relative path, as the directory's manifest has it.
+
+    The paths stay inside the directory. Raises: DamagedError as `read`.
+    """
+    return {name: str(entry["sha256"]) for name, entry in _read(directory)["files"].items()}
+
+
+def flush(directory: Path) -> None:
+    """Make every file and folder of `directory` survive a power cut. Raises: OSError."""
+    folders = {directory}
+    for path in _walk(directory).values():
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+            os.fsync(file.fileno())
+        folders.update(parent for parent in path.parents if parent.is_relative_to(directory))
+    for folder in folders:
+        flush_directory(folder)
 
 
 def flush_directory(directory: Path) -> None:
@@ -139,10 +154,8 @@ def _walk(directory: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _checksum(path: Path, *, flush: bool = False) -> str:
+def _checksum(path: Path) -> str:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        if flush:
-            os.fsync(file.fileno())
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

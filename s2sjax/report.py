@@ -28,6 +28,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from s2sjax import distributed
+
 # What a line of training shows, in this order: metric, format. The records hold every metric.
 _COLUMNS: tuple[tuple[str, Callable[[float], str]], ...] = (
     ("loss", lambda x: f"loss {x:7.4f}"),
@@ -233,7 +235,7 @@ def progress(description: str, total: int | None = None, *, stream: TextIO | Non
         total: units of work in all; None if that is unknown, or will be told by calling the result.
         stream: `sys.stderr` if None.
     """
-    voice = _Voice(stream)
+    voice = _Voice(stream if distributed.index() == 0 else open(os.devnull, "w"))  # noqa: SIM115
     try:
         yield Progress(voice, description, total)
     finally:

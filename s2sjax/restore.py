@@ -9,11 +9,13 @@ import dataclasses
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -23,7 +25,8 @@ from s2sjax.manifest import DamagedError
 
 PyTree = Any
 
-_STEP = re.compile(r"[1-9][0-9]{0,17}|0")
+STEP = re.compile(r"[1-9][0-9]{0,17}|0")
+"""What the directory of a checkpoint is called."""
 METRIC_SIGNS = {"loss": 1, "bleu": -1, "chrf": -1, "exact_match": -1}
 """Metrics that can choose the best checkpoint: by the smallest value times this."""
 
@@ -35,8 +38,8 @@ class Restored:
     step: int
     state: PyTree
     metrics: dict[str, float]
-    rejected: tuple[str, ...]
-    """For each newer checkpoint that is damaged, a sentence that names the file and what is wrong."""
+    messages: tuple[str, ...]
+    """For the user: each newer checkpoint that was passed over, with the file and what is wrong; what was cast."""
 
 
 class CheckpointReader:
@@ -95,13 +98,18 @@ class CheckpointReader:
             return str(damage)
         return None
 
-    def restore(self, abstract_state: PyTree, step: int | None = None, *, partial: bool = False) -> Restored | None:
-        """Read a checkpoint back, bit for bit, onto the shardings of `abstract_state`.
+    def restore(
+        self, abstract_state: PyTree, step: int | None = None, *, partial: bool = False, cast: bool = False
+    ) -> Restored | None:
+        """Read a checkpoint back, bit for bit, onto the shardings of `abstract_state`: of whatever mesh, over however
+        many devices and processes.
 
         Args:
             abstract_state: a pytree of `jax.ShapeDtypeStruct`; without a sharding an array goes to the first device.
             step: None for the newest that is undamaged.
             partial: `abstract_state` may lack some of what was saved, which is then not read.
+            cast: floating-point arrays may have been saved in another floating-point type, from which they are
+                rounded to the nearest value.
 
         Returns:
             None if `step` is None and there is no checkpoint at all.
@@ -115,34 +123,50 @@ class CheckpointReader:
             damage = self.verify(step)
             if damage is not None:
                 raise UserError(f"checkpoint {step} in {self.directory} is damaged: {damage}; {self._others(step)}")
-            return self._read(abstract_state, step, (), partial)
-        rejected: list[str] = []
+            return self._read(abstract_state, step, (), partial, cast)
+        newest, damaged = self._newest()
+        if newest is None:
+            if damaged:
+                raise self._all_damaged(damaged)
+            return None
+        return self._read(abstract_state, newest, passed_over(damaged, f"checkpoint {newest}"), partial, cast)
+
+    def _newest(self) -> tuple[int | None, dict[int, str]]:
+        """The newest undamaged step, every byte of which was read, and by step what is wrong with the newer ones."""
+        damaged: dict[int, str] = {}
         for candidate in reversed(self._candidates()):
             damage = self.verify(candidate)
             if damage is None:
-                messages = tuple(f"{message}; going on from checkpoint {candidate}" for message in rejected)
-                return self._read(abstract_state, candidate, messages, partial)
-            rejected.append(f"checkpoint {candidate}: {damage}")
-        if rejected:
-            raise UserError(
-                f"every checkpoint in {self.directory} is damaged: {'; '.join(rejected)}. "
-                "Move them away to begin anew, or choose another workdir."
-            )
-        return None
+                return candidate, damaged
+            damaged[candidate] = damage
+        return None, damaged
 
-    def _read(self, abstract_state: PyTree, step: int, rejected: tuple[str, ...], partial: bool) -> Restored:
+    def _all_damaged(self, damaged: Mapping[int, str], failures: tuple[str, ...] = ()) -> UserError:
+        listing = "; ".join((*(f"checkpoint {step}: {damage}" for step, damage in damaged.items()), *failures))
+        return UserError(
+            f"every checkpoint in {self.directory} is damaged: {listing}. "
+            "Move them away to begin anew, or choose another workdir."
+        )
+
+    def _read(
+        self, abstract_state: PyTree, step: int, messages: tuple[str, ...], partial: bool, cast: bool
+    ) -> Restored:
         body = self._body(step)
-        expected = flatten(abstract_state)
-        differing = _differences(_arrays(body), expected, partial)  # which orbax would cast, cut or pad without a word
+        saved, expected = _arrays(body), flatten(abstract_state)
+        casts = _casts(saved, expected) if cast else {}
+        kept = {name: array for name, array in saved.items() if name not in casts}
+        asked = {name: leaf for name, leaf in expected.items() if name not in casts}
+        differing = _differences(kept, asked, partial)  # which orbax would cast, cut or pad without a word
         if differing:
             more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            hint = "" if cast or not _casts(saved, expected) else " (types alone: config.checkpoint.cast=True)"
             raise UserError(
                 f"checkpoint {step} in {self.directory} is of another model or optimizer: "
-                f"{'; '.join(differing[:5])}{more}. Use the config it was trained with, or another workdir."
+                f"{'; '.join(differing[:5])}{more}. Use the config it was trained with{hint}, or another workdir."
             )
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         placed = {
-            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
+            name: jax.ShapeDtypeStruct(leaf.shape, casts.get(name, leaf.dtype), sharding=leaf.sharding or here)
             for name, leaf in expected.items()
         }
         filled = {name: leaf for name, leaf in placed.items() if leaf.size}
@@ -157,14 +181,20 @@ class CheckpointReader:
             )
         for name in placed.keys() - filled.keys():
             arrays[name] = jax.device_put(np.zeros(placed[name].shape, placed[name].dtype), placed[name].sharding)
+        for name in casts:
+            arrays[name] = arrays[name].astype(expected[name].dtype)
+        if casts:
+            kinds = Counter(f"from {was} to {expected[name].dtype.name}" for name, was in casts.items())
+            listing = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
+            messages = (*messages, f"checkpoint {step}: arrays cast, as config.checkpoint.cast asks: {listing}")
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in placed])
-        return Restored(step=step, state=jax.block_until_ready(state), metrics=_metrics(body), rejected=rejected)
+        return Restored(step=step, state=jax.block_until_ready(state), metrics=_metrics(body), messages=messages)
 
     def _candidates(self) -> list[int]:
         """Whatever is named like a step, ascending, checkpoint or not."""
         if not self.directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if _STEP.fullmatch(path.name))
+        return sorted(int(path.name) for path in self.directory.iterdir() if STEP.fullmatch(path.name))
 
     def _body(self, step: int, *, whole: bool = False) -> dict[str, Any]:
         """What the manifest says, after verifying it, or every file if `whole`. Raises: DamagedError."""
@@ -207,6 +237,11 @@ def flatten(tree: PyTree) -> dict[str, Any]:
     return named
 
 
+def passed_over(damaged: Mapping[int, str], instead: str) -> tuple[str, ...]:
+    """A sentence for each damaged checkpoint, and what the run goes on from."""
+    return tuple(f"checkpoint {step}: {damage}; going on from {instead}" for step, damage in damaged.items())
+
+
 def _arrays(body: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (tuple(map(int, entry["shape"])), str(entry["dtype"])) for name, entry in body["arrays"].items()}
 
@@ -224,6 +259,18 @@ def _differences(
         for name in (wanted if partial else dict.fromkeys([*wanted, *saved]))
         if saved.get(name) != wanted.get(name)
     ]
+
+
+def _casts(saved: Mapping[str, tuple[tuple[int, ...], str]], expected: Mapping[str, Any]) -> dict[str, str]:
+    """By name, the saved types of arrays whose shape is as expected and whose floating-point type is another."""
+    return {
+        name: saved[name][1]
+        for name, leaf in expected.items()
+        if name in saved
+        and saved[name][0] == tuple(leaf.shape)
+        and saved[name][1] != np.dtype(leaf.dtype).name
+        and all(jnp.issubdtype(dtype, jnp.floating) for dtype in (saved[name][1], leaf.dtype))
+    }
 
 
 def _describe(array: tuple[tuple[int, ...], str] | None) -> str:

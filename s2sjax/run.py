@@ -16,8 +16,8 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from s2sjax import distributed, models, optim, sharding
 from s2sjax import experiment as experiments
-from s2sjax import models, optim, sharding
 from s2sjax.api import Rules
 from s2sjax.checkpoint import CheckpointReader
 from s2sjax.data import prepare as preparation
@@ -34,8 +34,8 @@ from s2sjax.ops.linear import Precision
 from s2sjax.report import progress
 from s2sjax.state import abstract_state, initializer
 from s2sjax.tasks.details import Details, length_scores
-from s2sjax.tasks.forced import Forced, Layers, attention_layers, choose_layers, forced_pairs
-from s2sjax.tasks.scorers import Ensemble, Single
+from s2sjax.tasks.forced import Forced, Layers, choose_layers, forced_pairs
+from s2sjax.tasks.scorers import Ensemble, Single, attention_layers
 from s2sjax.tasks.tagging import tags
 from s2sjax.tasks.translate import Hypothesis, Translator, best_text
 from s2sjax.tasks.word_alignment import Alignment, align_words, read_words, written_words
@@ -75,7 +75,7 @@ class Run:
         """The `decode.nbest` best translations of each source, best first, or `decode.samples` draws.
 
         An empty source gives an empty one; where nothing meets the constraints, there is none. A language model of
-        plain text gives continuations instead.
+        plain text gives continuations instead, of an empty source a text from its beginning.
 
         Args:
             prefixes: what each translation has to begin with.
@@ -96,7 +96,7 @@ class Run:
         *,
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[float]:
-        """Log-probability of each target given its source, in nats, end-of-sentence counted.
+        """Log-probability of each target given its source, cut as for decoding, in nats, end-of-sentence counted.
 
         Of a text it is that of the tokens which the tokenizer cuts it into, of a hypothesis that of its own, which is
         its `score` again. A language model of plain text gives the log-probability of the target after the source.
@@ -104,7 +104,7 @@ class Run:
         Raises:
             UserError: a hypothesis is of another vocabulary.
         """
-        _, forced = self._force(sources, targets, (), progress)
+        _, forced = self._force(sources, targets, (), progress=progress)
         return [float(pair.log_probs.sum(dtype=np.float64)) for pair in forced]
 
     def explain(self, sources: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[list[Details]]:
@@ -119,7 +119,7 @@ class Run:
         pairs = [(source, h) for source, hypotheses in zip(sources, found, strict=True) for h in hypotheses]
         of_each = [source for source, _ in pairs]
         listed = [hypothesis for _, hypothesis in pairs]
-        split, forced = self._force(of_each, listed, choose_layers(None, self._attention_layers))
+        split, forced = self._force(of_each, listed, choose_layers(None, self._attention_layers), again=True)
         alignments: Sequence[Alignment | None] = [None] * len(pairs)
         if any(self._attention_layers):
             alignments = self._aligned(of_each, listed, split, forced)
@@ -152,7 +152,7 @@ class Run:
                 f"{self.experiment.model_name} as it is in {self.workdir} has no attention over a source to align by; "
                 "transformer, gnmt, and rnn_seq2seq with config.model.attention have"
             )
-        split, forced = self._force(sources, targets, choose_layers(layer, self._attention_layers), progress)
+        split, forced = self._force(sources, targets, choose_layers(layer, self._attention_layers), progress=progress)
         return self._aligned(sources, targets, split, forced)
 
     @functools.cached_property
@@ -164,11 +164,17 @@ class Run:
         sources: Sequence[str],
         targets: Sequence[str | Hypothesis],
         layers: Layers,
+        *,
+        again: bool = False,
         progress: Callable[[int], None] = lambda done: None,
     ) -> tuple[TokenizedSplit, list[Forced]]:
-        """The pairs' tokens, and what teacher forcing says of them; targets in reading order."""
+        """The pairs' tokens, and what teacher forcing says of them; targets in reading order.
+
+        Args:
+            again: decoding has read the sources before.
+        """
         prompt = prompt_of(self.experiment.data)
-        source_rows = self.translator.source_rows([prompt(s) for s in sources])
+        source_rows = self.translator.source_rows([prompt(s) for s in sources], again=again)
         encoded = iter(self.tokenizers.target.encode([t for t in targets if isinstance(t, str)]))
         target_rows = [np.append(next(encoded), EOS) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
         vocab = self.tokenizers.target.vocab_size
@@ -250,12 +256,15 @@ class Run:
         else:
             results |= likelihood_metrics(*likelihood, (row["target"] for row in source))
         results |= {"step": self.step, "seconds": time.monotonic() - began}
+        if tokenized.unreadable:
+            results["unreadable"] = tokenized.unreadable
         name = "".join(f".{pair}" for pair in self.experiment.data.pairs)
         if self.others:
             listed = ", ".join(f"{member.workdir} ({member.step})" for member in (self, *self.others))
             results["ensemble"] = f"mean of {self.experiment.decode.ensemble} of {listed}"
             name += ".ensemble"
-        write_json(self.workdir / "results" / f"{split.replace('/', '_')}{name}.json", results)
+        if distributed.index() == 0:
+            write_json(self.workdir / "results" / f"{split.replace('/', '_')}{name}.json", results)
         return results
 
     def _decoded_scores(self, split: str, source: Source) -> dict[str, float | str]:
@@ -276,20 +285,32 @@ def load(
             says how to search; which checkpoint of a member is read, its own does.
 
     Raises:
-        UserError: if a directory is no run, has no undamaged checkpoint, or does not go with the first.
+        UserError: if a directory is no run, has no undamaged checkpoint, or does not go with the first; or if another
+            language is asked for than the run has learned.
     """
     workdir = Path(workdir)
-    experiment = experiment or experiments.load(workdir / "config.json")
+    saved = experiments.load(workdir / "config.json")
+    experiment = experiment or saved
+    learned, asked = _languages(saved), _languages(experiment)
+    if learned and not asked <= learned:
+        raise UserError(
+            f"config.data.pairs names {', '.join(sorted(asked - learned))}, and what {workdir} has learned is "
+            f"{', '.join(sorted(learned))}"
+        )
     mesh = sharding.make_mesh(experiment.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
     family = models.family(experiment.model_name)
     sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
     model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
-    step, params = _restore(workdir, experiment, model, mesh, family.sharding_rules(experiment.model))
+    step, params = _restore(workdir, experiment, model, mesh, sharding.used(family.sharding_rules(experiment.model)))
     scorer = Single(model, Precision(experiment.decode.precision))
     translator = make_translator(experiment, scorer, params, tokenizers, mesh)
     run = Run(workdir, experiment, step, params, tokenizers, mesh, model, translator)
     return _joined(run, [_member(run, Path(other)) for other in ensemble]) if ensemble else run
+
+
+def _languages(experiment: Experiment) -> set[str]:
+    return {language for pair in experiment.data.pairs for language in pair.split("-")}
 
 
 def _member(first: Run, workdir: Path) -> Run:
@@ -357,10 +378,10 @@ def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh
             workdir,
             experiment.checkpoint.metric,
         )
-    restored = reader.restore(wanted, step, partial=True)
+    restored = reader.restore(wanted, step, partial=True, cast=experiment.checkpoint.cast)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first, or wait for its first one")
-    for message in restored.rejected:
+    for message in restored.messages:
         _log.warning("%s", message)
     (params,) = restored.state.values()
     return restored.step, params

@@ -1,63 +1,117 @@
 """A named mesh, parameter shardings from rules that are data, and batches on their way to the devices.
 
-The mesh has axes `data` (batch rows), `fsdp` (batch rows, and parameters split where they are stored) and `tensor`
-(parameters split where they are used). One device is a mesh of one, and nothing else in the program knows how many
+`MeshConfig` says what each axis shares out. One device is a mesh of one, and nothing else in the program knows how many
 there are.
 """
 
+import contextlib
 import math
 import queue
 import re
 import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from s2sjax.api import Rules
+from s2sjax.api import ROW_AXES, Axis, Rules
 from s2sjax.errors import UserError
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
-"""Mesh axes that share the rows of a batch."""
+AXES = ("data", "fsdp", "expert", "sequence", "tensor")
+"""In the order in which devices are numbered: neighbours share what exchanges most."""
 
 
 @dataclass(frozen=True)
 class MeshConfig:
+    """How many devices share what. The sizes multiply to the number of devices; any family takes any of them."""
+
     data: int = -1
-    """Devices along `data`; -1 takes all that the other axes leave."""
+    """Rows of the batch; -1 takes all devices that the other axes leave."""
     fsdp: int = 1
+    """Rows of the batch; and parameters, their gradients and optimizer state where they are stored. A step gathers all
+    parameters before it begins: while it runs, each device has them whole, but for what `tensor` and `expert` split."""
     tensor: int = 1
+    """Parameters where they are used: heads, hidden units, words of the vocabulary."""
+    sequence: int = 1
+    """Positions of each row, for the families transformer and causal_lm: for long inputs. `data.length_multiple` is a
+    multiple of it. Families that read one position after the other take it as more rows, as evaluation and decoding do
+    for all."""
+    expert: int = 1
+    """Rows of the batch, and the experts of a mixture (`model.experts`, a multiple of it): tokens travel to the devices
+    of their experts. Without experts it is as `data`."""
+    slices: int = 1
+    """Groups of devices with a slow network between them, such as TPU slices or hosts: `data`, a multiple of it, goes
+    over that network and all other axes stay inside a group."""
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Arrange the devices.
 
     Raises:
-        UserError: if the axes do not multiply to the number of devices.
+        UserError: if the axes do not multiply to the number of devices, or the slices are not those of the devices.
     """
     devices = list(devices if devices is not None else jax.devices())
-    data = config.data if config.data != -1 else len(devices) // max(config.fsdp * config.tensor, 1)
-    sizes = (data, config.fsdp, config.tensor)
-    if min(sizes) < 1 or np.prod(sizes) != len(devices):
+    sizes = {axis: getattr(config, axis) for axis in AXES}
+    if sizes["data"] == -1:
+        sizes["data"] = len(devices) // max(math.prod(sizes[axis] for axis in AXES if axis != "data"), 1)
+    if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
+        given = " ".join(f"{f.name}={getattr(config, f.name)}" for f in fields(config) if f.name != "slices")
         raise UserError(
-            f"config.mesh data={config.data} fsdp={config.fsdp} tensor={config.tensor} does not fit {len(devices)} "
-            "devices: the product must equal their number (data=-1 takes what is left)"
+            f"config.mesh {given} does not fit {len(devices)} devices: the product must equal their number (data=-1 "
+            "takes what is left)"
         )
     # Auto axes: Linen's modules leave the layout of activations to the compiler.
-    return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(arrange(config.slices, sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def batch_shards(mesh: Mesh) -> int:
-    """Number of devices that share the rows of a batch."""
-    return int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+def arrange(slices: int, sizes: Mapping[str, int], devices: list[jax.Device]) -> np.ndarray:
+    """The devices as an array of axes, slices one after the other along `data`."""
+    there = len({getattr(device, "slice_index", 0) for device in devices})
+    if there not in (1, slices):
+        raise UserError(
+            f"config.mesh.slices is {slices}, but the devices stand in {there} slices; set config.mesh.slices={there}"
+        )
+    data = sizes["data"]
+    if slices < 1 or data % slices:
+        raise UserError(
+            f"config.mesh.slices is {slices}, but config.mesh.data, {data}, is not a multiple of it; only data goes "
+            "from one slice to another: set other sizes"
+        )
+    inside = (data // slices, *(sizes[axis] for axis in AXES[1:]))
+    if there > 1:
+        between = (slices, *(1 for _ in AXES[1:]))
+        return mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
+    # Devices that name no slice are grouped by their process: a host is what has a network between it and the next.
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id)) if slices > 1 else devices
+    groups = np.asarray(devices).reshape(slices, -1)
+    return np.concatenate([group.reshape(inside) for group in groups])
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+def row_axes(*, split_time: bool = False) -> tuple[str, ...]:
+    """Mesh axes that share the rows of a batch, where time is split and where it is not."""
+    return ROW_AXES if split_time else (*ROW_AXES, "sequence")
+
+
+def batch_shards(mesh: Mesh, *, split_time: bool = False) -> int:
+    """Number of groups of devices that share the rows of a batch."""
+    return math.prod(mesh.shape[axis] for axis in row_axes(split_time=split_time))
+
+
+def batch_sharding(mesh: Mesh, *, split_time: bool = False) -> NamedSharding:
+    """Of arrays of a batch, [B, ...]; with `split_time` of [B, T], its positions over `sequence`."""
+    return NamedSharding(mesh, PartitionSpec(row_axes(split_time=split_time), *(["sequence"] if split_time else [])))
+
+
+def known(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """What is traced in this context may ask JAX for the mesh and part its work over it: see `ops.sequence_parallel`.
+
+    On one device there is nothing to part, and programs are those without a mesh.
+    """
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh) if mesh.size > 1 else contextlib.nullcontext()
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -100,6 +154,31 @@ def shard_parameters(mesh: Mesh, params: Any, rules: Rules) -> Any:
     return shardings
 
 
+def used(rules: Rules) -> Rules:
+    """The rules for parameters where they are used: without `fsdp`.
+
+    A split that XLA propagates would leave to it whether parameters move or activations, since rows are split over the
+    same axis, and it moves activations; of kernels in loops over time it makes wrong gradients (see BUILD.md).
+    """
+
+    def without(axis: Axis) -> Axis:
+        if isinstance(axis, tuple):
+            return tuple(name for name in axis if name != "fsdp") or None
+        return None if axis == "fsdp" else axis
+
+    return tuple((pattern, tuple(map(without, axes))) for pattern, axes in rules)
+
+
+def gather(mesh: Mesh, params: Any, rules: Rules) -> Any:
+    """Parameters as they are used, in a function that is traced or as arrays; itself `params` if nothing differs."""
+    if mesh.shape["fsdp"] == 1:
+        return params
+    places = shard_parameters(mesh, params, used(rules))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+        return jax.lax.with_sharding_constraint(params, places)
+    return jax.device_put(params, places)
+
+
 def _size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
     return math.prod(mesh.shape[name] for name in ([axis] if isinstance(axis, str) else axis))
 
@@ -124,8 +203,50 @@ def shard_like_parameters(mesh: Mesh, tree: Any, params: Any, shardings: Any) ->
 
 
 def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """This process's rows of a batch as global arrays."""
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+    """Global arrays of a batch, from this process's rows of them: those that `rows_here` numbers."""
+    axes = sharding.spec[0] or ()
+    shards = math.prod(sharding.mesh.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes))
+
+    def place(array: np.ndarray) -> jax.Array:  # [rows here, ...] -> [B, ...]
+        rows = len(array) * shards // len(rows_here(sharding, shards))
+        numbers = rows_here(sharding, rows)
+
+        def part(index: Any) -> np.ndarray:  # a slice for each dimension
+            first = np.searchsorted(numbers, index[0].start or 0)
+            return array[first : first + rows // shards, *index[1:]]
+
+        return jax.make_array_from_callback((rows, *array.shape[1:]), sharding, part)
+
+    return {name: place(array) for name, array in batch.items()}
+
+
+def everywhere(tree: Any, sharding: NamedSharding) -> Any:
+    """Arrays of numpy that every process has whole as global arrays."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree)
+
+
+def to_host(tree: Any) -> Any:
+    """Arrays as numpy's, whole, in every process; what is split over processes is brought together."""
+
+    def fetch(array: jax.Array) -> np.ndarray:
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return np.asarray(array)
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.tree.map(fetch, tree)
+
+
+def rows_here(sharding: NamedSharding, rows: int) -> np.ndarray:
+    """The numbers of the rows, of so many in a batch, of which this process's devices hold a part; ascending.
+
+    The mesh decides: several processes hold the same rows where other axes than the rows' go from one to the next, and
+    a process's rows need not be neighbours.
+    """
+    over_rows = NamedSharding(sharding.mesh, PartitionSpec(sharding.spec[0]))
+    held = over_rows.addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[index] for index in held]))
 
 
 def prefetch(items: Iterable[Any], transfer: Callable[[Any], Any], *, depth: int = 2) -> Generator[Any, None, None]:

@@ -12,6 +12,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from s2sjax.api import Rules
+from s2sjax.faults import Health, healthy
 from s2sjax.sharding import replicated, shard_like_parameters, shard_parameters
 
 Params = Any
@@ -20,11 +21,13 @@ Params = Any
 @flax.struct.dataclass
 class TrainState:
     step: Array
-    """Updates made so far, int32. Batch, dropout and learning rate of the next update follow from it."""
+    """Steps made so far, int32. Batch and dropout of the next one follow from it."""
     params: Params
     opt_state: optax.OptState
     ema: Params | None
     """Moving average of the parameters, if there is one."""
+    health: Health
+    """Which steps were bad, and what is usual. The learning rate follows from the updates taken."""
 
     @property
     def best_params(self) -> Params:
@@ -50,7 +53,8 @@ def initializer(
 
     def init(key: Array) -> TrainState:
         params = model.init(key, batch, train=False)["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), params if ema else None)
+        average = params if ema else None
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, healthy())
 
     return init
 
@@ -64,6 +68,7 @@ def abstract_state(init: Callable[[Array], TrainState], mesh: Mesh, rules: Rules
         params=params,
         opt_state=shard_like_parameters(mesh, shapes.opt_state, shapes.params, params),
         ema=None if shapes.ema is None else params,
+        health=jax.tree.map(lambda _: replicated(mesh), shapes.health),
     )
     return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), shapes, shardings)
 

@@ -1,7 +1,9 @@
 """One update of the train state: gradients of a batch, the optimizer, the moving average; jitted and sharded."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,13 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
-from s2sjax import sharding
+from s2sjax import faults, models, sharding
 from s2sjax.api import Batch
 from s2sjax.experiment import Experiment
+from s2sjax.ops.dropout import rows_of_batch
 from s2sjax.ops.linear import Precision
 from s2sjax.state import TrainState
-from s2sjax.tasks.likelihood import loss_sums
+from s2sjax.tasks.likelihood import loss_sums, part_totals
 
 
 def make_step(
@@ -25,33 +28,59 @@ def make_step(
     mesh: Mesh,
     state_shardings: TrainState,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """One update, jitted once a shape, its state donated. Metrics are sums over the batch, and the gradient's norm."""
-    config, shards = experiment.train, sharding.batch_shards(mesh)
-    dropout = stream_key(experiment.seed, "dropout")
+    """One step, jitted once a shape, its state donated; its update is taken unless `faults` finds it bad.
 
-    def loss(params, batch: Batch, key: Array):
-        sums = loss_sums(
-            model, params, batch, dropout_key=key, label_smoothing=config.label_smoothing, z_loss=config.z_loss,
-            chunk=config.loss_chunk, shards=shards, precision=Precision(config.precision),
-        )  # fmt: skip
+    Metrics are sums over the batch, the norms of gradient and update, and what `faults` says and knew before it.
+    """
+    config, shards = experiment.train, sharding.batch_shards(mesh, split_time=experiment.splits_time)
+    dropout = stream_key(experiment.seed, "dropout")
+    rules = models.family(experiment.model_name).sharding_rules(experiment.model)
+    time_shards = mesh.shape["sequence"] if experiment.splits_time else 1
+
+    def within_mesh() -> contextlib.AbstractContextManager:
+        return sharding.known(mesh) if experiment.knows_mesh else contextlib.nullcontext()
+
+    def loss(params, batch: Batch, key: Array, totals: Mapping[str, Any] | None = None):
+        with within_mesh():
+            sums = loss_sums(
+                model, sharding.gather(mesh, params, rules), batch, dropout_key=key,
+                label_smoothing=config.label_smoothing, z_loss=config.z_loss, chunk=config.loss_chunk, shards=shards,
+                time_shards=time_shards, precision=Precision(config.precision), totals=totals,
+            )  # fmt: skip
         return sums.loss, sums
 
-    def gradients(params, batch: Batch, key: Array):
-        """Sums of the loss and of its gradient over the batch, in `accumulate` parts of its rows."""
-        gradient = jax.grad(loss, has_aux=True)
-        if config.accumulate == 1:
-            return gradient(params, batch, key)
+    def gradient(*args):
+        """Sums of the loss and of its gradient over a batch, or a part of one."""
+        made, sums = jax.grad(loss, has_aux=True)(*args)
+        # What was gathered is parted again at once, each device keeping its share of the sum.
+        return jax.lax.with_sharding_constraint(made, state_shardings.params), sums
+
+    def in_parts(params, batch: Batch, key: Array):
+        """The same in `accumulate` parts of the batch's rows, one after the other."""
+        count = len(batch["targets"])
 
         def split(x: Array) -> Array:  # [B, ...] -> [parts, B / parts, ...]; strided, so that no row changes its device
-            return x.reshape(-1, config.accumulate, *x.shape[1:]).swapaxes(0, 1)
+            return x.reshape(len(x) // config.accumulate, config.accumulate, *x.shape[1:]).swapaxes(0, 1)
 
-        def part(total, x):
-            number, batch = x
-            return jax.tree.map(jnp.add, total, gradient(params, batch, jax.random.fold_in(key, number))), None
+        def added(function):
+            def part(sums, rows_and_batch):
+                rows, batch = rows_and_batch
+                with rows_of_batch(rows, count):  # dropout draws for them what it draws in the whole batch
+                    return jax.tree.map(jnp.add, sums, function(batch)), None
 
-        parts = jnp.arange(config.accumulate), jax.tree.map(split, dict(batch))
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, batch, key))
-        return jax.lax.scan(part, zero, parts)[0]
+            parts = split(jnp.arange(count)), jax.tree.map(split, dict(batch))
+            first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts[1])
+            zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
+            return jax.lax.scan(part, zero, parts)[0]
+
+        def counted(batch: Batch):
+            with within_mesh():
+                return part_totals(model, sharding.gather(mesh, params, rules), batch, dropout_key=key)
+
+        totals = added(counted) if getattr(experiment.model, "experts", 0) else {}
+        return added(lambda batch: gradient(params, batch, key, totals))
+
+    gradients = gradient if config.accumulate == 1 else in_parts
 
     def step(state: TrainState, batch: Batch):
         grads, sums = gradients(state.params, batch, jax.random.fold_in(dropout, state.step))
@@ -64,10 +93,22 @@ def make_step(
             # Young averages forget faster, so that the first, random parameters do not linger.
             decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
             ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
-        cells = batch["inputs"].size + batch["targets"].size
-        filled = sum(jnp.sum(batch[name] > 0) for name in ("input_segments", "target_segments"))
-        metrics = {**sums._asdict(), "gradient_norm": optax.tree.norm(grads), "cells": cells, "filled": filled}
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        norms = {"gradient_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+        taken, health = faults.judge(experiment.faults, state.health, loss=sums.loss / sums.weight, **norms)
+        new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
+        params, opt_state, ema = faults.choose_tree(taken, new, old)
+        metrics = {
+            **sums._asdict(),
+            **norms,
+            "cells": batch["inputs"].size + batch["targets"].size,
+            "filled": sum(jnp.sum(batch[name] > 0) for name in ("input_segments", "target_segments")),
+            "taken": taken,
+            "bad_steps": jax.lax.population_count(health.bad_steps),
+            "updates": state.health.updates,
+            "usual_loss": state.health.loss,
+            "usual_gradient_norm": state.health.gradient_norm,
+        }
+        return TrainState(state.step + 1, params, opt_state, ema, health), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None))
 

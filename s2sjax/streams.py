@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import queue
 import sys
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, cast
 
+from s2sjax import distributed
 from s2sjax.errors import UserError
 
 WINDOW = 2048
@@ -17,6 +19,8 @@ WINDOW = 2048
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[IO[bytes]]:
+    """What stands in `path`; nothing in all processes but the first, which get its lines by `windows`."""
+    path = path if distributed.index() == 0 else os.devnull
     if path == "-":
         yield sys.stdin.buffer
         return
@@ -30,10 +34,14 @@ def reading(path: str) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def writing(path: str, *read: str) -> Iterator[IO[str]]:
-    """A stream of text to `path`, which must be none of the files that are `read` meanwhile: they would be emptied."""
+    """A stream of text to `path`, which must be none of the files that are `read` meanwhile: they would be emptied.
+
+    Of several processes the first writes; what the others write is dropped.
+    """
     for other in read:
         if "-" not in (path, other) and Path(path).exists() and Path(other).exists() and Path(path).samefile(other):
             raise UserError(f"{path} is read from and cannot be written to at the same time; name another output")
+    path = path if distributed.index() == 0 else os.devnull
     if path == "-":
         cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
         yield sys.stdout
@@ -74,7 +82,17 @@ def windows(lines: Iterable[str]) -> Iterator[list[str]]:
     """Lists of the lines that are there: at most `WINDOW`, but never waiting for more once there is one.
 
     A reader thread keeps up with the input, so that a pipe gets its answers line by line and a file is read in windows.
+    Of several processes the first reads, and all get what it gets.
     """
+    return distributed.shared(_windows(lines))
+
+
+def all_lines(stream: IO[bytes], path: str) -> list[str]:
+    """Every line, also in the processes that do not read."""
+    return [line for window in windows(read_lines(stream, path)) for line in window]
+
+
+def _windows(lines: Iterable[str]) -> Iterator[list[str]]:
     ready: queue.Queue = queue.Queue(maxsize=WINDOW)
     end = object()
 

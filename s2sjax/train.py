@@ -1,45 +1,91 @@
-"""The training loop, top to bottom: config, mesh, data, shapes, init, restore, step function, loop, close.
+"""The training loop, top to bottom: config, mesh, data, shapes, step function, restore, init, loop, close.
 
-A run is a pure function of its config: batch, dropout and learning rate of step `i` follow from the seed and from `i`,
-so a run that was interrupted anywhere and resumed ends with the same bits as one that was left alone.
+A run is a pure function of its config and of the batches that it leaves out: batch and dropout of step `i` follow from
+the seed and from `i`, so a run that was interrupted anywhere and resumed ends with the same bits as one left alone.
 """
 
 import contextlib
-import math
-import signal
+import functools
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
+import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from s2sjax import models, optim, sharding
+from s2sjax import distributed, events, faults, goodput, models, optim, sharding
+from s2sjax.api import Rules
 from s2sjax.checkpoint import Checkpointer
 from s2sjax.data import pipeline
 from s2sjax.data.plan import Plan, make_plan
-from s2sjax.data.prepare import prepare
+from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.evaluate import Validator
 from s2sjax.experiment import Experiment
+from s2sjax.faults import TooManyBadSteps
 from s2sjax.ops.linear import Precision
 from s2sjax.plots import learning_curves
 from s2sjax.report import Reporter, progress
 from s2sjax.state import TrainState, abstract_state, initializer, shardings
 from s2sjax.step import make_step, stream_key
-from s2sjax.workdir import check_workdir, claim_workdir
+from s2sjax.stopping import Stopped, StopRequests
+from s2sjax.watchdog import Watchdog
+from s2sjax.window import Window
+from s2sjax.workdir import (
+    Skipped,
+    check_workdir,
+    claim_workdir,
+    discard_checkpoints,
+    open_copy,
+    read_skipped,
+    write_skipped,
+)
 
 INTERRUPTED = 75
-"""Exit code of a run that saved and stopped on SIGTERM or SIGINT: EX_TEMPFAIL, "try again"."""
+"""Exit code of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"."""
+
 
 def train(experiment: Experiment, workdir: Path) -> int:
     """Train from scratch, or resume what stands in `workdir`. Returns the exit code: 0, or `INTERRUPTED`.
 
     Raises:
-        UserError: for bad data, a workdir of another config, a checkpoint of another shape, a disk that is full.
+        UserError: for bad data, a workdir of another config, a checkpoint of another shape, a disk that is full, too
+            many steps that went wrong.
     """
+    began = time.monotonic()
+    with StopRequests() as stop:
+        try:
+            with stop.raising():
+                setup = set_up(experiment, workdir)
+            return go_on(setup, stop, began)
+        except Stopped as stopped:
+            print(f"stopped {stopped} where there was nothing to save; the same command goes on", file=sys.stderr)
+            return INTERRUPTED
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of, whatever step it is at."""
+
+    experiment: Experiment
+    workdir: Path
+    mesh: Mesh
+    prepared: Prepared
+    split: TokenizedSplit
+    plan: Plan
+    rules: Rules
+    init: Callable[[Array], TrainState]
+    abstract: TrainState
+    schedule: optax.Schedule
+    step: Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
+
+
+def set_up(experiment: Experiment, workdir: Path) -> Setup:
     # ---- Config and mesh ----
     mesh = sharding.make_mesh(experiment.mesh)
     check_workdir(experiment, workdir)
@@ -48,149 +94,241 @@ def train(experiment: Experiment, workdir: Path) -> int:
     # ---- Data ----
     with progress("preparing data") as advance:
         prepared = prepare(experiment.data, experiment.tokenizer, ("train", "validation"), progress=advance)
-    train_split = windowed(prepared.splits["train"], experiment.data)
-    divisor = sharding.batch_shards(mesh) * config.accumulate
-    plan = make_plan(
-        train_split.source.lengths, train_split.target.lengths, experiment.data, seed=experiment.seed, divisor=divisor
-    )
+    split = windowed(prepared.splits["train"], experiment.data)
+    divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * config.accumulate
+    plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed, divisor=divisor)
 
     # ---- Model, optimizer, state ----
     family = models.family(experiment.model_name)
     vocabularies = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
     model = family.build(experiment.model, *vocabularies, precision=precision)
     optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
+    schedule = optim.make_schedule(experiment.optimizer, config.steps)
     init = initializer(model, optimizer, ema=config.ema_decay > 0)
-    abstract = abstract_state(init, mesh, family.sharding_rules(experiment.model))
+    rules = family.sharding_rules(experiment.model)
+    abstract = abstract_state(init, mesh, rules)
     claim_workdir(experiment, workdir, prepared)
 
+    # ---- Step function ----
+    step = make_step(model, optimizer, experiment, mesh, shardings(abstract))
+    return Setup(experiment, workdir, mesh, prepared, split, plan, rules, init, abstract, schedule, step)
+
+
+def go_on(setup: Setup, stop: StopRequests, began: float) -> int:
+    """Train from the newest checkpoint, and again from an older one after every roll-back."""
+    experiment, workdir = setup.experiment, setup.workdir
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpointer(workdir / "checkpoints", experiment.checkpoint))
-        # ---- Restore or init ----
-        restored = checkpoints.restore(abstract, set_aside=True)
-        start = restored.step if restored else 0
-        report = stack.enter_context(Reporter(workdir, total_steps=config.steps, resumed_from=start))
-        for message in restored.rejected if restored else ():
-            report.message(message)
-        if restored:
-            state = restored.state
-        else:
-            state = jax.jit(init, out_shardings=shardings(abstract))(stream_key(experiment.seed, "init"))
-        describe(report, experiment, plan, mesh, state, start)
-        validator = Validator(experiment, prepared, mesh, report)
-
-        # ---- Step function ----
-        step_fn = make_step(model, optimizer, experiment, mesh, shardings(abstract))
-        schedule = optim.make_schedule(experiment.optimizer, config.steps)
-        feed = sharding.prefetch(
-            pipeline.batches(
-                plan, train_split, start=start, stop=config.steps, part=jax.process_index(), parts=jax.process_count()
-            ),
-            lambda batch: sharding.to_devices(batch, sharding.batch_sharding(mesh)),
+        copy = open_copy(experiment, workdir)
+        going_back = faults.WINDOW if experiment.faults.beyond_max_skips == "rollback" else 0
+        checkpoints = stack.enter_context(
+            Checkpointer(workdir / "checkpoints", experiment.checkpoint, copy, going_back=going_back)
         )
-        stack.callback(feed.close)
-        stop = stack.enter_context(_stop_requests())
+        ledger = stack.enter_context(events.Ledger(workdir / events.NAME, lambda text: print(text, file=sys.stderr)))
+        ledger.start(time.monotonic() - began)
+        watchdog = stack.enter_context(
+            Watchdog(workdir, experiment.faults.watchdog_seconds, lambda text: ledger.add("stuck", reason=text))
+        )
+        run = Run(setup, checkpoints, ledger, watchdog, stop)
+        while True:
+            try:
+                return run()
+            except TooManyBadSteps as bad:
+                run.roll_back(bad)
 
-        # ---- Loop ----
-        window = Window()
-        pending: tuple[int, Mapping[str, Array]] | None = None
-        compiled: set[tuple[int, ...]] = set()
 
-        def settle() -> None:
-            """Read the metrics of the last dispatched step. Called after the next one is on its way."""
-            nonlocal pending
-            if pending is None:
-                return
-            step, metrics = pending
-            pending = None
-            window.add({name: float(value) for name, value in metrics.items()})
-            if not math.isfinite(window.last_loss):
-                raise UserError(
-                    f"the loss is {window.last_loss} at step {step} (last checkpoint: "
-                    f"{checkpoints.latest_step() or 'none'}): lower config.optimizer.learning_rate or set "
-                    "config.optimizer.clip_norm, and use another workdir"
-                )
-            if step % config.log_every == 0 or step == config.steps:
-                report.step_line(step, {**window.summary(), "learning_rate": float(schedule(step - 1))})
-            report.advance(step)
+class Run:
+    """The loop, and all that it holds."""
 
-        for step in range(start + 1, config.steps + 1):
-            batch = next(feed)
-            shape = batch["inputs"].shape + batch["targets"].shape[1:]
-            if shape not in compiled:
-                settle()
+    def __init__(
+        self, setup: Setup, checkpoints: Checkpointer, ledger: events.Ledger, watchdog: Watchdog, stop: StopRequests
+    ) -> None:
+        self.setup, self.experiment = setup, setup.experiment
+        self.skipped = read_skipped(setup.workdir)
+        self.plan = replace(setup.plan, left_out=self.skipped.left_out)
+        self.checkpoints, self.ledger, self.watchdog, self.stop = checkpoints, ledger, watchdog, stop
+        self.compiled: set[tuple[int, ...]] = set()
+        self.news: tuple[str, ...] = ()
+
+    def __call__(self) -> int:
+        setup, experiment, config = self.setup, self.experiment, self.experiment.train
+        with contextlib.ExitStack() as stack:
+            # ---- Restore or init ----
+            with self.stop.raising(), self.watchdog.phase("restore"):
                 began = time.monotonic()
-            state, metrics = step_fn(state, batch)
-            if shape not in compiled:
-                compiled.add(shape)
-                window.skip(time.monotonic() - began)
-                report.message(
-                    f"compiled shape {len(compiled)} of {len(set(plan.shapes))}, "
-                    f"{shape[0]}x({shape[1]}+{shape[2]}), in {time.monotonic() - began:.1f} s"
-                )
-            settle()
-            pending = step, metrics
+                restored = self.checkpoints.restore(setup.abstract, set_aside=True)
+                start = restored.step if restored else 0
+                report = stack.enter_context(Reporter(setup.workdir, total_steps=config.steps, resumed_from=start))
+                unreadable = (split.unreadable for split in setup.prepared.splits.values())
+                for message in filter(None, (*self.news, *(restored.messages if restored else ()), *unreadable)):
+                    report.message(message)
+                if restored:
+                    state = restored.state
+                    self.ledger.add("restore", step=start, seconds=time.monotonic() - began)
+                else:
+                    init = jax.jit(setup.init, out_shardings=shardings(setup.abstract))
+                    state = init(stream_key(experiment.seed, "init"))
+                describe(report, experiment, self.plan, setup.mesh, state, start)
+                validator = Validator(experiment, setup.prepared, setup.mesh, report, state.best_params)
 
-            last = step == config.steps
-            evaluate = last or step % experiment.evaluate.every_steps == 0
-            if evaluate or stop() or step % experiment.checkpoint.every_steps == 0:
-                settle()
-                began = time.monotonic()
-                scores = validator(step, state.best_params) if evaluate else None
-                checkpoints.save(step, state, scores)
-                window.skip(time.monotonic() - began)
-            for problem in checkpoints.poll():
-                report.message(problem)
-            if stop() and not last:
-                checkpoints.wait()
-                report.message(f"stopped at step {step}, which is saved; the same command goes on from there")
+            place = sharding.batch_sharding(setup.mesh, split_time=experiment.splits_time)
+            feed = sharding.prefetch(
+                pipeline.batches(
+                    self.plan, setup.split, start=start, stop=config.steps,
+                    only=functools.partial(sharding.rows_here, place),
+                ),
+                lambda batch: sharding.to_devices(batch, place),
+            )  # fmt: skip
+            stack.callback(feed.close)
+
+            # ---- Loop ----
+            window = Window()
+            pending: tuple[int, Mapping[str, Array]] | None = None
+            self.ledger.add("train", step=start)
+            # A request to stop may have cut the last validation short, and this one may be.
+            due = restored and self._evaluates(start) and not restored.metrics
+            if due and not self._save(start, state, validator, window):
                 return INTERRUPTED
 
-        # ---- Close ----
-        if start >= config.steps:
-            report.message(
-                f"nothing to do: this run is at step {start} of {config.steps}; raise config.train.steps to go on"
-            )
-        else:
-            with report.losing("plots/learning_curves.png"):
-                learning_curves(workdir / "metrics.jsonl", workdir / "plots" / "learning_curves.png")
-    return 0
+            def settle() -> None:
+                """Read the metrics of the last dispatched step. Called after the next one is on its way."""
+                nonlocal pending
+                if pending is None:
+                    return
+                step, metrics = pending
+                pending = None
+                values = {name: float(value) for name, value in metrics.items()}
+                window.add(values)
+                if not values["taken"]:
+                    self._not_taken(step, values, report)
+                if step % config.log_every == 0 or step == config.steps:
+                    rate = {"learning_rate": float(setup.schedule(values["updates"]))}
+                    report.step_line(step, window.summary() | rate)
+                report.advance(step)
+                self.ledger.progress(step)
+                self.watchdog.step(step)
 
+            for step in range(start + 1, config.steps + 1):
+                batch = next(feed)
+                shape = batch["inputs"].shape + batch["targets"].shape[1:]
+                if shape in self.compiled:
+                    state, metrics = setup.step(state, batch)
+                else:
+                    settle()
+                    with self._waiting("compile", step - 1, window) as waited:
+                        state, metrics = setup.step(state, batch)
+                    self.compiled.add(shape)
+                    report.message(
+                        f"compiled shape {len(self.compiled)} of {len(set(self.plan.shapes))}, "
+                        f"{shape[0]}x({shape[1]}+{shape[2]}), in {waited():.1f} s"
+                    )
+                settle()
+                pending = step, metrics
 
-class Window:
-    """Metrics since the last line: sums and weights until the last moment, and the time they took."""
+                last, asked = step == config.steps, self._asked(step)
+                if last or asked or self._evaluates(step) or step % experiment.checkpoint.every_steps == 0:
+                    settle()
+                    whole = self._save(step, state, validator, window)
+                    asked = None if last and whole else asked or self._asked(step)
+                for problem in self.checkpoints.poll():
+                    report.message(problem)
+                if asked:
+                    self.ledger.add("preempt", step=step, reason=asked)
+                    with self._waiting("save", step, window):
+                        self.checkpoints.wait()
+                    report.message(f"stopped at step {step}, which is saved; the same command goes on from there")
+                    return INTERRUPTED
 
-    def __init__(self) -> None:
-        self.last_loss = 0.0
-        self._reset()
+            # ---- Close ----
+            if start >= config.steps:
+                report.message(
+                    f"nothing to do: this run is at step {start} of {config.steps}; raise config.train.steps to go on"
+                )
+                return 0
+            with self._waiting("save", config.steps, window):
+                self.checkpoints.wait()
+            if jax.process_index() == 0:
+                with self._waiting("plot", config.steps, window), report.losing("plots/learning_curves.png"):
+                    learning_curves(setup.workdir / "metrics.jsonl", setup.workdir / "plots" / "learning_curves.png")
+            self._say_goodput(report)
+        return 0
 
-    def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._steps = 0
-        self._began = time.monotonic()
+    def _not_taken(self, step: int, values: Mapping[str, float], report: Reporter) -> None:
+        """Tell of a bad step. Raises: TooManyBadSteps if it is one too many."""
+        reason, bad = faults.reason(values), int(values["bad_steps"])
+        self.ledger.add("skip", step=step, reason=reason)
+        report.message(
+            f"step {step} is skipped: {reason}; {bad} of the last {faults.WINDOW} were "
+            f"(config.faults.max_skips={self.experiment.faults.max_skips})"
+        )
+        if bad > self.experiment.faults.max_skips:
+            raise TooManyBadSteps(step, reason)
 
-    def add(self, metrics: Mapping[str, float]) -> None:
-        self.last_loss = metrics["loss"]
-        self._steps += 1
-        for name, value in metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+    def roll_back(self, bad: TooManyBadSteps) -> None:
+        """Give up the steps in which too many were bad, for good. Raises: UserError if the run has to stop instead.
 
-    def skip(self, seconds: float) -> None:
-        """Leave out time that was not spent on steps: compiling, evaluating."""
-        self._began += seconds
+        The record is written last. Whatever a kill leaves of this, the next start comes by the same steps again, and
+        does the same: what it goes on from is from before them, and is the same under the old record and the new.
+        """
+        config, roll_backs = self.experiment.faults, self.skipped.roll_backs
+        self.checkpoints.wait()
+        faults.check_roll_back(config, bad, len(roll_backs), self.checkpoints.latest_step())
+        plan = self.plan.without(bad.before, bad.step)
+        if jax.process_index() == 0:
+            discard_checkpoints(self.checkpoints.directory, after=bad.before)
+        self.skipped = Skipped(plan.left_out, (*roll_backs, f"step {bad.step}: {bad}"))
+        if jax.process_index() == 0:
+            write_skipped(self.setup.workdir, self.skipped)
+        distributed.barrier("rolled-back")
+        self.ledger.add("rollback", step=bad.before, reason=str(bad))
+        first, last = self.plan.number(bad.before), self.plan.number(bad.step - 1)
+        self.plan = plan
+        self.news = (
+            f"roll-back {len(roll_backs) + 1} of at most {config.max_rollbacks} (config.faults.max_rollbacks): back to "
+            f"before step {bad.before + 1}; batches {first} to {last} of the data are left out from now on",
+        )
 
-    def summary(self) -> dict[str, float]:
-        """Means a target token (nats), rates, and shares (0..1); the window begins anew."""
-        s, seconds = self._sums, max(time.monotonic() - self._began, 1e-9)
-        result = {
-            "loss": s["loss"] / s["weight"],
-            "perplexity": math.exp(min(s["nll"] / s["weight"], 700)),
-            "accuracy": s["correct"] / s["weight"],
-            "tokens_per_second": s["weight"] / seconds,
-            "padding": 1 - s["filled"] / s["cells"],
-            "gradient_norm": s["gradient_norm"] / self._steps,
-        }
-        self._reset()
-        return result
+    def _asked(self, step: int) -> str | None:
+        """Who asks all processes to stop after this step."""
+        stopping = distributed.agree(step, self.stop.name is not None)
+        return (self.stop.name or "a signal to another process") if stopping else None
+
+    def _evaluates(self, step: int) -> bool:
+        return step == self.experiment.train.steps or step % self.experiment.evaluate.every_steps == 0
+
+    def _save(self, step: int, state: TrainState, validator: Validator, window: Window) -> bool:
+        """Save, after validating if that is due. Whether it was not cut short by a request to stop."""
+        scores, whole = None, True
+        if self._evaluates(step):
+            # One process among several cannot leave the others alone in the middle of it.
+            alone = self.stop.raising() if jax.process_count() == 1 else contextlib.nullcontext()
+            try:
+                with self._waiting("validate", step, window), alone:
+                    params = sharding.gather(self.setup.mesh, state.best_params, self.setup.rules)
+                    scores = validator(step, params)
+            except Stopped:
+                whole = False
+        with self._waiting("save", step, window):
+            self.checkpoints.save(step, state, scores)
+        return whole
+
+    @contextlib.contextmanager
+    def _waiting(self, event: str, step: int, window: Window) -> Iterator[Callable[[], float]]:
+        """Time that is not spent on steps: into the ledger, and out of the rates. Gives a clock of it, in seconds."""
+        began = time.monotonic()
+        with self.watchdog.phase(event):
+            yield lambda: time.monotonic() - began
+        seconds = time.monotonic() - began
+        window.skip(seconds)
+        self.ledger.add(event, step=step, seconds=seconds)
+
+    def _say_goodput(self, report: Reporter) -> None:
+        if jax.process_index() == 0:
+            with report.losing("goodput"), contextlib.suppress(UserError):
+                found = goodput.compute(events.read(self.setup.workdir / events.NAME))
+                report.message(
+                    f"goodput {goodput.line(found)}: steps that count; s2sjax goodput --workdir={self.setup.workdir} "
+                    "says where the rest went"
+                )
 
 
 def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, state: TrainState, start: int) -> None:
@@ -217,22 +355,3 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}" + ("" if number == 1 else "s")
-
-
-@contextlib.contextmanager
-def _stop_requests():
-    """SIGTERM and SIGINT ask the loop to save and stop; a second SIGINT does not wait."""
-    asked = False
-
-    def ask(number, frame):
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,15 +1,24 @@
-"""The run directory: claimed for one config and one data set, which it then holds, and checked when a run resumes."""
+"""The run directory: claimed for one config and one data set, which it then holds, and checked when a run resumes;
+and the place of its second copy, held to the same."""
 
 import json
 import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
+from s2sjax import distributed
 from s2sjax import experiment as experiments
 from s2sjax.average import check_trainable
 from s2sjax.config import differences
+from s2sjax.copies import SecondCopy
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.prepare import Prepared
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, in_one_line
 from s2sjax.evaluate import write_json
 from s2sjax.experiment import Experiment
 
@@ -20,11 +29,19 @@ CHANGEABLE = (
     "evaluate.",
     "decode.",
     "checkpoint.",
+    "faults.",
     "mesh.",
     "data.dir",
     "data.cache_dir",
+    "data.max_bad_records",
 )
-"""Config keys that may differ when a run is resumed; all others decide what is computed."""
+"""Config keys that may differ when a run is resumed; all others decide what is computed, as long as no step is bad."""
+
+LOGS = "logs"
+"""Where launch scripts write what processes print: in the run directory, before there is a run."""
+
+_BEGUN = (LOGS, "plots", "config.tmp")
+"""What may stand in a run directory before its config does: a kill in that moment is no reason to refuse it."""
 
 
 def check_workdir(experiment: Experiment, workdir: Path) -> None:
@@ -32,21 +49,68 @@ def check_workdir(experiment: Experiment, workdir: Path) -> None:
     path = workdir / "config.json"
     check_trainable(workdir)
     if path.exists():
-        old = experiments.config_dict(experiments.load(path)).to_dict()
-        new = experiments.config_dict(experiment).to_dict()
-        changed = {k: v for k, v in differences(old, new).items() if not k.startswith(CHANGEABLE)}
-        if changed:
-            listing = "; ".join(f"config.{key} was {a!r} and is {b!r}" for key, (a, b) in changed.items())
-            raise UserError(f"{workdir} holds a run of another config: {listing}. Use these values, or another workdir")
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        if changed := _changed(experiments.load(path), experiment):
+            raise UserError(f"{workdir} holds a run of another config: {changed}. Use these values, or another workdir")
+    elif workdir.exists() and (not workdir.is_dir() or any(path.name not in _BEGUN for path in workdir.iterdir())):
         raise UserError(f"{workdir} is not empty and has no config.json, so it is no run; use another workdir")
+
+
+def _changed(old: Experiment, new: Experiment) -> str:
+    """What decides the result and differs, for a message."""
+    values = (experiments.config_dict(each).to_dict() for each in (old, new))
+    found = {k: v for k, v in differences(*values).items() if not k.startswith(CHANGEABLE)}
+    return "; ".join(f"config.{key} was {a!r} and is {b!r}" for key, (a, b) in found.items())
+
+
+def open_copy(experiment: Experiment, workdir: Path) -> SecondCopy | None:
+    """The place of the second copy that the config asks for, of a run directory that was claimed.
+
+    Raises:
+        UserError: it cannot be used at all, or holds a run of another config or of other data.
+    """
+    url = experiment.checkpoint.copy_to
+    if not url:
+        return None
+
+    def check(records: Mapping[str, bytes]) -> None:
+        here = f"{copy.url}, where config.checkpoint.copy_to puts the second copy,"
+        try:
+            found = {name: json.loads(content) for name, content in records.items()}
+            changed = _changed(experiments.resolve(found["config.json"]), experiment) if "config.json" in found else ""
+            fingerprint = found.get("data.json", {}).get("train")
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{here} has records that cannot be read ({error}); move it away") from error
+        if changed:
+            raise UserError(f"{here} holds a run of another config: {changed}. Choose another place")
+        if fingerprint not in (None, json.loads((workdir / "data.json").read_text(encoding="utf-8"))["train"]):
+            raise UserError(f"{here} holds a run on other training data; choose another place")
+
+    copy = SecondCopy(url, workdir, check)
+    try:
+        copy.open()
+        if jax.process_index() == 0:
+            copy.recover_record()
+    except UserError:
+        raise
+    except Exception as error:  # drivers raise what they like; if it lasts, the copier will say so
+        if not copy.has_first():  # to begin anew would overwrite, in the end, what may be there
+            raise UserError(
+                f"there is no checkpoint in {workdir}, and its second copy in {copy.url} cannot be read: "
+                f"{in_one_line(error)}. Run the same command when it can, or set config.checkpoint.copy_to='' to begin "
+                "anew"
+            ) from error
+    return copy
 
 
 def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> None:
     """Write config, tokenizers and the data's fingerprints, or check that the data is what the run began with.
 
-    Comes after everything that can be wrong with config and data, so that a mistake leaves no run behind.
+    Comes after everything that can be wrong with config and data, so that a mistake leaves no run behind. Of several
+    processes, the first writes when all have looked, and the others then see whether their data is the same.
     """
+    distributed.barrier("checked")
+    if distributed.index() != 0:
+        distributed.barrier("claimed")
     content = {name: split.fingerprint for name, split in prepared.splits.items()}
     record = workdir / "data.json"
     try:
@@ -56,6 +120,8 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
                 f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} "
                 f"is not what {workdir} was trained on; restore it or use another workdir"
             )
+        if distributed.index() != 0:
+            return
         (workdir / "plots").mkdir(parents=True, exist_ok=True)
         temporary = workdir / "config.tmp"
         experiments.save(experiment, temporary)
@@ -67,3 +133,58 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
         raise UserError(f"{record} is not valid JSON ({error}); restore it or use another workdir") from error
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
+    distributed.barrier("claimed")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What roll-backs left out: `skipped.json`. Batch `i` of a run is a function of its config, of this, and of `i`."""
+
+    left_out: tuple[tuple[int, int], ...] = ()
+    """Spans (first, end) of batches, ascending: see `Plan.left_out`."""
+    roll_backs: tuple[str, ...] = ()
+    """A sentence for each, in order: where, and why."""
+
+
+def read_skipped(workdir: Path) -> Skipped:
+    """Raises: UserError if the record is there and damaged: without it another run would go on."""
+    path = workdir / "skipped.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        spans = tuple((int(first), int(end)) for first, end in values["left_out"])
+        if any(not 0 <= first < end for first, end in spans) or list(spans) != sorted(spans):
+            raise ValueError("spans")
+        return Skipped(spans, tuple(map(str, values["roll_backs"])))
+    except FileNotFoundError:
+        return Skipped()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}), and says which batches this run does without; restore it, or use "
+            "another workdir"
+        ) from error
+
+
+def write_skipped(workdir: Path, skipped: Skipped) -> None:
+    """Raises: UserError if it cannot be written."""
+    write_json(
+        workdir / "skipped.json",
+        {"left_out": [list(span) for span in skipped.left_out], "roll_backs": list(skipped.roll_backs)},
+    )
+
+
+def discard_checkpoints(directory: Path, *, after: int) -> None:
+    """Delete the checkpoints of later steps, whole or not, the newest first: a kill leaves the others as they were.
+
+    Raises:
+        UserError: they cannot be deleted.
+    """
+    try:
+        steps = [int(path.name) for path in directory.iterdir() if re.fullmatch("[0-9]+", path.name)]
+        for step in sorted(steps, reverse=True):
+            if step > after:
+                doomed = directory / f"tmp-{step}-old"  # a name that the next run clears away
+                shutil.rmtree(doomed, ignore_errors=True)
+                os.rename(directory / str(step), doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"checkpoints after {after} in {directory} cannot be deleted: {error.strerror}") from error

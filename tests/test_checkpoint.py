@@ -81,7 +81,7 @@ def copy(saved, tmp_path) -> Path:
 def test_what_is_restored_is_what_was_saved_bit_for_bit(saved):
     state = make_state(200)
     restored = CheckpointReader(saved).restore(abstract(state))
-    assert restored.step == 200 and restored.metrics == {"loss": 0.005} and restored.rejected == ()
+    assert restored.step == 200 and restored.metrics == {"loss": 0.005} and restored.messages == ()
     assert jax.tree.structure(restored.state) == jax.tree.structure(state)
     assert bits(restored.state) == bits(state)
 
@@ -184,7 +184,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_set_aside_so_that_its_step_can_
     with Checkpointer(copy, CheckpointConfig()) as checkpoints:
         restored = checkpoints.restore(abstract(state), set_aside=True)
         assert bits(restored.state) == bits(state)
-        assert restored.rejected == (
+        assert restored.messages == (
             "checkpoint 300: file manifest.json: No such file or directory; going on from checkpoint 100",
             "checkpoint 200: file state/_METADATA: missing; going on from checkpoint 100",
         )
@@ -217,6 +217,34 @@ def test_a_checkpoint_of_another_model_is_refused_and_the_differences_are_named(
     assert "params/half: saved bfloat16[6,4], expected float32[6,4]" in message
     assert "ema/a: saved nothing, expected float32[2]" in message
     assert "params/empty: saved float32[0,3], expected nothing" in message
+
+
+def test_another_type_is_refused_unless_asked_for_and_then_it_is_said(saved, copy):
+    """float32 back as bfloat16, and bfloat16 as float32: the values are those of a cast, integers stay as they are."""
+    state = make_state(200)
+    types = {"float32": jnp.bfloat16, "bfloat16": jnp.float32}
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, types.get(x.dtype.name, x.dtype)), state)
+    with pytest.raises(UserError, match=r"half: saved bfloat16\[6,4\], .*\(types alone: config.checkpoint.cast=True\)"):
+        CheckpointReader(saved).restore(wanted)
+    with Checkpointer(copy, CheckpointConfig(cast=True)) as checkpoints:
+        restored = checkpoints.restore(wanted, set_aside=True)
+    floats = [leaf.dtype.name for leaf in jax.tree.leaves(state) if leaf.dtype.name in types]
+    counts = {name: floats.count(name) for name in types}
+    assert restored.messages == (
+        "checkpoint 200: arrays cast, as config.checkpoint.cast asks: "
+        f"{counts['float32']} from float32 to bfloat16 and {counts['bfloat16']} from bfloat16 to float32",
+    )
+    assert bits(restored.state) == bits(jax.tree.map(lambda x, w: x.astype(w.dtype), state, wanted))
+
+
+def test_cast_neither_makes_integers_of_floats_nor_changes_shapes(saved):
+    state = make_state(200)
+    for leaf in (jax.ShapeDtypeStruct((6, 4), jnp.int16), jax.ShapeDtypeStruct((4, 6), jnp.float32)):
+        wanted = {"params": {"half": leaf}}
+        with pytest.raises(UserError, match="params/half: saved bfloat16"):
+            CheckpointReader(saved).restore(wanted, partial=True, cast=True)
+    same = CheckpointReader(saved).restore(abstract(state), cast=True)
+    assert same.messages == () and bits(same.state) == bits(state)
 
 
 def test_the_last_and_the_best_stay(tmp_path):
@@ -353,7 +381,7 @@ with Checkpointer(sys.argv[1], CheckpointConfig(keep_last=2)) as checkpoints:
         run.send_signal(signal.SIGKILL)
         run.communicate()
         restored = CheckpointReader(tmp_path).restore(shapes)
-        assert restored.rejected == ()
+        assert restored.messages == ()
         assert restored.step >= begun - 1 > newest  # a save begins when the one before is committed
         assert all(np.all(np.asarray(x) == restored.step) for x in restored.state.values())
         newest = restored.step

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 import s2sjax
+from s2sjax import experiment as experiments
 from s2sjax.cli import run_command
+from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
 from tests.tiny import command, config_file, environment, on_one_device, read_state, write_text
 
@@ -255,11 +257,18 @@ def test_evaluate_writes_flat_results_and_prints_them(copy, capsys):
     assert {"loss", "bleu", "chrf", "exact_match", "seconds", "bleu_signature", "chrf_signature"} <= results.keys()
     assert all(isinstance(value, float | int | str) for value in results.values())
     assert 0 < results["loss"] < 2 and 0 <= results["exact_match"] <= 100 and results["chrf"] > 20
-    out = capsys.readouterr().out
-    assert all(name in out for name in ("loss", "bleu", "chrf", "exact_match", "tok:13a"))
+    said = capsys.readouterr()
+    assert all(name in said.out for name in ("loss", "bleu", "chrf", "exact_match", "tok:13a"))
+    assert "cut" not in said.err
 
-    # The validation split says what training said of the same step.
-    assert s2s("evaluate", f"--workdir={copy}", "--split=validation", "--config.decode.checkpoint=200") == 0
+    # The validation split says what training said of the same step, and that a limit cuts sources before decoding.
+    options = ["--config.decode.checkpoint=200", "--config.data.max_source_length=8"]
+    assert s2s("evaluate", f"--workdir={copy}", "--split=validation", *options) == 0
+    longer = sum(
+        len(row["source"]) > 7 for row in open_split(experiments.load(copy / "config.json").data, "validation")
+    )
+    cut = f"{longer} of 20 sources were longer than config.data.max_source_length 8 tokens"
+    assert longer and cut in capsys.readouterr().err
     said = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     (loss,) = [line["loss"] for line in said if line["kind"] == "validation" and line["step"] == 200]
     assert json.loads((copy / "results" / "validation.json").read_text())["loss"] == pytest.approx(loss, rel=1e-5)

@@ -71,6 +71,14 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ({"model": {"name": "transformer", "heads": 0}}, "config.model.heads"),
         ({"model": {"name": "transformer", "dropout": 1.5}}, "config.model.dropout is 1.5"),
         ({"model": {"name": "rnn_seq2seq", "dropout": -0.1}}, "config.model.dropout is -0.1"),
+        (
+            {"model": {"name": "transformer"}, "mesh": {"sequence": 3}},
+            "sequence is 3, but rows have multiples of 4 positions; set config.data.length_multiple=12",
+        ),
+        (
+            {"model": {"name": "causal_lm", "experts": 3}, "mesh": {"expert": 2}},
+            "experts, 3, is not a multiple of it; set config.mesh.expert=1 or config.model.experts=6",
+        ),
         ({"seed": "one"}, "config.seed is 'one', but a value of type int"),
         ({"data": 5}, "config.data is 5"),
         ({"train": {"precision": "float16"}}, "config.train.precision is 'float16'"),

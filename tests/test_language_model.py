@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import s2sjax
+from s2sjax.errors import UserError
 from s2sjax.train import train
 from s2sjax.vocabulary import BOS, EOS
-from tests.tiny import compiling_once, on_devices, tiny, write_split
+from tests.tiny import compiling_once, on_devices, random_state, records, tiny, write_run, write_split, write_text
 
 LINES = ["abcd", "efghijklm", "nopqrst"]
 """A letter tells the next one; only the first letter of a line is a surprise."""
@@ -75,8 +76,42 @@ def test_a_sliding_window_gives_every_token_its_context_and_no_token_more(run):
 
 
 def test_it_goes_on_from_a_prompt_as_its_text_does(run):
-    best = [hypotheses[0].text for hypotheses in run.decode(["ab", "e", "nopqrst", ""])]
-    assert best == ["cd", "fghijklm", "", ""]
+    best = [hypotheses[0].text for hypotheses in run.decode(["ab", "e", "nopqrst"])]
+    assert best == ["cd", "fghijklm", ""]
+
+
+FAMILIES = {
+    "hmm": {},
+    "lstm_lm": {},
+    "causal_lm": {"model__positions": "learned", "model__max_positions": 512},
+    "causal_lm, prefix": {"model__prefix": True, "model__positions": "relative"},
+    "griffin": {},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("hmm", "lstm_lm") else pytest.mark.slow) for name in FAMILIES]
+)
+def test_an_empty_line_begins_a_text_whatever_stands_beside_it(tmp_path, name):
+    """From begin-of-sentence, with the probability of the whole text; by every family, of random parameters."""
+    options = {"beam_size": 2, "nbest": 2, "batch_size": 8, "max_length_factor": 1.0}
+    decoding = {f"decode__{option}": value for option, value in options.items()}
+    experiment = tiny(tmp_path, name.split(",")[0], data__source="", **decoding, **FAMILIES[name])
+    workdir = write_run(tmp_path / "run", experiment, {1: (random_state(experiment, 0), {"loss": 1.0})})
+    run = s2sjax.load(workdir)
+    prompts = ["", "fedcba", "  ", ""]
+    together, alone = run.decode(prompts), run.decode([""])[0]
+    assert [h.ids for h in together[0]] == [h.ids for h in together[3]] == [h.ids for h in alone]
+    assert all(h.ids for hypotheses in together for h in hypotheses)
+    pairs = [(prompt, h) for prompt, found in zip(prompts, together, strict=True) for h in found]
+    scores = run.score([prompt for prompt, _ in pairs], [h for _, h in pairs])
+    np.testing.assert_allclose(scores, [h.score for _, h in pairs], atol=1e-4)
+
+
+def test_it_knows_what_a_text_begins_with(run):
+    (best,) = run.decode([""])[0]
+    assert best.text in LINES
+    assert best.score == pytest.approx(run.score([""], [best.text])[0], abs=1e-4)
 
 
 def test_what_follows_a_prompt_does_not_depend_on_the_prompts_beside_it(run):
@@ -101,6 +136,13 @@ def test_a_continuations_score_is_the_scores_of_its_tokens_after_the_prompt(run,
     log_probs = token_log_probs(run, np.append(tokens, EOS))
     assert best.score == pytest.approx(log_probs[len(prompt) :].sum(), abs=1e-4)
     assert run.score([""], [prompt + best.text])[0] == pytest.approx(log_probs.sum(), abs=1e-4)
+
+
+def test_coverage_that_a_language_model_cannot_measure_is_told_before_the_first_step(tmp_path):
+    write_text(tmp_path, train=8, held_out=2)
+    with pytest.raises(UserError, match=r"decode.coverage is 0.2, but the model has no attention over a source"):
+        train(tiny(tmp_path, "hmm", decode__coverage=0.2, train__steps=2), tmp_path / "run")
+    assert records(tmp_path / "run") == []
 
 
 def test_one_line_of_the_config_makes_the_same_data_a_language_models(tmp_path):

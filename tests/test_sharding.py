@@ -1,8 +1,12 @@
+import functools
 import itertools
+import math
 import threading
 import time
+from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -12,14 +16,17 @@ from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
 from s2sjax.sharding import (
     MeshConfig,
+    arrange,
     batch_sharding,
     batch_shards,
+    gather,
     make_mesh,
     path_name,
     prefetch,
     shard_like_parameters,
     shard_parameters,
     to_devices,
+    used,
 )  # fmt: skip
 from s2sjax.state import abstract_state, initializer
 
@@ -30,8 +37,9 @@ def mesh():
 
 
 def test_a_mesh_takes_the_devices_that_the_other_axes_leave():
-    assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
-    assert dict(make_mesh(MeshConfig(tensor=4)).shape) == {"data": 2, "fsdp": 1, "tensor": 4}
+    assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "expert": 1, "sequence": 1, "tensor": 1}
+    mesh = make_mesh(MeshConfig(tensor=2, sequence=2))
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "expert": 1, "sequence": 2, "tensor": 2}
     assert make_mesh(MeshConfig(), jax.devices()[:1]).size == 1
 
 
@@ -39,6 +47,63 @@ def test_batches_are_shared_by_data_and_fsdp(mesh):
     assert batch_shards(mesh) == 4
     batch = to_devices({"inputs": np.arange(8).reshape(4, 2)}, batch_sharding(mesh))
     assert {shard.data.shape for shard in batch["inputs"].addressable_shards} == {(1, 2)}
+
+
+def test_a_sequence_axis_shares_positions_where_time_is_split_and_rows_where_it_is_not():
+    mesh = make_mesh(MeshConfig(data=2, expert=2, sequence=2))
+    batch = {"inputs": np.arange(32).reshape(8, 4)}
+    for split_time, shards, shape in ((True, 4, (2, 2)), (False, 8, (1, 4))):
+        assert batch_shards(mesh, split_time=split_time) == shards
+        placed = to_devices(batch, batch_sharding(mesh, split_time=split_time))["inputs"]
+        assert {shard.data.shape for shard in placed.addressable_shards} == {shape}
+        np.testing.assert_array_equal(placed, batch["inputs"])
+
+
+# ---- Slices ----
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What is asked of a device that says in which slice it stands, or of which process it is."""
+
+    id: int
+    process_index: int
+    slice_index: int = 0
+    platform: str = "tpu of a test"
+    device_kind: str = ""
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_only_data_goes_from_one_slice_to_another(named):
+    """By the number of their slice if devices have one, in whatever order they come; by process if not."""
+    chips = [Chip(i, i // 4, i // 8 if named else 0) for i in (*range(0, 16, 2), *range(1, 16, 2))]
+    arranged = arrange(2, {"data": 4, "fsdp": 2, "expert": 1, "sequence": 1, "tensor": 2}, chips)
+    assert arranged.shape == (4, 2, 1, 1, 2) and len({chip.id for chip in arranged.flat}) == 16
+    for half in (arranged[:2], arranged[2:]):
+        assert len({chip.id // 8 for chip in half.flat}) == 1
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (MeshConfig(slices=3), "config.mesh.slices is 3, but config.mesh.data, 8, is not a multiple of it"),
+        (MeshConfig(fsdp=8, slices=2), "config.mesh.slices is 2, but config.mesh.data, 1, is not a multiple"),
+        (MeshConfig(slices=0), "config.mesh.slices is 0"),
+    ],
+    ids=str,
+)
+def test_slices_that_data_does_not_divide_into_are_a_users_error(config, message):
+    with pytest.raises(UserError, match=message):
+        make_mesh(config)
+
+
+def test_slices_that_are_not_those_of_the_devices_are_a_users_error():
+    chips = [Chip(i, 0, i // 2) for i in range(8)]
+    with pytest.raises(UserError, match="the devices stand in 4 slices; set config.mesh.slices=4"):
+        arrange(2, {"data": 8, "fsdp": 1, "expert": 1, "sequence": 1, "tensor": 1}, chips)
+
+
+# ---- Parameters ----
 
 
 @pytest.mark.parametrize(
@@ -74,6 +139,35 @@ def test_a_rule_that_matches_nothing_is_a_mistake(mesh):
 def test_a_rule_for_another_number_of_axes_is_a_mistake(mesh):
     with pytest.raises(ValueError):
         shard_parameters(mesh, PARAMS, ((r"kernel$", ("fsdp",)), RULES[1]))
+
+
+def test_what_is_split_over_fsdp_is_gathered_for_use_and_its_gradient_parted_again(mesh):
+    places, params = shard_parameters(mesh, PARAMS, RULES), jax.tree.map(lambda x: x + 1.0, PARAMS)
+    assert places["layer"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
+    assert used((*RULES, ("x", (("fsdp", "tensor"), ("fsdp",)))))[0] == (r"kernel$", (None, "tensor"))
+    assert used((("x", (("fsdp", "tensor"), ("fsdp",))),)) == (("x", (("tensor",), None)),)
+    stored = jax.device_put(params, places)
+    assert gather(mesh, stored, RULES)["layer"]["kernel"].sharding.spec == PartitionSpec(None, "tensor")
+
+    @functools.partial(jax.jit, out_shardings=places)
+    def gradient(params):
+        return jax.grad(lambda p: jnp.sum(gather(mesh, p, RULES)["layer"]["kernel"] ** 2))(params)
+
+    np.testing.assert_array_equal(gradient(stored)["layer"]["kernel"], 2 * params["layer"]["kernel"])
+    assert gather(make_mesh(MeshConfig()), params, RULES) is params, "nothing to gather"
+
+
+@pytest.mark.parametrize("family", models.families())
+def test_fsdp_leaves_each_device_its_share_of_parameters_and_optimizer_state(family):
+    """On 8 devices an eighth, and 5 % of what there is for what does not divide."""
+    module, mesh = models.family(family), make_mesh(MeshConfig(data=1, fsdp=8))
+    options = {"experts": 4} if family == "causal_lm" else {}
+    model = module.build(module.Config(**options), 8000, 8000, precision=Precision.FLOAT32)
+    init = initializer(model, optim.make_optimizer(optim.OptimizerConfig(), 10), ema=False)
+    state = abstract_state(init, mesh, module.sharding_rules(module.Config(**options)))
+    leaves = jax.tree.leaves((state.params, state.opt_state))
+    held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
+    assert held / sum(leaf.size for leaf in leaves) < 1 / 8 + 0.05
 
 
 @pytest.mark.parametrize("family", models.families())

@@ -27,6 +27,7 @@ from s2sjax.step import make_step
 from s2sjax.tasks.likelihood import loss_sums
 from s2sjax.tasks.scorers import Single
 from s2sjax.train import INTERRUPTED, train
+from s2sjax.workdir import check_workdir
 from tests.tiny import (
     assert_same_state,
     compiling_once,
@@ -298,8 +299,9 @@ def test_a_run_leaves_metrics_samples_plots_and_its_config(one_device, data, tmp
 
 def test_a_loss_that_is_not_a_number_ends_the_run_with_advice(one_device, data, tmp_path):
     options = {"optimizer__name": "sgd", "optimizer__learning_rate": 1e30, "optimizer__warmup_steps": 0}
-    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d.*lower config.optimizer.learning_rate"):
-        train(tiny(data, **options), tmp_path)
+    message = r"the (loss|update's norm) is (nan|inf) at step 3.*lower config.optimizer.learning_rate"
+    with pytest.raises(UserError, match=message):
+        train(tiny(data, faults__max_skips=2, faults__max_rollbacks=1, **options), tmp_path)
     assert not list((tmp_path / "checkpoints").glob("[0-9]*")), "no broken state is saved"
 
 
@@ -333,7 +335,7 @@ def test_a_finished_run_has_nothing_to_do(one_device, data, finished, capsys):
     assert train(tiny(data, train__steps=2), finished) == 0
     assert "nothing to do: this run is at step 2 of 2; raise config.train.steps" in capsys.readouterr().err
     for path, content in before.items():
-        assert path.read_bytes() == content or "tensorboard" in str(path)
+        assert path.read_bytes() == content or "tensorboard" in str(path) or path.name == "events.jsonl"
 
 
 def test_other_data_under_a_run_is_refused(one_device, data, finished, tmp_path):
@@ -349,6 +351,12 @@ def test_a_directory_that_is_no_run_is_left_alone(one_device, data, tmp_path):
     with pytest.raises(UserError, match="is not empty and has no config.json, so it is no run; use another workdir"):
         train(tiny(data), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_logs_may_be_in_a_workdir_before_the_run_is(data, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "process-0.log").write_text("starting")
+    check_workdir(tiny(data), tmp_path)
 
 
 def test_a_workdir_that_cannot_be_made_is_a_users_error(one_device, data, tmp_path):
@@ -391,14 +399,16 @@ def test_the_window_averages_over_tokens_not_over_steps(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
     window = training.Window()
-    common = {"gradient_norm": 1.0, "cells": 40.0, "filled": 30.0}
+    common = {"gradient_norm": 1.0, "cells": 40.0, "filled": 30.0, "taken": 1.0}
     window.add({"loss": 10.0, "nll": 10.0, "weight": 10.0, "correct": 5.0, **common})
     window.add({"loss": 90.0, "nll": 60.0, "weight": 30.0, "correct": 25.0, **common, "gradient_norm": 3.0})
+    window.add({**common, "loss": math.nan, "nll": math.nan, "weight": 7.0, "correct": 0.0, "taken": 0.0})
     window.skip(6.0)
     clock[0] = 10.0
     expected = {"loss": 2.5, "perplexity": math.exp(70 / 40), "accuracy": 0.75, "tokens_per_second": 10.0,
-                "padding": 0.25, "gradient_norm": 2.0}  # fmt: skip
+                "padding": 0.25, "gradient_norm": 2.0, "skipped": 1}  # fmt: skip
     assert window.summary() == pytest.approx(expected)
+    assert window.summary() == {"skipped": 0}
 
 
 def test_a_mistake_in_the_data_leaves_no_run_behind(one_device, data, tmp_path):

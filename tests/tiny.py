@@ -72,6 +72,7 @@ def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> di
         "evaluate.samples": 0,
         "evaluate.every_steps": 1000,
         "checkpoint.every_steps": 1000,
+        "faults.watchdog_seconds": 0,
     }
     return values | {key.replace("__", "."): value for key, value in overrides.items()}
 
@@ -171,7 +172,9 @@ def compiling_once(directory: Path) -> Iterator[None]:
 def on_devices(monkeypatch, count: int) -> None:
     """Let every mesh be made of this many of the test process's devices."""
     make_mesh = sharding.make_mesh
-    monkeypatch.setattr(sharding, "make_mesh", lambda config: make_mesh(config, jax.devices()[:count]))
+    monkeypatch.setattr(
+        sharding, "make_mesh", lambda config, devices=None: make_mesh(config, devices or jax.devices()[:count])
+    )
 
 
 def command(*arguments: str) -> list[str]:

@@ -5,7 +5,8 @@ Published on other splits, without stress: 20.2 (PRONALSYL 2007 split) and about
 
     s2sjax train --config=configs/cmudict/transformer.py --workdir=runs/cmudict --config.data.dir=DIR
 
-Not yet run.
+Reached on test: 35.8 % of words wrong, 10.0 % of phonemes, stress counted; one busy EPYC (Zen 5) core, 16 minutes,
+2026-11-21, commit fb2e5b8.
 """
 
 from s2sjax.experiment import base_config

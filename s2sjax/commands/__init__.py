@@ -3,4 +3,6 @@
 They are named here, not imported, so that help and a mistyped command are answered before JAX is loaded.
 """
 
-COMMANDS = ("train", "decode", "evaluate", "score", "rerank", "average", "align", "tag")
+COMMANDS = ("train", "inspect", "decode", "evaluate", "score", "rerank", "average", "align", "tag", "goodput")
+ALONE = ("inspect", "average", "goodput")
+"""Those of them that are work for one process."""

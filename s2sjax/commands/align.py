@@ -4,13 +4,15 @@ import contextlib
 import json
 from pathlib import Path
 
+from s2sjax import distributed
 from s2sjax.commands.opening import open_run
+from s2sjax.commands.remarks import say_cut
 from s2sjax.config import choose
 from s2sjax.errors import UserError
 from s2sjax.flags import parse
 from s2sjax.plots import attention_map
 from s2sjax.report import progress
-from s2sjax.streams import read_lines, reading, writing
+from s2sjax.streams import all_lines, reading, writing
 from s2sjax.tasks.word_alignment import Alignment
 
 _TOGETHER = 512
@@ -31,7 +33,7 @@ def run(argv: list[str]) -> int:
         names = (values["source"], values["target"])
         if names == ("-", "-"):
             raise UserError("--source and --target are both -, but standard input can be one of them; give a file")
-        sources, targets = (list(read_lines(stack.enter_context(reading(name)), name)) for name in names)
+        sources, targets = (all_lines(stack.enter_context(reading(name)), name) for name in names)
         if len(sources) != len(targets):
             raise UserError(
                 f"{names[0]} has {len(sources)} lines and {names[1]} has {len(targets)}; line N of one must belong to "
@@ -46,9 +48,10 @@ def run(argv: list[str]) -> int:
             aligned = opened.align(*pairs, layer=layer, progress=advance)
             for number, (source, target, alignment) in enumerate(zip(*pairs, aligned, strict=True), start=first + 1):
                 output.write(_format(source, target, alignment, values["format"]))
-                if values["plot"] and alignment.links:
+                if values["plot"] and alignment.links and distributed.index() == 0:
                     _plot(alignment, Path(values["plot"]) / f"attention_{number}.png")
             output.flush()
+    say_cut(opened)
     return 0
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from s2sjax.commands.opening import open_run
+from s2sjax.commands.remarks import say_cut
 from s2sjax.config import choose
 from s2sjax.errors import UserError
 from s2sjax.flags import parse
 from s2sjax.report import progress
 from s2sjax.run import Run
-from s2sjax.streams import count_lines, read_lines, reading, windows, writing
+from s2sjax.streams import all_lines, count_lines, read_lines, reading, windows, writing
 from s2sjax.tasks.details import Details
 from s2sjax.tasks.translate import Hypothesis, best_text
 
@@ -38,6 +39,7 @@ def run(argv: list[str]) -> int:
         beside = {name: _beside(values, name, stack) for name in ("prefix", "phrases", "choices")}
         choices = beside.pop("choices")
         opened = open_run(values)
+        opened.decode([], choices=choices)  # what cannot be is said before anything is written
         output = stack.enter_context(writing(values["output"], values["input"]))
         done = 0
         advance = stack.enter_context(progress("decoding", count_lines(values["input"])))
@@ -57,13 +59,7 @@ def run(argv: list[str]) -> int:
     for name, listed in beside.items():
         if listed is not None and done < len(listed):
             raise UserError(f"{values[name]} has {len(listed)} lines, but there were only {done} sources")
-    if opened.translator.truncated:
-        limit = opened.translator.max_source_length
-        print(
-            f"s2sjax: {opened.translator.truncated} of {done} sources were longer than config.data.max_source_length "
-            f"{limit} tokens and were cut there",
-            file=sys.stderr,
-        )
+    say_cut(opened)
     if opened.translator.unmet:
         print(
             f"s2sjax: for {opened.translator.unmet} of {done} sources nothing was found that meets the constraints; "
@@ -78,7 +74,7 @@ def _beside(values: dict, name: str, stack: contextlib.ExitStack) -> list[str] |
     path = values[name]
     if path == "-":
         raise UserError(f"--{name} is -, but standard input holds the sources; give it a file")
-    return list(read_lines(stack.enter_context(reading(path)), path)) if path else None
+    return all_lines(stack.enter_context(reading(path)), path) if path else None
 
 
 def _records(run: Run, lines: Sequence[str], found: Sequence[Sequence[Hypothesis]], wanted: str) -> Iterator[str]:

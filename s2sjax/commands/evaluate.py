@@ -1,6 +1,7 @@
 """`s2sjax evaluate`: loss and metrics of a split, as a table and as a file."""
 
 from s2sjax.commands.opening import open_run
+from s2sjax.commands.remarks import say_cut
 from s2sjax.flags import parse
 from s2sjax.report import align
 
@@ -11,6 +12,7 @@ def run(argv: list[str]) -> int:
     results = opened.evaluate(values["split"])
     rows = [(name, _shown(value)) for name, value in results.items()]
     print(f"{values['workdir']}, {values['split']}:", *align(rows), sep="\n  ")
+    say_cut(opened)
     return 0
 
 

@@ -1,17 +1,21 @@
 """`s2sjax rerank`: hypotheses that decode wrote in another order, by minimum Bayes risk or by what more runs say."""
 
 import contextlib
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from s2sjax import environment
+from s2sjax import experiment as experiments
 from s2sjax.commands.records import read_record
+from s2sjax.commands.remarks import say_cut
 from s2sjax.config import choose
 from s2sjax.errors import UserError
 from s2sjax.flags import USAGE, parse
 from s2sjax.report import progress
-from s2sjax.run import load
+from s2sjax.run import Run, load
 from s2sjax.streams import count_lines, read_lines, reading, windows, writing
 from s2sjax.tasks.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank
 from s2sjax.tasks.risk import UTILITIES
@@ -57,6 +61,9 @@ def run(argv: list[str]) -> int:
                 output.flush()
                 done += len(read)
                 advance(len(read))
+    for judge in judges:
+        assert isinstance(judge.run, Run)
+        say_cut(judge.run)
     return 0
 
 
@@ -106,17 +113,21 @@ def _judges(values: dict[str, str]) -> list[Judge]:
 
 
 def _judge(entry: str, *, channel: bool) -> Judge:
-    """The run that `DIR:WEIGHT` names; what it says of hypotheses, its config knows, but not that it is a channel."""
+    """The run that `DIR:WEIGHT` names, or `DIR:PAIR:WEIGHT`, which of its pairs of languages too; what it says of
+    hypotheses, its config knows, but not that it is a channel."""
     directory, colon, weight = entry.rpartition(":")
     if not colon:
         raise UserError(f"'{entry}' has no weight: runs are written DIR:WEIGHT, as in {entry}:0.5")
     share = _weight(weight, f"the weight of {directory}")
-    opened = load(directory)
-    data = opened.experiment.data
+    name, pair = directory, ""
+    if ":" in directory and not Path(directory).exists():
+        directory, _, pair = directory.rpartition(":")
+    experiment = experiments.load(Path(directory) / "config.json")
+    data = dataclasses.replace(experiment.data, pairs=(pair,)) if pair else experiment.data
     if len(data.pairs) > 1:
         raise UserError(
-            f"{directory} knows several pairs of languages, and which one is meant cannot be said here; from Python, "
-            "s2sjax.load takes a config of one pair, and s2sjax.tasks.rerank the run"
+            f"{directory} knows several pairs of languages; say which is meant, as in "
+            f"{directory}:{data.pairs[0]}:{weight}"
         )
     if channel and not data.source:
         raise UserError(
@@ -125,7 +136,8 @@ def _judge(entry: str, *, channel: bool) -> Judge:
         )
     kind = Kind.CHANNEL if channel else Kind.FORWARD if data.source else Kind.LANGUAGE_MODEL
     shown = "right_to_left" if kind == Kind.FORWARD and data.right_to_left else kind.value
-    return Judge(f"{shown}:{directory}", opened, kind, share)
+    opened = load(directory, experiment=dataclasses.replace(experiment, data=data))
+    return Judge(f"{shown}:{name}", opened, kind, share)
 
 
 def _weight(text: str, name: str) -> float:

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.records import read_record
+from s2sjax.commands.remarks import say_cut
 from s2sjax.errors import UserError
 from s2sjax.flags import USAGE, parse
 from s2sjax.report import progress
-from s2sjax.streams import read_lines, reading, writing
+from s2sjax.streams import all_lines, reading, writing
 from s2sjax.tasks.translate import Hypothesis
 
 
@@ -25,7 +26,7 @@ def run(argv: list[str]) -> int:
                 f"--{name} is {'missing' if name in wanted else 'not read beside --' + wanted[-1]}\n\n{USAGE}"
             )
     with contextlib.ExitStack() as stack:
-        read = [list(read_lines(stack.enter_context(reading(values[name])), values[name])) for name in wanted]
+        read = [all_lines(stack.enter_context(reading(values[name])), values[name]) for name in wanted]
         if values["hypotheses"]:
             pairs: list[tuple[str, str | Hypothesis]] = list(_hypotheses(read[0], values["hypotheses"]))
         elif len(wanted) == 1:
@@ -42,6 +43,7 @@ def run(argv: list[str]) -> int:
         advance = stack.enter_context(progress("scoring", len(pairs)))
         for score in opened.score([source for source, _ in pairs], [target for _, target in pairs], progress=advance):
             output.write(f"{score:.6f}\n")
+    say_cut(opened)
     return 0
 
 

@@ -33,6 +33,8 @@ class DataConfig:
         token is predicted once (0: not cut). Language modelling only.
       stride: tokens predicted in a window of evaluation; those before them in the window are only read (0: as many as
         possible, context - 1). The smaller, the more context every token has and the longer evaluation takes.
+      max_bad_records: records of a split that may be left out because they cannot be read: text that is not UTF-8,
+        broken JSON, a field or column that is missing. They are counted and listed. 0: the first stops everything.
       cache_dir: where prepared data is kept (empty: $S2SJAX_CACHE, else ~/.cache/s2sjax).
       max_source_length, max_target_length: tokens, end-of-sentence counted; longer examples are left out of training.
       batching: "bucket" (rows of similar length) or "pack" (several examples a row).
@@ -59,6 +61,7 @@ class DataConfig:
     join: bool = False
     context: int = 0
     stride: int = 0
+    max_bad_records: int = 0
     cache_dir: str = ""
     max_source_length: int = 256
     max_target_length: int = 256
@@ -81,6 +84,8 @@ class DataConfig:
         ):  # fmt: skip
             if getattr(self, field) < 1:
                 raise UserError(f"data.{field} is {getattr(self, field)}; expected at least 1")
+        if self.max_bad_records < 0:
+            raise UserError(f"data.max_bad_records is {self.max_bad_records}; expected 0 or more")
 
         if self.source and (self.join or self.context):
             raise UserError("data.join and data.context are for language modelling, which has an empty data.source")

@@ -7,14 +7,17 @@ from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.vocabulary import BOS, PAD
 
 
-def assemble(planned: PlannedBatch, split: TokenizedSplit, *, part: int = 0, parts: int = 1) -> dict[str, np.ndarray]:
-    """The arrays of one batch, or of the `part`-th of `parts` equal slices of its rows.
+def assemble(
+    planned: PlannedBatch, split: TokenizedSplit, *, only: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """The arrays of one batch. Rows without an example are all padding: segment 0, weight 0.
 
-    Rows without an example are all padding: segment 0, weight 0.
+    Args:
+        only: numbers of the rows to make, ascending.
     """
-    rows_here = planned.shape.rows // parts
-    here = (planned.rows >= part * rows_here) & (planned.rows < (part + 1) * rows_here)
-    examples, rows = planned.examples[here], planned.rows[here] - part * rows_here
+    only = np.arange(planned.shape.rows) if only is None else only
+    here, rows_here = np.isin(planned.rows, only), len(only)
+    examples, rows = planned.examples[here], np.searchsorted(only, planned.rows[here])
     # 1-based number of the example within its row
     segments = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
     inputs = _fill(split.source, examples, rows, segments, (rows_here, planned.shape.source))

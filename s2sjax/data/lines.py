@@ -15,16 +15,23 @@ from s2sjax.errors import UserError
 _CHUNK = 1 << 24  # bytes looked at in one go while indexing: bounds memory whatever the size of the file
 
 
+class BadRecord(UserError):
+    """One record that cannot be read, among others that may well be."""
+
+
 class Lines:
     r"""The lines of one UTF-8 file (plain, .gz or .xz), by number from 0.
 
     Only "\n" ends a line: U+2028, \x0b and their like are text. One "\r" before it is dropped, so is a byte order mark.
 
+    Args:
+      strict: check all of it now; else a line that is not UTF-8 raises `BadRecord` when it is read.
+
     Raises:
       UserError: the file cannot be read or is not UTF-8 (line and byte offset are named).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, strict: bool = True) -> None:
         self.path = path
         self.data = _read(path)
         newlines = [np.zeros(0, np.int64)]
@@ -32,16 +39,15 @@ class Lines:
         for begin in range(0, len(self.data), _CHUNK):
             chunk = self.data[begin : begin + _CHUNK]
             newlines.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + begin)
+            if not strict:
+                continue
             try:
                 decoder.decode(chunk, final=begin + _CHUNK >= len(self.data))
             except UnicodeDecodeError as error:
                 # The decoder's positions count from the bytes that it kept from the chunk before.
                 offset = begin + len(chunk) - len(error.object) + error.start
-                line = 1 + int(np.searchsorted(np.concatenate(newlines), offset))
-                raise UserError(
-                    f"{path}, line {line}, byte offset {offset}: not valid UTF-8 ({error.reason}, byte "
-                    f"0x{self.data[offset]:02x}); convert the file, for instance with iconv -f latin1 -t utf-8"
-                ) from None
+                line = int(np.searchsorted(np.concatenate(newlines), offset))
+                raise self._not_utf8(line, offset, error) from None
         ends = np.concatenate(newlines)
         if len(self.data) and self.data[-1:] != b"\n":
             ends = np.append(ends, len(self.data))
@@ -54,7 +60,16 @@ class Lines:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> str:
-        return self.data[self._starts[index] : self._ends[index]].decode().removesuffix("\r")
+        try:
+            return self.data[self._starts[index] : self._ends[index]].decode().removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise self._not_utf8(index, int(self._starts[index]) + error.start, error) from None
+
+    def _not_utf8(self, index: int, offset: int, error: UnicodeDecodeError) -> BadRecord:
+        return BadRecord(
+            f"{self.where(index)}, byte offset {offset}: not valid UTF-8 ({error.reason}, byte "
+            f"0x{self.data[offset]:02x}); convert the file, for instance with iconv -f latin1 -t utf-8"
+        )
 
     def where(self, index: int) -> str:
         return f"{self.path}, line {index + 1}"

@@ -1,6 +1,6 @@
 """Batches in plan order, assembled ahead of time in grain's reading threads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grain
 import numpy as np
@@ -11,12 +11,26 @@ from s2sjax.data.prepare import TokenizedSplit
 
 
 def batches(
-    plan: Plan, split: TokenizedSplit, *, start: int, stop: int, part: int = 0, parts: int = 1, threads: int = 2
+    plan: Plan,
+    split: TokenizedSplit,
+    *,
+    start: int,
+    stop: int,
+    only: Callable[[int], np.ndarray] = np.arange,
+    threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches `start` .. `stop - 1` of the plan; this process's `part` of `parts` of their rows.
+    """The batches `start` .. `stop - 1` of the plan.
 
     Starting anywhere costs nothing: there is no stream to fast-forward.
+
+    Args:
+        only: the rows, of so many in a batch, that this process makes; ascending.
     """
-    dataset = grain.MapDataset.range(start, stop).map(lambda i: assemble(plan.batch(i), split, part=part, parts=parts))
+
+    def make(index: int) -> dict[str, np.ndarray]:
+        planned = plan.batch(index)
+        return assemble(planned, split, only=only(planned.shape.rows))
+
+    dataset = grain.MapDataset.range(start, stop).map(make)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(dataset.to_iter_dataset(options))

@@ -8,6 +8,7 @@ number of rows, under one token budget. Packed: examples share rows by first-fit
 exactly one batch an epoch, and the last batch of a bucket is filled up with empty rows rather than dropped.
 """
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class PlannedBatch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All batches of all epochs. `index` is global: epoch `index // batches_per_epoch`."""
+    """All batches of all epochs. `index` is global: epoch `index // batches_per_epoch`, if none is left out."""
 
     source_lengths: np.ndarray
     target_lengths: np.ndarray
@@ -49,6 +50,8 @@ class Plan:
     shuffle: bool
     too_long: np.ndarray
     """Indices of examples over the length limits, which stand in no batch."""
+    left_out: tuple[tuple[int, int], ...] = ()
+    """Spans (first, end) of batches that the run does without, ascending: `index` counts only the others."""
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -73,10 +76,24 @@ class Plan:
 
     def batch(self, index: int) -> PlannedBatch:
         """The batch at global `index` >= 0."""
-        epoch, position = divmod(index, self.batches_per_epoch)
+        epoch, position = divmod(self.number(index), self.batches_per_epoch)
         order, groups = self._epoch(epoch)
         group, number = order[position]
         return groups[group](number)
+
+    def number(self, index: int) -> int:
+        """The place among all batches, those left out included, of the batch at `index`."""
+        for first, end in self.left_out:
+            if index < first:
+                break
+            index += end - first
+        return index
+
+    def without(self, first: int, end: int) -> "Plan":
+        """The same plan less its batches `first` .. `end - 1`, whose followers move up."""
+        span = self.number(first), self.number(end - 1) + 1
+        others = [(a, b) for a, b in self.left_out if not span[0] < a < span[1]]
+        return dataclasses.replace(self, left_out=tuple(sorted([*others, span])))
 
     # Two epochs are kept: workers of a prefetching pipeline straddle their border.
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run

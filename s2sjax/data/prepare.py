@@ -10,12 +10,14 @@ Under the cache directory:
       target_*.npy         likewise, in the order of data.target_order
       complete.json        written last
 
-Every file is written under a name of its own, synced and renamed. So a killed process costs one shard, and two
-processes that prepare the same thing at once do the work twice and leave the same files.
+Every file is written under a name of its own, synced and renamed. So a killed process costs one shard. Of several
+processes that want the same thing one makes it and the others wait; where a disk knows no locks, all make it, and leave
+the same files.
 """
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
@@ -31,6 +33,7 @@ from typing import IO
 import numpy as np
 
 from s2sjax.data import tokenizer as tokenizers_lib
+from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.config import DataConfig
 from s2sjax.data.sources import Source
 from s2sjax.data.splits import open_split
@@ -85,6 +88,8 @@ class TokenizedSplit:
     fingerprint: str
     given: np.ndarray | None = None
     """For each example the number of its first target tokens that are read and not predicted; None: 0."""
+    unreadable: str = ""
+    """For the user: how many records could not be read and are left out, and where they are listed."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -127,15 +132,16 @@ def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: P
     source = open_split(data, "train")
     digest = _digest(source.fingerprint(), json.dumps(dataclasses.asdict(config), sort_keys=True))
     directory = cache_directory(data) / f"tokenizer-{digest}"
-    if not os.path.exists(directory):
-        indices = tokenizers_lib.sample_indices(len(source), config)
-        if progress:
-            progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 0, 1)
-        examples = (source[int(i)] for i in indices)
-        pair = tokenizers_lib.train_tokenizers(config, [(e["source"], e["target"]) for e in examples])
-        _save_tokenizers(pair, directory)
-        if progress:
-            progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 1, 1)
+    with _locked(directory):
+        if not os.path.exists(directory):
+            indices = tokenizers_lib.sample_indices(len(source), config)
+            if progress:
+                progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 0, 1)
+            examples = (source[int(i)] for i in indices)
+            pair = tokenizers_lib.train_tokenizers(config, [(e["source"], e["target"]) for e in examples])
+            _save_tokenizers(pair, directory)
+            if progress:
+                progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 1, 1)
     # Read it even if just trained: where two processes trained at once, both use the one whose directory stayed.
     return tokenizers_lib.load(directory)
 
@@ -159,26 +165,25 @@ def tokenize(
     if os.path.exists(complete):
         _report(progress, split, len(source), len(source))
     while not os.path.exists(complete):
-        try:
-            _build(
-                source, tokenizers, directory, shard_size, lambda done: _report(progress, split, done, len(source)),
-                sources=bool(data.source), right_to_left=data.right_to_left,
-            )  # fmt: skip
-        except UserError:
-            # Another process may have completed the split and removed the shards that this one was using.
-            if not os.path.exists(complete):
-                raise
-    return TokenizedSplit(_load_side(directory, "source"), _load_side(directory, "target"), digest)
-
-
-def cache_directory(data: DataConfig) -> Path:
-    default = os.environ.get("S2SJAX_CACHE") or "~/.cache/s2sjax"
-    return Path(data.cache_dir or default).expanduser()
+        with _locked(directory):
+            if os.path.exists(complete):
+                break
+            try:
+                _build(
+                    source, tokenizers, directory, shard_size, lambda done: _report(progress, split, done, len(source)),
+                    sources=bool(data.source), right_to_left=data.right_to_left,
+                )  # fmt: skip
+            except UserError:
+                # Without locks, another process may have completed the split and removed the shards that this one used.
+                if not os.path.exists(complete):
+                    raise
+    source_side, target_side = (_load_side(directory, side) for side in _SIDES)
+    return TokenizedSplit(source_side, target_side, digest, unreadable=source.unreadable)
 
 
 def _load_side(directory: Path, side: str) -> Ragged:
     # As plain arrays: slicing an np.memmap makes a new np.memmap each time, which is several times slower.
-    with _cache_errors(directory):
+    with cache_errors(directory):
         tokens, offsets = (
             np.asarray(np.load(directory / f"{side}_{name}.npy", mmap_mode="r", allow_pickle=False))
             for name in ("tokens", "offsets")
@@ -204,7 +209,7 @@ def _build(
     starts = range(0, len(source), shard_size)
     # The size is in the name: shards of another size are no part of this set.
     shards = directory / f"shards-{shard_size}"
-    with _cache_errors(directory):
+    with cache_errors(directory):
         shards.mkdir(parents=True, exist_ok=True)
     paths = [shards / f"{number}.npz" for number in range(len(starts))]
     for start, path in zip(starts, paths, strict=True):
@@ -217,9 +222,9 @@ def _build(
         _write_array(directory / f"{side}_tokens.npy", paths, f"{side}_tokens", np.int32)
         lengths = [_read_shard(path, f"{side}_lengths") for path in paths]
         offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        _write(directory / f"{side}_offsets.npy", functools.partial(np.save, arr=offsets))
+        write(directory / f"{side}_offsets.npy", functools.partial(np.save, arr=offsets))
     record = json.dumps({"examples": len(source)}).encode()
-    _write(directory / "complete.json", lambda file: file.write(record))
+    write(directory / "complete.json", lambda file: file.write(record))
     for leftover in directory.glob("shards-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
@@ -241,7 +246,7 @@ def _write_shard(
     nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(examples) + 1, np.int64))
     source = Ragged.from_rows(encode("source")) if sources else nothing
 
-    def write(file: IO[bytes]) -> None:
+    def content(file: IO[bytes]) -> None:
         np.savez(
             file,
             source_tokens=source.tokens,
@@ -250,7 +255,7 @@ def _write_shard(
             target_lengths=target.lengths,
         )
 
-    _write(path, write)
+    write(path, content)
 
 
 def _readable(path: Path) -> bool:
@@ -263,7 +268,7 @@ def _readable(path: Path) -> bool:
 
 
 def _read_shard(path: Path, name: str) -> np.ndarray:
-    with _cache_errors(path.parent), np.load(path, allow_pickle=False) as shard:
+    with cache_errors(path.parent), np.load(path, allow_pickle=False) as shard:
         return shard[name]
 
 
@@ -271,34 +276,18 @@ def _write_array(path: Path, shards: Sequence[Path], name: str, dtype: type) -> 
     """One .npy file from an array of every shard, without holding all of them in memory."""
     total = sum(len(_read_shard(shard, name)) for shard in shards)
 
-    def write(file: IO[bytes]) -> None:
+    def content(file: IO[bytes]) -> None:
         np.lib.format.write_array_header_1_0(
             file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (total,)}
         )
         for shard in shards:
             file.write(_read_shard(shard, name).tobytes())
 
-    _write(path, write)
-
-
-def _write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file under a name of its own, syncs it and renames it: `path` is absent, or whole."""
-    with _cache_errors(path.parent):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+    write(path, content)
 
 
 def _save_tokenizers(pair: TokenizerPair, directory: Path) -> None:
-    with _cache_errors(directory.parent):
+    with cache_errors(directory.parent):
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f"{directory.name}.") as temporary:
             whole = Path(temporary) / "tokenizer"
@@ -312,14 +301,20 @@ def _save_tokenizers(pair: TokenizerPair, directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _cache_errors(directory: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Iterator[None]:
+    """Wait while another process makes this directory. Who dies lets go; on a disk without locks nobody waits."""
+    path = f"{directory}.lock"
+    with cache_errors(directory.parent):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-    except OSError as error:
-        raise UserError(
-            f"cannot use the cache directory {directory}: {error.strerror or error}; "
-            "make room there, or set data.cache_dir (or S2SJAX_CACHE) to a directory that can be written"
-        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # whoever waits for it finds the work done
+            os.unlink(path)
+        os.close(lock)
 
 
 def _digest(*parts: str) -> str:

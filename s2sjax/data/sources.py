@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from s2sjax.data.config import DataConfig
-from s2sjax.data.lines import Lines, misalignment
+from s2sjax.data.lines import BadRecord, Lines, misalignment
 from s2sjax.errors import UserError
 
 
 class Source(ABC):
-    """Sentence pairs by number: `source[i]` is `{"source": str, "target": str}`."""
+    """Sentence pairs by number: `source[i]` is `{"source": str, "target": str}`. Raises `BadRecord` if it is none."""
+
+    unreadable = ""
+    """For the user: what is left out of this source, because it could not be read."""
 
     def __init__(self, *parts: str) -> None:
         self._fingerprint = _digest(*parts)
@@ -47,19 +50,24 @@ def open_source(config: DataConfig, name: str) -> Source:
 
     Raises:
       UserError: a file or builder is missing, line counts differ, text is not UTF-8, or the field or column is not
-        there. A broken line of JSON or TSV is reported when it is read.
+        there. A broken line of JSON or TSV is reported when it is read; so is whatever is wrong with one record only,
+        if `data.max_bad_records` allows for some.
     """
+
+    def lines(field: str) -> Lines:
+        return Lines(_find_file(config, field, name), strict=not config.max_bad_records)
+
     match config.format:
         case "text" if not config.source:
-            return _Targets(Lines(_find_file(config, "target", name)))
+            return _Targets(lines("target"))
         case "text":
-            return _Text(*(Lines(_find_file(config, field, name)) for field in ("source", "target")))
+            return _Text(lines("source"), lines("target"))
         case "jsonl":
-            return _JsonLines(Lines(_find_file(config, "file", name)), config.source, config.target)
+            return _JsonLines(lines("file"), config.source, config.target)
         case "tsv":
-            return _Tsv(Lines(_find_file(config, "file", name)), config)
+            return _Tsv(lines("file"), config)
         case "csv":
-            return _read_csv(Lines(_find_file(config, "file", name)), config)
+            return _read_csv(lines("file"), config)
         case "tfds":
             return _Tfds(config, name)
         case _:
@@ -110,7 +118,7 @@ class _JsonLines(Source):
         try:
             record = json.loads(self._lines[index])
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not a JSON value ({error}); expected one object a line") from None
+            raise BadRecord(f"{where}: not a JSON value ({error}); expected one object a line") from None
         return _pair(record, self._fields, where)
 
 
@@ -129,7 +137,9 @@ class _Tsv(Source):
 
 
 class InMemory(Source):
-    def __init__(self, pairs: Sequence[tuple[str, str]], *parts: str) -> None:
+    """Args: pairs: source and target each, or what is wrong with the record."""
+
+    def __init__(self, pairs: Sequence[tuple[str, str] | BadRecord], *parts: str) -> None:
         super().__init__(*parts)
         self._pairs = pairs
 
@@ -137,15 +147,18 @@ class InMemory(Source):
         return len(self._pairs)
 
     def __getitem__(self, index: int) -> dict[str, str]:
-        source, target = self._pairs[index]
-        return {"source": source, "target": target}
+        pair = self._pairs[index]
+        if isinstance(pair, BadRecord):
+            raise pair
+        return {"source": pair[0], "target": pair[1]}
 
 
 def _read_csv(lines: Lines, config: DataConfig) -> Source:
     """CSV as in RFC 4180: quoted fields may hold commas, doubled quotes and line ends. Blank lines are no rows."""
-    text = lines.data[:].decode("utf-8-sig")
+    # Of lines that were not checked, the bytes that are no UTF-8 become lone surrogates, which make their record bad.
+    text = lines.data[:].decode("utf-8-sig", "surrogateescape")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    pairs: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str] | BadRecord] = []
     columns: tuple[int | None, int] | None = None
     try:
         for row in reader:
@@ -155,8 +168,17 @@ def _read_csv(lines: Lines, config: DataConfig) -> Source:
                 columns = _columns(config, row, lines.path)
                 if config.header:
                     continue
-            pair = _row_pair(row, columns, f"{lines.path}, line {reader.line_num}")
-            pairs.append((pair["source"], pair["target"]))
+            where = f"{lines.path}, line {reader.line_num}"
+            try:
+                pair = _row_pair(row, columns, where)
+                "".join(pair.values()).encode()
+                pairs.append((pair["source"], pair["target"]))
+            except UnicodeError:
+                pairs.append(BadRecord(f"{where}: not valid UTF-8"))
+            except BadRecord as error:
+                if not config.max_bad_records:
+                    raise
+                pairs.append(error)
     except csv.Error as error:
         raise UserError(f"{lines.path}, line {reader.line_num}: not valid CSV ({error})") from None
     return InMemory(pairs, "csv", str(config.header), config.source, config.target, lines.digest())
@@ -244,7 +266,7 @@ def _columns(config: DataConfig, first: Sequence[str], path: Path) -> tuple[int 
 def _row_pair(row: Sequence[str], columns: tuple[int | None, int], where: str) -> dict[str, str]:
     source, target = columns
     if (last := max(source or 0, target)) >= len(row):
-        raise UserError(f"{where}: {len(row)} columns, expected at least {last + 1}")
+        raise BadRecord(f"{where}: {len(row)} columns, expected at least {last + 1}")
     return {"source": "" if source is None else row[source], "target": row[target]}
 
 
@@ -258,7 +280,7 @@ def _field(record: Any, name: str, where: str) -> str:
     value = record
     for part in [name] if isinstance(record, Mapping) and name in record else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise UserError(f"{where}: no field {name!r}; {_alternatives(name, list(_names(record)))}")
+            raise BadRecord(f"{where}: no field {name!r}; {_alternatives(name, list(_names(record)))}")
         value = value[part]
     try:
         if isinstance(value, bytes):
@@ -267,8 +289,8 @@ def _field(record: Any, name: str, where: str) -> str:
             value.encode()  # JSON can spell a lone surrogate, which no tokenizer could encode
             return value
     except UnicodeError as error:
-        raise UserError(f"{where}: field {name!r} is not valid Unicode ({error})") from None
-    raise UserError(f"{where}: field {name!r} is a {type(value).__name__}, expected text")
+        raise BadRecord(f"{where}: field {name!r} is not valid Unicode ({error})") from None
+    raise BadRecord(f"{where}: field {name!r} is a {type(value).__name__}, expected text")
 
 
 def _names(record: Any, prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from s2sjax.data.config import DataConfig
 from s2sjax.data.sources import Source, open_source
+from s2sjax.data.unreadable import leave_out_unreadable
 from s2sjax.errors import UserError
 
 _SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
@@ -20,10 +21,10 @@ def open_split(config: DataConfig, split: str) -> Source:
         in TFDS: "train[:90%]", "train[-500:]".
 
     Raises:
-      UserError: as `sources.open_source`; a slice that cannot be read; there is no example.
+      UserError: as `sources.open_source`; a slice that cannot be read; there is no example; too many are bad.
     """
     parts = [_open_pair(part, part.split_name(split)) for part in _parts(config)]
-    source = parts[0] if len(parts) == 1 else _Concatenated(parts)
+    source = leave_out_unreadable(parts[0] if len(parts) == 1 else _Concatenated(parts), config, split)
     if not len(source):
         raise UserError(f"split {split!r} has no examples (data.format={config.format!r}, data.dir={config.dir!r})")
     return source

@@ -171,6 +171,7 @@ def rows(x: Array, indices: Int[Array, "B W"]) -> Array:
 def top_k(x: Float[Array, "*any M"], k: int) -> tuple[Array, Array]:
     """The k greatest along the last axis, best first, and where they stood; the earlier of equals first."""
     values, places = lax.top_k(x, k)
-    # The barrier keeps XLA from merging a caller's slice into the top-k, which it then no longer recognises as one on a
-    # CPU: it sorts everything instead, 450 ms in place of 4 for [64, 40000].
-    return lax.optimization_barrier((values, places))
+    # The barriers keep XLA from merging a caller's slice into the top-k, which it then no longer recognises as one on a
+    # CPU: it sorts everything instead, 450 ms in place of 4 for [64, 40000]. One for each: around both,
+    # XLA aborts where a search is replicated over several CPU devices (TopkDecomposer takes it for a tuple's element).
+    return lax.optimization_barrier(values), lax.optimization_barrier(places)

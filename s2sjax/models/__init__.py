@@ -4,7 +4,8 @@
     build(config, source_vocab, target_vocab, *, precision) -> a Linen module that is `api.Stepwise`
     sharding_rules(config) -> ordered (parameter path pattern, axes) pairs for `sharding.shard_parameters`
 
-A family of language models, which can read plain text without a source, also says `LANGUAGE_MODEL = True`.
+A family of language models, which can read plain text without a source, also says `LANGUAGE_MODEL = True`. One whose
+layers mix positions by attention alone, so that devices can share a row's positions, says `SPLITS_TIME = True`.
 
 `model.name` is the module's name. Adding a family is adding a file: the registry is the folder.
 """

@@ -19,6 +19,7 @@ from s2sjax.api import Batch, Output, Rules
 from s2sjax.config import check_at_least
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.layers import Embedding, Kernel
+from s2sjax.nn.totals import total
 from s2sjax.nn.transformer import Stack, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision, project
@@ -26,6 +27,7 @@ from s2sjax.ops.prompt import join
 from s2sjax.vocabulary import check_one_vocabulary
 
 LANGUAGE_MODEL = True
+SPLITS_TIME = True
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ class CausalLM(nn.Module):
             mask |= segment_mask(joined.segments, jnp.where(of_prompt, joined.segments, 0))
         filled = joined.segments > 0
         x, balance = self.decoder(self._embed(joined.tokens), joined.positions, filled, mask, train=train)
-        aux = self.config.balance * balance * jnp.sum(batch["weights"]) if self.config.experts else None
+        aux = None
+        if self.config.experts:
+            aux = self.config.balance * balance * total(self, "tokens", jnp.sum(batch["weights"]))
         return Output(joined.gather_answers(x), self._kernel(), None, aux)
 
     def encode(self, batch: Batch):

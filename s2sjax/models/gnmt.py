@@ -73,8 +73,7 @@ class Config:
 def sharding_rules(config: Config) -> Rules:
     return (
         (r"table$", ("tensor", "fsdp")),
-        # Neither along what is summed over nor over fsdp: models/rnn_seq2seq.py says why.
-        (r"kernel$", (None, "tensor")),
+        (r"kernel$", ("fsdp", "tensor")),
         (r"(bias|v)$", (None,)),
     )
 

@@ -75,7 +75,7 @@ def sharding_rules(config: Config) -> Rules:
     rules: list[tuple[str, tuple[str | None, ...]]] = []
     if "recurrent" in config.pattern:
         rules += [
-            (r"_gate/kernel$", ("tensor", None, None)),
+            (r"_gate/kernel$", ("tensor", "fsdp", None)),
             (r"_gate/bias$", ("tensor", None)),
             (r"input/kernel$", ("fsdp", "tensor")),
             (r"(decay|convolution_bias)$", ("tensor",)),

@@ -41,7 +41,7 @@ def sharding_rules(config: Config) -> Rules:
     return (
         (r"emission$", (None, ("fsdp", "tensor"))),  # by words, never by states: every step of the chain sums over them
         (r"initial$", (None,)),
-        (r"transition$", (None, None)),
+        (r"transition$", ("fsdp", None)),
     )
 
 

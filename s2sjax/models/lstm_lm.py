@@ -64,8 +64,7 @@ class Config:
 def sharding_rules(config: Config) -> Rules:
     return (
         (r"table$", ("tensor", "fsdp")),
-        # Neither along what is summed over nor over fsdp: models/rnn_seq2seq.py says why.
-        (r"kernel$", (None, "tensor")),
+        (r"kernel$", ("fsdp", "tensor")),
         (r"bias$", (None,)),
     )
 
@@ -103,7 +102,7 @@ class LSTMLM(nn.Module):
 
     def _embed(self, tokens: Array, *, train: bool) -> Array:
         x = self.embedding(tokens, self.precision.activations) * self.config.embedding_width**0.5
-        kept = self.drop_words(jnp.ones((self.vocab_size, 1), x.dtype), train=train)
+        kept = self.drop_words(jnp.ones((self.vocab_size, 1), x.dtype), train=train, rows=None)
         return _locked(self.drop_input, x * jnp.take(kept, tokens, axis=0), train=train)
 
     def _read(self, tokens: Array, starts: Array, *, train: bool) -> list[State]:

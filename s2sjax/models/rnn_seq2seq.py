@@ -99,10 +99,7 @@ class Config:
 def sharding_rules(config: Config) -> Rules:
     return (
         (r"table$", ("tensor", "fsdp")),
-        # Kernels along their outputs, and never over fsdp, which splits the rows that meet them in loops over time.
-        # Otherwise XLA (jax 0.10.2) computes wrong gradients, and for some variants a wrong loss, on a mesh of three
-        # axes without a word (tests/contract, on 2 x 2 x 2).
-        (r"kernel$", (None, "tensor")),
+        (r"kernel$", ("fsdp", "tensor")),
         (r"(bias\w*|v)$", (None,)),
     )
 
@@ -254,7 +251,7 @@ class RNNSeq2Seq(nn.Module):
         """Features [B, T, D] and attention [B, T, S] with input feeding: a loop over whole steps."""
         B, T, _ = gates.shape
         ones = jnp.ones((T, B, 1, self.config.width), gates.dtype)
-        drops = tuple(self.drop(ones, train=train) for _ in range(self.config.decoder_layers))
+        drops = tuple(self.drop(ones, train=train, rows=1) for _ in range(self.config.decoder_layers))
         gates, mask, first = jax.tree.map(lambda x: x.swapaxes(0, 1)[:, :, None], (gates, mask, first))
         begin = DecoderState(first, jnp.zeros_like(ones))
         zero = jax.tree.map(lambda x: jnp.zeros_like(x[0]), begin)

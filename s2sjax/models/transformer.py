@@ -21,10 +21,13 @@ from s2sjax.api import Batch, Output, Rules
 from s2sjax.config import check_at_least, choose
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.layers import Embedding, Kernel
+from s2sjax.nn.totals import total
 from s2sjax.nn.transformer import Stack, StackOutput, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision, project
 from s2sjax.vocabulary import check_tied
+
+SPLITS_TIME = True
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,10 @@ class Transformer(nn.Module):
         source_mask = segment_mask(segments, batch["input_segments"])
         x = self._embed(self.target_embedding, batch["decoder_inputs"])
         x, balance = self.decoder(x, batch["target_positions"], segments > 0, mask, source, source_mask, train=train)
-        tokens = jnp.sum(batch["weights"])
-        aux = self.config.balance * (source_balance + balance) * tokens if self.config.experts else None
+        aux = None
+        if self.config.experts:
+            tokens = total(self, "tokens", jnp.sum(batch["weights"]))
+            aux = self.config.balance * (source_balance + balance) * tokens
         return Output(x, self._kernel(), None, aux)
 
     def encode(self, batch: Batch):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from s2sjax.nn.layers import Dense, RMSNorm
-from s2sjax.ops.attention import attention_weights, dot_product_attention, shared_attention, step_attention
+from s2sjax.ops.attention import attention_weights, shared_attention, step_attention
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.position import Rotation, rotate
+from s2sjax.ops.sequence_parallel import split_attention
 
 
 class KeyValue(NamedTuple):
@@ -87,7 +88,7 @@ class MultiHeadAttention(nn.Module):
     def attend(self, x: Array, memory: KeyValue, view: View) -> Array:
         """Attend from `x` [B, T, D] to keys and values `[B, S, G, C]`: [B, T, D]."""
         query = self._queries(x, view.rotation)
-        context = dot_product_attention(query, *memory, view.mask, bias=view.bias, scale=self._scale)
+        context = split_attention(query, *memory, view.mask, bias=view.bias, scale=self._scale)
         return self.output(self._join(context))
 
     def weights(self, x: Array, memory: KeyValue, view: View) -> Array:

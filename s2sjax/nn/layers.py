@@ -98,8 +98,9 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        return dropout(x, self.rate, self.make_rng("dropout")) if train and self.rate > 0 else x
+    def __call__(self, x: Array, *, train: bool, rows: int | None = 0) -> Array:
+        """`rows` is the axis of `x` that the rows of the batch lie along; None if it has nothing to do with them."""
+        return dropout(x, self.rate, self.make_rng("dropout"), rows=rows) if train and self.rate > 0 else x
 
 
 class Activation(NamedTuple):

@@ -26,7 +26,7 @@ class Recurrent(nn.Module):
 
     def __call__(self, x: Array, starts: Array, *, reverse: bool = False, train: bool = False) -> State:
         """Read `x` [B, T, .], from the right if `reverse`: the states of every step, zero before each of `starts`."""
-        kernel = self.drop(self.recurrent(), train=train)
+        kernel = self.drop(self.recurrent(), train=train, rows=None)
         return recur(self.cell, self.input(x), kernel, starts, precision=self.precision, reverse=reverse)
 
     def step(self, x: Array, state: State) -> State:

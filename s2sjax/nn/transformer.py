@@ -20,6 +20,7 @@ from s2sjax.nn.experts import Experts
 from s2sjax.nn.layers import MLP, Dropout, LayerNorm, RMSNorm
 from s2sjax.nn.positions import Positions
 from s2sjax.nn.remat import rematerialised
+from s2sjax.nn.totals import TOTALS, known_total, put_total
 from s2sjax.ops.linear import Precision
 
 MOST_ANCHORED = 16
@@ -211,25 +212,32 @@ class Stack(nn.Module):
         source_view = None if source_mask is None else View(source_mask)
         keys = jax.random.split(self.make_rng("dropout"), self.depth) if train and self.has_rng("dropout") else None
         watch = self.cross and self.is_mutable_collection("attention")
+        count = bool(self.config.experts) and self.is_mutable_collection(TOTALS)
+        totals = known_total(self, "layers") or {}
 
-        def layer(state: StackOutput, parameters_and_key) -> tuple[StackOutput, Array | None]:
-            parameters, key = parameters_and_key
+        def layer(state: StackOutput, of_layer) -> tuple[StackOutput, tuple[Array | None, Any]]:
+            parameters, key, totals = of_layer
             applied = self._block().apply(
-                {"params": parameters}, state.x, view, filled, source, source_view, train=train, watch=watch,
-                rngs=None if key is None else {"dropout": key},
+                {"params": parameters, TOTALS: totals}, state.x, view, filled, source, source_view, train=train,
+                watch=watch, rngs=None if key is None else {"dropout": key}, mutable=[TOTALS] if count else False,
             )  # fmt: skip
-            output = cast(BlockOutput, applied)
-            return StackOutput(output.x, state.balance + output.balance), output.weights
+            output, counted = cast(tuple[BlockOutput, Any], applied if count else (applied, {TOTALS: {}}))
+            return StackOutput(output.x, state.balance + output.balance), (output.weights, counted[TOTALS])
 
         layer = rematerialised(layer, self.config.remat, looped=self.config.scan)
         state = StackOutput(self.drop(x, train=train), jnp.zeros(()))
         if self.config.scan:
-            state, weights = lax.scan(layer, state, (self.stacked, keys))
+            state, (weights, counted) = lax.scan(layer, state, (self.stacked, keys, totals))
         else:
-            weights = []
+            seen = []
             for i, parameters in enumerate(self.unstacked):
-                state, seen = layer(state, (parameters, None if keys is None else keys[i]))
-                weights.append(seen)
+                own = jax.tree.map(lambda stack, i=i: stack[i], (keys, totals))
+                state, of_layer = layer(state, (parameters, *own))
+                seen.append(of_layer)
+            weights, each = zip(*seen, strict=True)
+            counted = jax.tree.map(lambda *x: jnp.stack(x), *each)
+        if count:
+            put_total(self, "layers", counted)
         if watch:
             for i in range(self.depth):  # one leaf a layer in either case
                 self.sow("attention", "weights", weights[i])
@@ -324,8 +332,8 @@ def block_rules(config: BlockConfig) -> Rules:
     ]
     if config.experts:
         rules += [
-            (r"(up|gate)_kernels$", (None, "fsdp", "tensor")),
-            (r"down_kernels$", (None, "tensor", "fsdp")),
+            (r"(up|gate)_kernels$", ("expert", "fsdp", "tensor")),
+            (r"down_kernels$", ("expert", "tensor", "fsdp")),
             (r"router$", ("fsdp", None)),
         ]
     else:

@@ -74,24 +74,6 @@ def _step(product, initial, belief, x):
     return belief, (belief, jnp.where(observed, evidence, 0.0))
 
 
-def posteriors(
-    log_initial: Float[Array, "N"],
-    log_transition: Float[Array, "N N"],
-    log_likelihoods: Float[Array, "B T N"],
-    observed: Bool[Array, "B T"],
-    starts: Bool[Array, "B T"],
-) -> Float[Array, "B T N"]:
-    """Distribution of the state at each observed token given its whole segment; zero where nothing was observed.
-
-    The "gamma" of the forward-backward algorithm (Rabiner 1989, equation 27), as a gradient. Arguments as in `forward`.
-    """
-
-    def log_likelihood(x):
-        return jnp.sum(forward(log_initial, log_transition, x, observed, starts)[1])
-
-    return jax.grad(log_likelihood)(log_likelihoods)
-
-
 def viterbi(
     log_initial: Float[Array, "N"],
     log_transition: Float[Array, "N N"],

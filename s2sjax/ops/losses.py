@@ -77,24 +77,32 @@ def chunked_cross_entropy(
     z_loss: float = 0.0,
     chunk: int = 256,
     shards: int = 1,
+    time_shards: int = 1,
     precision: Precision = Precision.FLOAT32,
 ) -> LossSums:
     """`cross_entropy` in chunks of `chunk` tokens, its gradient formed in the forward pass.
 
     Peak memory is `chunk * V` floats a shard instead of `B * T * V`. With `shards` equal to the number of devices that
-    share the batch axis, each device loops over its own tokens and the gradient of the kernel crosses devices
-    once, at the end. `B` must be a multiple of `shards`; `chunk` need not divide anything.
+    share the rows, and `time_shards` to that of those that share a row's positions, each device loops over its own
+    tokens and the gradient of the kernel crosses devices once, at the end. `B` must be a multiple of `shards` and `T`
+    of `time_shards`; `chunk` need not divide anything.
     """
     B, T, D = features.shape
     assert B % shards == 0, f"{B} rows over {shards} shards"
-    tokens = B * T // shards
+    assert T % time_shards == 0, f"{T} positions over {time_shards} shards"
+    parts = shards * time_shards
+    tokens = B * T // parts
     chunk = min(chunk, tokens)
     padding = -tokens % chunk
 
-    def split(x: Array) -> Array:  # [B, T, ...] -> [shards, chunks, chunk, ...], padded with zeros: weight 0
-        x = x.reshape(shards, tokens, *x.shape[2:])
+    def split(x: Array) -> Array:  # [B, T, ...] -> [parts, chunks, chunk, ...], padded with zeros: weight 0
+        if time_shards > 1:
+            x = x.reshape(shards, B // shards, time_shards, T // time_shards, *x.shape[2:]).swapaxes(1, 2)
+            x = x.reshape(parts, tokens, *x.shape[4:])
+        else:
+            x = x.reshape(parts, tokens, *x.shape[2:])
         x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        return x.reshape(shards, -1, chunk, *x.shape[2:])
+        return x.reshape(parts, -1, chunk, *x.shape[2:])
 
     has_bias = bias is not None
     bias = bias if has_bias else jnp.zeros(kernel.shape[1], jnp.float32)

@@ -24,8 +24,8 @@ class Joined(NamedTuple):
     segments: Int[Array, "B L"]
     order: Int[Array, "B L"]
     """Which column of `[inputs | decoder inputs]` stands here."""
-    answers: Int[Array, "B T"]
-    """Which column of the joined row each column of the decoder inputs became."""
+    answers: Int[Array, "B T"] | None
+    """Which column of the joined row each column of the decoder inputs became; None if each is where it was."""
 
     @property
     def starts(self) -> Bool[Array, "B L"]:
@@ -40,6 +40,8 @@ class Joined(NamedTuple):
 
     def gather_answers(self, x: Array) -> Array:
         """What stands at the answers: [B, L, ...] -> [B, T, ...]."""
+        if self.answers is None:
+            return x
         index = self.answers.reshape(*self.answers.shape, *(1,) * (x.ndim - 2))
         return jnp.take_along_axis(x, index, axis=1)
 
@@ -51,6 +53,9 @@ def join(
     answer_segments: Int[Array, "B T"],
 ) -> Joined:
     """Join each segment's inputs with the tokens of its answer. S may be 0."""
+    if inputs.shape[1] == 0:  # nothing moves, also where positions are split over devices
+        order = jnp.broadcast_to(jnp.arange(answers.shape[1]), answers.shape)
+        return Joined(answers, answer_segments, order, None)
     tokens = jnp.concatenate([inputs, answers], axis=1)
     segments = jnp.concatenate([input_segments, answer_segments], axis=1)
     # Stable: within a segment the inputs, which stand to the left, come first.

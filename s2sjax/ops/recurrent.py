@@ -219,8 +219,8 @@ def _scan_backward(body, precision, reverse, residuals, cotangents):
     *others, taps = pull(cotangents)
 
     def gradient(name):
-        x, dy = (a.reshape(-1, a.shape[-1]) for a in (operands[name], taps[name]))
-        return jax.vjp(lambda kernel: project(x, kernel, precision), kernels[name])[1](dy)[0]
+        # Time and rows stay two dimensions: merged, no layout would say that rows are split over devices.
+        return jax.vjp(lambda kernel: project(operands[name], kernel, precision), kernels[name])[1](taps[name])[0]
 
     return ({name: gradient(name) for name in kernels}, *others)
 

@@ -19,9 +19,9 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
 from s2sjax.errors import UserError
-from s2sjax.tasks.scorers import Scorer
+from s2sjax.sharding import to_host
+from s2sjax.tasks.scorers import Scorer, mean_attention
 from s2sjax.tasks.translate import padded_length
-from s2sjax.vocabulary import EOS
 
 Layers = tuple[tuple[int, ...], ...]
 """Which layers' attention is looked at, of each of a scorer's models, counted from 0 at the bottom."""
@@ -46,8 +46,8 @@ def force(scorer: Scorer, params, batch: Batch, *, layers: Layers = ()) -> Force
     if not any(layers):
         return Forced(scorer.token_log_probs(params, batch) * batch["weights"], None)
     log_probs, watched = scorer.watched_log_probs(params, batch)
-    means = [sum(own[i] for i in chosen) / len(chosen) for own, chosen in zip(watched, layers, strict=True) if chosen]
-    return Forced(log_probs * batch["weights"], sum(means) / len(means))
+    looked_at = [[own[i] for i in chosen] for own, chosen in zip(watched, layers, strict=True)]
+    return Forced(log_probs * batch["weights"], mean_attention(looked_at))
 
 
 def cross_attention(model: nn.Module, params, batch: Batch):
@@ -57,15 +57,7 @@ def cross_attention(model: nn.Module, params, batch: Batch):
     """
     _, sown = model.apply({"params": params}, batch, train=False, mutable=["attention"])
     weights = jax.tree.leaves(sown)
-    return sum(weights) / len(weights) if weights else None
-
-
-def attention_layers(scorer: Scorer, params) -> tuple[int, ...]:
-    """How many layers of each of a scorer's models attend to the source. Nothing is computed."""
-    row = Ragged.from_rows([np.array([EOS])])
-    batch = assemble(PlannedBatch(Shape(1, 1, 1), np.arange(1), np.arange(1)), TokenizedSplit(row, row, fingerprint=""))
-    _, watched = jax.eval_shape(scorer.watched_log_probs, params, batch)
-    return tuple(map(len, watched))
+    return mean_attention([weights]) if weights else None
 
 
 def choose_layers(layer: int | None, counts: Sequence[int]) -> Layers:
@@ -73,7 +65,7 @@ def choose_layers(layer: int | None, counts: Sequence[int]) -> Layers:
 
     Args:
         layer: 1 is the lowest, -1 the highest, None all.
-        counts: as `attention_layers` gives them.
+        counts: as `scorers.attention_layers` gives them.
 
     Raises:
         UserError: there is no such layer.
@@ -114,7 +106,7 @@ def forced_pairs(
         split = dataclasses.replace(split, target=Ragged.from_rows(rows))
     pairs: list[Forced] = [Forced(np.zeros(0, np.float32), None)] * len(split)
     for examples, batch in batches(split, batch_size):
-        forced = jax.tree.map(np.asarray, force(scorer, params, batch, layers=layers))
+        forced = to_host(force(scorer, params, batch, layers=layers))
         for row, example in enumerate(examples):
             first = 0 if split.given is None else int(split.given[example])
             predicted = slice(first, int(split.target.lengths[example]))

@@ -1,11 +1,15 @@
 """Maximum likelihood: the loss of a batch, and the logits of a model's output."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 from jaxtyping import Float
 
 from s2sjax.api import Batch, Mixture, Output
+from s2sjax.nn.totals import TOTALS
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.losses import LossSums, chunked_cross_entropy, finite_log, mixture_cross_entropy
 
@@ -21,13 +25,21 @@ def loss_sums(
     chunk: int,
     shards: int,
     precision: Precision,
+    time_shards: int = 1,
+    totals: Mapping[str, Any] | None = None,
 ) -> LossSums:
     """Sums of the loss over a batch's tokens; with a dropout key as in training, without one as in evaluation.
 
     A model's auxiliary loss is part of `loss` in training only, and never of `nll`.
+
+    Args:
+        totals: of the whole batch, if this is a part of one: the sum of what `part_totals` gives of each.
     """
     train = dropout_key is not None
-    output = _apply(model, params, batch, train=train, rngs={"dropout": dropout_key} if train else None)
+    variables = {"params": params, TOTALS: totals or {}}
+    rngs = None if dropout_key is None else {"dropout": dropout_key}
+    output = model.apply(variables, batch, train=train, rngs=rngs)
+    assert isinstance(output, Output | Mixture), f"{type(model).__name__} returned {type(output).__name__}"
     if isinstance(output, Mixture):
         sums = mixture_cross_entropy(
             output.features, output.kernel, batch["targets"], batch["weights"], label_smoothing=label_smoothing
@@ -35,9 +47,17 @@ def loss_sums(
     else:
         sums = chunked_cross_entropy(
             output.features, output.kernel, output.bias, batch["targets"], batch["weights"],
-            label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk, shards=shards, precision=precision,
+            label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk, shards=shards, time_shards=time_shards,
+            precision=precision,
         )  # fmt: skip
     return sums._replace(loss=sums.loss + output.aux) if train and output.aux is not None else sums
+
+
+def part_totals(model: nn.Module, params, batch: Batch, *, dropout_key: Array) -> Mapping[str, Any]:
+    """The sums over a part of a batch of which a model needs those over the whole batch (`nn.totals`), in training."""
+    variables = {"params": params, TOTALS: {}}
+    _, made = model.apply(variables, batch, train=True, rngs={"dropout": dropout_key}, mutable=[TOTALS])
+    return made.get(TOTALS, {})
 
 
 def logits(output: Output | Mixture, precision: Precision) -> Float[Array, "*any V"]:
@@ -46,9 +66,3 @@ def logits(output: Output | Mixture, precision: Precision) -> Float[Array, "*any
         return finite_log(output.features @ output.kernel)
     scores = project(output.features, output.kernel, precision).astype(jnp.float32)
     return scores if output.bias is None else scores + output.bias
-
-
-def _apply(model: nn.Module, params, batch: Batch, **options) -> Output | Mixture:
-    output = model.apply({"params": params}, batch, **options)
-    assert isinstance(output, Output | Mixture), f"{type(model).__name__} returned {type(output).__name__}"
-    return output

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from s2sjax.api import Batch
 from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.sharding import to_host
 from s2sjax.tasks.forced import batches
 
 
@@ -32,7 +33,7 @@ def tags(
     split = TokenizedSplit(nothing, Ragged.from_rows(rows), fingerprint="")
     tagged: list[list[int]] = [[] for _ in rows]
     for examples, batch in batches(split, batch_size):
-        states = np.asarray(_states(model, params, batch))
+        states = to_host(_states(model, params, batch))
         for row, example in enumerate(examples):
             tagged[example] = states[row, : len(rows[example])].tolist()
         progress(len(examples))

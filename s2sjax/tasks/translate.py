@@ -23,9 +23,9 @@ from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stepping import narrow
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
-from s2sjax.sharding import batch_sharding, batch_shards, replicated
+from s2sjax.sharding import batch_sharding, batch_shards, everywhere, replicated, to_host
 from s2sjax.tasks.decoding import DecodeConfig
-from s2sjax.tasks.scorers import Scorer
+from s2sjax.tasks.scorers import Scorer, attention_layers
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -81,7 +81,7 @@ class Sentences(NamedTuple):
     """[B] int32, numbers of the sentences: what each one's random key is made from."""
 
 
-class Positions(NamedTuple):
+class PositionLimit(NamedTuple):
     """How far the positions go that a model has learned."""
 
     limit: int
@@ -95,7 +95,7 @@ class Translator:
 
     What a sentence is translated to does not depend on the sentences it is batched with. A language model of plain text
     (`continues`) goes on from its sources instead: begin-of-sentence and a source's tokens are read, without an
-    end-of-sentence after them, and search begins from the last.
+    end-of-sentence after them, and search begins from the last, which for an empty source is begin-of-sentence.
     """
 
     def __init__(
@@ -109,18 +109,29 @@ class Translator:
         mesh: Mesh,
         continues: bool = False,
         right_to_left: bool = False,
-        positions: Sequence[Positions] = (),
+        positions: Sequence[PositionLimit] = (),
     ):
         """Args:
         params: the scorer's.
         continues: a language model of plain text.
         right_to_left: the models write an output's last token first; hypotheses are in reading order all the same.
         positions: what sources and outputs have to fit into, of each model that has learned positions.
+
+        Raises:
+            UserError: config asks for a coverage penalty, and no model has attention over a source; or it forbids a
+                token that there is not.
         """
+        if config.coverage and not any(attention_layers(scorer, params)):
+            raise UserError(
+                f"config.decode.coverage is {config.coverage}, but the model has no attention over a source to measure "
+                "it by; set config.decode.coverage=0"
+            )
         self.scorer = scorer
-        self.params = params
+        self.put(params)
+        self.sources = 0
+        """Sources so far."""
         self.truncated = 0
-        """Sources so far that were cut to `max_source_length` tokens."""
+        """Those of them that were cut to `max_source_length` tokens."""
         self.unmet = 0
         """Sources so far without an output that meets the constraints."""
         self._tokenizers, self._config, self._mesh = tokenizers, config, mesh
@@ -159,6 +170,10 @@ class Translator:
 
         self._search = jax.jit(search, static_argnums=3)
 
+    def put(self, params) -> None:
+        """Go on with other parameters, the scorer's again."""
+        self.params = self.scorer.rounded(params)
+
     def __call__(
         self,
         sources: Sequence[str],
@@ -170,8 +185,8 @@ class Translator:
     ) -> list[list[Hypothesis]]:
         """The n best translations of each source, best first, or its draws in their order.
 
-        An empty source has one translation, which is empty. Where nothing was found that meets the constraints there is
-        none, and `unmet` counts it.
+        An empty source has one translation, which is empty, but a text that is gone on with may begin from nothing.
+        Where nothing was found that meets the constraints there is none, and `unmet` counts it.
 
         Args:
             prefixes: what each translation has to begin with, as text; its tokens are part of the translation.
@@ -196,11 +211,11 @@ class Translator:
                 "that writes left to right"
             )
         results: list[list[Hypothesis]] = [[Hypothesis("", (), 0.0, 0.0, ())] for _ in sources]
-        filled = [i for i, source in enumerate(sources) if source.strip()]
-        progress(len(sources) - len(filled))
-        encoded = self._tokenizers.source.encode([sources[i] for i in filled])
-        self.truncated += sum(len(row) >= self.max_source_length for row in encoded)
-        rows = [self._read(row) for row in encoded]
+        filled = [i for i, source in enumerate(sources) if self._continues or source.strip()]
+        blank = len(sources) - len(filled)
+        progress(blank)
+        self.sources += blank
+        rows = self.source_rows([sources[i] for i in filled])
         begun = None if prefixes is None else self._asked_tokens([prefixes[i] for i in filled])
         wanted = None if phrases is None else [self._asked_tokens(phrases[i], blank=False) for i in filled]
         trie, longest = (None, 0) if choices is None else self._choices(tuple(choices))
@@ -223,11 +238,19 @@ class Translator:
             progress(len(batch))
         return results
 
-    def source_rows(self, sources: list[str]) -> list[np.ndarray]:
-        """Sources as they are read: tokens, cut to the limit, between begin- or end-of-sentence."""
-        return [self._read(row) for row in self._tokenizers.source.encode(sources)]
+    def source_rows(self, sources: list[str], *, again: bool = False) -> list[np.ndarray]:
+        """Sources as they are read: tokens, cut to the limit, after begin- or before end-of-sentence.
 
-    def _read(self, row: np.ndarray) -> np.ndarray:
+        Args:
+            again: they have been counted, in `sources` and `truncated`, when they were read before.
+        """
+        encoded = self._tokenizers.source.encode(sources)
+        if not again:
+            self.sources += len(encoded)
+            self.truncated += sum(len(row) >= self.max_source_length for row in encoded)
+        return [self._cut(row) for row in encoded]
+
+    def _cut(self, row: np.ndarray) -> np.ndarray:
         limit = self.max_source_length - 1
         if self._continues:  # what stands nearest counts the most
             return np.concatenate([[BOS], row[max(len(row) - limit, 0) :]]).astype(np.int32)
@@ -309,7 +332,7 @@ class Translator:
         how = self._config.beam(most) if self._config.method == "beam" else self._config.sampling(most)
         divides = len(sentences.inputs) % batch_shards(self._mesh) == 0
         place = batch_sharding(self._mesh) if divides else replicated(self._mesh)
-        found = jax.tree.map(np.asarray, self._search(self.params, jax.device_put(sentences, place), trie, how))
+        found = to_host(self._search(self.params, everywhere(sentences, place), trie, how))
         if np.isnan(found.ranking[:count]).any():
             raise UserError(
                 "the model gives NaN: these parameters are broken; decode with --config.decode.checkpoint=STEP"

@@ -284,10 +284,15 @@ def our_search(precision: str, directory: Path):
     import jax.numpy as jnp
 
     from s2sjax.decode.beam import beam_search
+    from s2sjax.decode.stepping import narrow
+    from s2sjax.ops.linear import Precision
+    from s2sjax.tasks.scorers import Single
     from s2sjax.tasks.translate import source_batch
     from s2sjax.vocabulary import BOS
 
-    model, params = our_model(precision), jax.device_put(read_params(directory))
+    model = our_model(precision)
+    # As `Translator` holds them, and searches: the first step is made once.
+    params = Single(model, Precision(precision)).rounded(jax.device_put(read_params(directory)))
 
     @functools.partial(jax.jit, static_argnames="config")
     def search(params, inputs, config):
@@ -298,6 +303,7 @@ def our_search(precision: str, directory: Path):
         cache = method("init_cache")(memory, width=config.beam_size, max_len=config.max_len)
         step = lambda tokens, cache: method("decode_step")(tokens, cache, memory)  # noqa: E731
         first = jnp.full(len(inputs), BOS, jnp.int32)
+        cache = narrow(cache)
         return beam_search(step, cache, first, config, min_lengths=jnp.full(len(inputs), config.max_len, jnp.int32))
 
     return lambda inputs, config: search(params, inputs, config)

@@ -102,7 +102,7 @@ def test_alignments_link_every_target_word_to_a_source_word_that_was_read(decode
 
 
 def test_fewer_details_are_the_same_and_score_passes_over_them(workdir, place, decoded, tmp_path, capsys):
-    """And a source that was cut is counted once."""
+    """And a source that was cut is counted once, by score for each of its hypotheses."""
     arguments = [f"--workdir={workdir}", f"--input={place / 'lines'}", f"--output={tmp_path / 'plain'}"]
     assert s2s("decode", *arguments, "--format=jsonl", "--details=tokens") == 0
     assert "2 of 5 sources were longer" in capsys.readouterr().err
@@ -113,6 +113,8 @@ def test_fewer_details_are_the_same_and_score_passes_over_them(workdir, place, d
     assert s2s("score", f"--workdir={workdir}", *files) == 0
     scores = [float(line) for line in (tmp_path / "scores").read_text().splitlines()]
     np.testing.assert_allclose(scores, [h["score"] for record in decoded for h in record["hypotheses"]], atol=1e-4)
+    cut = "4 of 9 sources were longer than config.data.max_source_length 8 tokens of "
+    assert f"{cut}{workdir} and were cut there" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -134,7 +136,9 @@ def test_align_writes_a_line_of_links_for_every_pair(workdir, place, tmp_path, m
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((place / "lines").read_bytes())))
     files = [f"--workdir={workdir}", "--source=-", f"--target={tmp_path / 'targets'}"]
     assert s2s("align", *files) == 0
-    lines = capsysbinary.readouterr().out.decode().split("\n")
+    said = capsysbinary.readouterr()
+    assert b"2 of 5 sources were longer than config.data.max_source_length 8 tokens" in said.err
+    lines = said.out.decode().split("\n")
     assert len(lines) == 6 and lines[1] == lines[2] == lines[5] == ""
     for source, target, line in zip(LINES, targets, lines, strict=False):
         links = [tuple(map(int, pair.split("-"))) for pair in line.split()]

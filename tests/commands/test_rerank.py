@@ -1,5 +1,6 @@
 """`s2sjax rerank` on what decode writes: orders, what is kept of a record, and what mistakes are answered with."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import s2sjax
+from s2sjax import experiment as experiments
 from s2sjax.cli import run_command
 from s2sjax.tasks.risk import expected_utilities
 from tests.tiny import on_one_device, random_state, tiny, write_run, write_text
@@ -35,8 +37,12 @@ def runs(place, setting):
         "first": ("hmm", {}),
         "forward": ("hmm", {}),
         "backwards": ("hmm", {"data__target_order": "right_to_left"}),
+        "several": ("hmm", {
+            "data__source": "{split}.{source_language}", "data__target": "{split}.{target_language}",
+            "data__pairs": ("a-b", "b-a"), "data__prompt": "{target_language}{source}", "data__max_source_length": 3,
+        }),
         "text": ("lstm_lm", {"data__source": ""}),
-    }
+    }  # fmt: skip
     for number, (name, (family, options)) in enumerate(kinds.items()):
         experiment = tiny(data, family, **OPTIONS, **options)
         checkpoints = {1: (random_state(experiment, number), {"loss": 1.0})}
@@ -129,6 +135,26 @@ def test_scores_may_be_a_token(runs, nbest, tmp_path):
             assert h["ranking_score"] == pytest.approx(h["components"][f"channel:{runs['forward']}"] / tokens)
 
 
+def test_a_run_of_several_languages_judges_as_the_pair_that_is_named_and_says_what_it_cut(
+    runs, nbest, tmp_path, capsys
+):
+    """There and back, by one run."""
+    several = runs["several"]
+    judges = [f"--runs={several}:a-b:1", f"--channel={several}:b-a:1", "--format=jsonl"]
+    reranked, said = read(rerank(nbest, tmp_path, *judges)), capsys.readouterr().err
+    pairs = [(record["source"], h["text"]) for record in reranked for h in record["hypotheses"]]
+    components = [h["components"] for record in reranked for h in record["hypotheses"]]
+    saved = experiments.load(several / "config.json")
+    for kind, pair, given in (("forward", "a-b", 1), ("channel", "b-a", -1)):
+        data = dataclasses.replace(saved.data, pairs=(pair,))
+        one = s2sjax.load(several, experiment=dataclasses.replace(saved, data=data))
+        expected = one.score(*zip(*(each[::given] for each in pairs), strict=True))
+        np.testing.assert_allclose([c[f"{kind}:{several}:{pair}"] for c in components], expected, atol=1e-4)
+        read_by_it = {each[::given] for each in pairs}
+        cut = sum(len(source) > 1 for source, _ in read_by_it)  # before the tag and end-of-sentence
+        assert cut and f"{cut} of {len(read_by_it)} sources were longer than config.data.max_source_length 3 " in said
+
+
 def test_standard_input_and_output_are_the_default(nbest, monkeypatch, capsysbinary, tmp_path):
     expected = rerank(nbest, tmp_path, "--utility=bleu").read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(nbest.read_bytes())))
@@ -156,6 +182,10 @@ def test_a_source_for_which_nothing_was_found_has_an_empty_line(tmp_path):
         (["--runs={first}:nan"], "the weight of {first} is 'nan', expected a number"),
         (["--runs={tmp}/none:1"], "none is not a run directory"),
         (["--runs={first}:1,{first}:2"], "two judges have the same name: original, forward:"),
+        (["--runs={several}:1"], "several knows several pairs of languages; say which is meant, as in {several}:a-b:1"),
+        (["--runs={several}:a-z:1"], "config.data.pairs names z, and what {several} has learned is a, b"),
+        (["--runs={several}:ab:1"], "data.pairs holds 'ab'; expected languages as in 'en-de'"),
+        (["--runs={first}:a-b:1"], "data.pairs is set, but data.file, data.source and data.target do not hold"),
         (["--channel={text}:1"], "text is a language model, and has no source to score: name it in --runs"),
         (["--utility=chrf", "--workdir={first}"], "workdir"),
         (["--utility=chrf", "--format=josnl"], "--format is 'josnl': did you mean 'jsonl'"),

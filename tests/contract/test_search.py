@@ -29,7 +29,7 @@ from s2sjax.tasks.decoding import DecodeConfig
 from s2sjax.tasks.scorers import Single
 from s2sjax.tasks.translate import Translator, source_batch
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
-from tests.contract.conftest import FIRST, VOCAB
+from tests.contract.conftest import FIRST, VOCAB, bucketed
 
 SOURCES, LONGEST_SOURCE, DRAWS = 16, 6, 3
 TOLERANCE = 1e-4
@@ -323,3 +323,22 @@ def test_outputs_do_not_depend_on_company_order_padding_nbest_or_devices(family,
                     np.testing.assert_allclose(a.score, b.score, atol=TOLERANCE)
                     np.testing.assert_allclose(a.ranking_score, b.ranking_score, atol=TOLERANCE)
     assert len({h.ids for found in together.values() for h in found}) > 2, "the same for all would prove nothing"
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("precision", [precision for precision in Precision if precision != Precision.FLOAT32])
+def test_operands_rounded_beforehand_change_nothing(subject, precision):
+    scorer, batch = Single(subject.build(precision), precision), jax.tree.map(jnp.asarray, dict(bucketed()))
+    rounded = scorer.rounded(subject.params)
+    halved = [a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (subject.params, rounded)), strict=True)]
+    assert any(halved) == (subject.family != "hmm"), "a mixture of distributions multiplies in float32 always"
+
+    @jax.jit
+    def scores(params):
+        memory = scorer.encode(params, source_batch(batch["inputs"]))
+        cache = scorer.init_cache(params, memory, width=2, max_len=3)
+        stepped, _ = scorer.step(params, memory)(batch["targets"][:, :2], cache)
+        return scorer.token_log_probs(params, batch), stepped
+
+    for expected, got in zip(scores(subject.params), scores(rounded), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())

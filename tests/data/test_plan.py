@@ -1,5 +1,6 @@
 """The laws of the plan, for random lengths and settings."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -148,3 +149,17 @@ def test_messages_name_the_value_and_the_way_out():
         make_plan(source, target, DataConfig(batch_tokens=500), seed=0, divisor=16)
     with pytest.raises(UserError, match=r"none of the 500 examples.*max_source_length 2"):
         make_plan(source, target, DataConfig(max_source_length=2), seed=0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=5))
+def test_what_a_plan_is_without_is_all_that_it_is_without(spans):
+    """Spans of a plan's own batches are left out of it, one after the other: what is left keeps its order."""
+    plan = make_plan(np.full(40, 3), np.full(40, 3), DataConfig(batch_tokens=32, row_multiple=1), seed=0)
+    left = [*range(200)]
+    for first, count in spans:
+        plan = plan.without(first, first + count)
+        del left[first : first + count]
+    assert [plan.number(i) for i in range(60)] == left[:60]
+    whole = dataclasses.replace(plan, left_out=())
+    for index in (0, 7, 30):
+        np.testing.assert_array_equal(plan.batch(index).examples, whole.batch(left[index]).examples)

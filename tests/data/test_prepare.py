@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,40 @@ def test_processes_that_prepare_the_same_thing_at_once_do_not_disturb_each_other
     assert_equal(prepare(data, CONFIG, ("train",)).splits["train"], untouched.splits["train"])
 
 
+def test_of_two_that_prepare_at_once_one_works_and_the_other_waits(data, monkeypatch):
+    trained, written = [], []
+    train, write = preparation.tokenizers_lib.train_tokenizers, preparation._write_shard
+
+    def train_slowly(config, pairs):
+        trained.append(config)
+        time.sleep(0.3)
+        return train(config, pairs)
+
+    def write_slowly(path, *args, **options):
+        written.append(path)
+        time.sleep(0.1)
+        write(path, *args, **options)
+
+    monkeypatch.setattr(preparation.tokenizers_lib, "train_tokenizers", train_slowly)
+    monkeypatch.setattr(preparation, "_write_shard", write_slowly)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: prepare(data, CONFIG, ("train",), shard_size=SHARD), range(2))
+    assert_equal(one.splits["train"], other.splits["train"])
+    assert len(trained) == 1 and len(written) == len(set(written))
+    assert not list(Path(data.cache_dir).glob("*.lock"))
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    """On a disk that has none."""
+
+    def flock(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(preparation.fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("without_locks")
 def test_a_split_that_another_process_completes_in_between_is_used(data):
     """In lockstep: ours is stopped in the middle while theirs runs to the end and removes the shards."""
     pair = prepare_tokenizers(data, CONFIG)
@@ -238,6 +273,7 @@ def test_a_split_that_another_process_completes_in_between_is_used(data):
     assert_equal(ours, theirs[0])
 
 
+@pytest.mark.usefixtures("without_locks")
 def test_of_two_tokenizers_trained_at_once_both_use_the_one_that_stayed(data, monkeypatch):
     barrier, sizes, train = threading.Barrier(2), iter([60, 50]), preparation.tokenizers_lib.train_tokenizers
 

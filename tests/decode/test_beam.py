@@ -24,6 +24,8 @@ from tests.decode.toys import (
     A,
     B,
     PlainModel,
+    assert_complete,
+    assert_lawful,
     assert_same,
     every_hypothesis,
     hypotheses,
@@ -61,11 +63,8 @@ def test_the_widest_beam_finds_what_enumeration_finds(fields):
     every, model = every_hypothesis(6, 4), PlainModel(MANY, 6)
     log_probs = np.stack([model.rescore(h) for h in every], axis=1)
     for row in range(len(MANY)):
-        scores = [score(config, lp, len(h), references[row]) for h, lp in zip(every, log_probs[row], strict=True)]
-        found = hypotheses(result, row)
-        assert len(found) == 85 and {h for h, _, _ in found} == set(every)
-        assert found[0][0] == every[np.argmax(scores)]
-        np.testing.assert_allclose([s for _, s, _ in found], sorted(scores, reverse=True), atol=1e-5)
+        ranked = [(score(config, lp, len(h), references[row]), lp) for h, lp in zip(every, log_probs[row], strict=True)]
+        assert_complete(result, row, dict(zip(every, ranked, strict=True)))
 
 
 @pytest.mark.parametrize(
@@ -297,12 +296,7 @@ def test_laws_on_random_step_tables(seed, alpha, scale):
     assert (result.scores[:, :-1] >= result.scores[:, 1:]).all()
     log_probs = np.asarray(jax.nn.log_softmax(jnp.asarray(table, jnp.float32)))
     for row in range(16):
-        found = hypotheses(result, row)
-        assert len({h for h, _, _ in found}) == len(found)
-        for tokens, ranked, log_prob in found:
-            assert tokens[-1] == EOS and EOS not in tokens[:-1] and PAD not in tokens
-            rescored = sum(log_probs[row, a, b] for a, b in zip((BOS, *tokens), tokens, strict=False))
-            assert -math.inf < log_prob == pytest.approx(rescored, rel=1e-5, abs=1e-5)
+        for tokens, ranked, log_prob in assert_lawful(result, row, log_probs[row]):
             assert ranked == pytest.approx(log_prob / ((5 + len(tokens)) / 6) ** alpha, rel=1e-5, abs=1e-5)
         for tokens, length in zip(result.tokens[row], result.lengths[row], strict=True):
             assert (tokens[length:] == PAD).all()

@@ -20,14 +20,15 @@ from s2sjax.decode.constraints import (
 )
 from s2sjax.errors import UserError
 from tests.decode.toys import (
-    BOS,
     EOS,
     LATTICE,
     PAD,
-    UNK,
+    WORDS,
     A,
     B,
     PlainModel,
+    assert_complete,
+    assert_lawful,
     assert_same,
     every_hypothesis,
     hypotheses,
@@ -39,7 +40,6 @@ from tests.decode.toys import (
     score,
 )
 
-WORDS = (UNK, BOS, A, B)
 CASES = 1000
 SEEDS = np.arange(CASES) * 104729 + 3
 
@@ -122,16 +122,8 @@ def test_the_widest_beam_finds_the_best_of_those_that_obey(fields):
                     for i, (t, p) in enumerate(zip(h, log_probs, strict=True))
                 ]
                 expected[h] = (score(config, sum(ranked), len(h), references[row]), sum(log_probs))
-        found = {h: (ranked, log_prob) for h, ranked, log_prob in hypotheses(result, row)}
-        assert set(found) == set(expected)
-        if expected:
-            assert next(iter(found)) == max(expected, key=expected.get)
-            np.testing.assert_allclose([found[h] for h in expected], list(expected.values()), atol=1e-5)
-        else:
-            impossible += 1
-            assert result.scores[row, 0] == -np.inf and result.lengths[row, 0] == 0
-        ranks = [ranked for ranked, _ in found.values()]
-        assert ranks == sorted(ranks, reverse=True)
+        assert_complete(result, row, expected)
+        impossible += not expected
     assert 100 < impossible < 600, "both kinds are common"
 
 
@@ -183,12 +175,9 @@ def test_laws_under_random_constraints(seed, scale):
     with np.errstate(invalid="ignore"):
         log_probs = special.log_softmax(table, axis=-1)
     for row in range(count):
-        found = hypotheses(result, row)
-        assert len({h for h, _, _ in found}) == len(found)
+        found = assert_lawful(result, row, log_probs[row])
         for tokens, ranked, log_prob in found:
-            assert tokens[-1] == EOS and rules.obeys(row, tokens, 2)
-            rescored = sum(log_probs[row, a, b] for a, b in zip((BOS, *tokens), tokens, strict=False))
-            assert -math.inf < log_prob == pytest.approx(rescored, rel=1e-5, abs=1e-5)
+            assert rules.obeys(row, tokens, 2)
             assert -math.inf < ranked <= score(config, log_prob, len(tokens)) * (1 - 1e-5) + 1e-5
         assert (result.lengths[row][len(found) :] == 0).all() and (result.scores[row][len(found) :] == -np.inf).all()
 

@@ -11,12 +11,14 @@ from collections import Counter
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from s2sjax.decode.beam import beam_search
 from s2sjax.decode.constraints import UNCONSTRAINED
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 A, B = 4, 5
+WORDS = (UNK, BOS, A, B)
 
 
 def penalty(config, n):
@@ -256,6 +258,31 @@ def hypotheses(result, row):
         for n, length in enumerate(lengths)
         if length
     ]
+
+
+def assert_complete(result, row, expected):
+    """All that there is was found of one sentence, `{tokens: (score, log_prob)}`, the best first."""
+    found = {h: (ranked, log_prob) for h, ranked, log_prob in hypotheses(result, row)}
+    assert set(found) == set(expected)
+    if expected:
+        assert next(iter(found)) == max(expected, key=expected.get)
+        np.testing.assert_allclose([found[h] for h in expected], list(expected.values()), atol=1e-5)
+    else:
+        assert result.scores[row, 0] == -np.inf and result.lengths[row, 0] == 0
+    ranks = [ranked for ranked, _ in found.values()]
+    assert ranks == sorted(ranks, reverse=True)
+
+
+def assert_lawful(result, row, log_probs):
+    """What was found of one sentence of a Markov model, `log_probs` [V, V]: nothing twice, each with one end and the
+    log-probability of its tokens. Returns it."""
+    found = hypotheses(result, row)
+    assert len({h for h, _, _ in found}) == len(found)
+    for tokens, _, log_prob in found:
+        assert tokens[-1] == EOS and EOS not in tokens[:-1] and PAD not in tokens
+        rescored = sum(log_probs[a, b] for a, b in zip((BOS, *tokens), tokens, strict=False))
+        assert -math.inf < log_prob == pytest.approx(rescored, rel=1e-5, abs=1e-4)
+    return found
 
 
 def assert_same(left, right, rows_left=slice(None), rows_right=slice(None)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from s2sjax.ops.dropout import dropout, hashed_bits
+from s2sjax.ops.dropout import dropout, hashed_bits, rows_of_batch
 
 
 def masks(keys: int, shape, rate: float = 0.3) -> np.ndarray:
@@ -57,3 +57,31 @@ def test_kept_elements_are_scaled_and_the_gradient_has_the_same_mask():
     np.testing.assert_allclose(np.asarray(y)[kept], np.asarray(x)[kept] / 0.7, rtol=1e-6)
     np.testing.assert_allclose(pullback(jnp.ones_like(x))[0], kept / 0.7, rtol=1e-6)
     np.testing.assert_array_equal(dropout(x, 0.0, jax.random.key(1)), x)
+
+
+@pytest.mark.parametrize("rows, shape", [(0, (6,)), (0, (6, 3, 5)), (1, (4, 6, 5)), (2, (2, 3, 6))])
+def test_some_rows_have_the_masks_that_they_have_in_the_whole_batch(rows, shape):
+    x, key = jax.random.normal(jax.random.key(0), shape), jax.random.key(1)
+    numbers = np.array([5, 0, 2])
+    whole, pull = jax.vjp(lambda x: dropout(x, 0.5, key, rows=rows), x)
+    part = jnp.take(x, numbers, axis=rows)
+
+    @jax.jit
+    def of_part(part, numbers):  # as in a loop over parts: which rows they are is not known before it runs
+        with rows_of_batch(numbers, 6):
+            y, pull = jax.vjp(lambda x: jax.checkpoint(lambda x: dropout(x, 0.5, key, rows=rows))(x), part)
+        return y, pull(jnp.ones_like(y))[0]
+
+    y, gradient = of_part(part, jnp.array(numbers))
+    np.testing.assert_array_equal(y, np.take(np.asarray(whole), numbers, axis=rows))
+    np.testing.assert_array_equal(gradient, np.take(np.asarray(pull(jnp.ones_like(x))[0]), numbers, axis=rows))
+    assert (np.asarray(gradient) != np.asarray(jax.vjp(lambda x: dropout(x, 0.5, key), part)[1](y * 0 + 1)[0])).any()
+
+
+def test_what_has_no_rows_has_one_mask_for_all_parts_and_a_mistaken_axis_is_told():
+    x, key = jnp.ones((3, 4)), jax.random.key(1)
+    with rows_of_batch(jnp.array([1, 2]), 8):
+        with pytest.raises(AssertionError, match="3 rows where the batch has 2"):
+            dropout(x, 0.5, key)
+        inside = dropout(x, 0.5, key, rows=None)
+    np.testing.assert_array_equal(inside, dropout(x, 0.5, key))

@@ -20,11 +20,11 @@ def routing(k, logits=LOGITS, filled=FILLED) -> Routing:
 
 
 def grouped(up, down):
-    return lambda rows, sizes: lax.ragged_dot(jnp.tanh(lax.ragged_dot(rows, up, sizes)), down, sizes)
+    return lambda rows, sizes, _: lax.ragged_dot(jnp.tanh(lax.ragged_dot(rows, up, sizes)), down, sizes)
 
 
 def batched(up, down):
-    return lambda rows: jnp.einsum("ecf,efd->ecd", jnp.tanh(jnp.einsum("ecd,edf->ecf", rows, up)), down)
+    return lambda rows, _: jnp.einsum("ecf,efd->ecd", jnp.tanh(jnp.einsum("ecd,edf->ecf", rows, up)), down)
 
 
 def loop(k, accept=lambda token, choice, expert: True):
@@ -87,6 +87,17 @@ def test_the_balance_equals_a_loop_and_is_one_for_equal_loads():
     assert float(equal.balance) == pytest.approx(1, rel=1e-5)
     one_expert = routing(1, logits=np.tile([50.0, 0, 0, 0], (E, 1)), filled=np.ones(E, bool))
     assert float(one_expert.balance) == pytest.approx(E, rel=1e-5)
+
+
+def test_parts_of_a_batch_that_know_its_load_share_its_balance():
+    whole = routing(2)
+    parts = (slice(0, 7), slice(7, M))
+    alone = [routing(2, LOGITS[part], FILLED[part]) for part in parts]
+    load = sum(part.load for part in alone)
+    np.testing.assert_allclose(load, whole.load)
+    known = [route(jnp.array(LOGITS[part], jnp.float32), jnp.array(FILLED[part]), k=2, load=load) for part in parts]
+    assert float(sum(part.balance for part in known)) == pytest.approx(float(whole.balance), rel=1e-6)
+    assert abs(float(sum(part.balance for part in alone)) / 2 / float(whole.balance) - 1) > 1e-3
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3])

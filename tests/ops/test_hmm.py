@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax.ops.hmm import forward, posteriors, viterbi
+from s2sjax.ops.hmm import forward, viterbi
 from s2sjax.ops.recurrent import segment_starts
 
 N, V = 3, 4
@@ -107,17 +107,6 @@ def test_viterbi_finds_the_best_of_all_paths_and_its_probability():
                 assert tuple(states[row, observed]) == expected.best
                 totals[row] += expected.best_log_prob
         np.testing.assert_allclose(log_probs, totals, rtol=1e-5)
-
-
-def test_posteriors_equal_the_share_of_all_paths():
-    model = parameters()
-    got = np.asarray(jax.jit(posteriors)(*arguments(*model)))
-    for row, observed, _ in chains():
-        if len(observed):
-            np.testing.assert_allclose(
-                got[row, observed], enumerate_paths(TOKENS[row, observed], *model).posteriors, atol=1e-5
-            )
-    np.testing.assert_array_equal(got[~OBSERVED], 0)
 
 
 def test_gradients_by_log_probabilities_are_expected_counts():

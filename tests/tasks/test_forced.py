@@ -13,8 +13,8 @@ from s2sjax.api import Output
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
-from s2sjax.tasks.forced import attention_layers, batches, choose_layers, forced_pairs
-from s2sjax.tasks.scorers import Ensemble, Single
+from s2sjax.tasks.forced import batches, choose_layers, forced_pairs
+from s2sjax.tasks.scorers import Ensemble, Single, attention_layers
 from tests.contract.conftest import SMALL, VOCAB
 from tests.tiny import compiling_once
 

@@ -19,7 +19,7 @@ from s2sjax.ops.linear import Precision
 from s2sjax.tasks.decoding import DecodeConfig
 from s2sjax.tasks.likelihood import logits
 from s2sjax.tasks.scorers import Ensemble, Single
-from s2sjax.tasks.translate import Positions, Translator
+from s2sjax.tasks.translate import PositionLimit, Translator
 from s2sjax.vocabulary import EOS
 from tests.tiny import compiling_once
 
@@ -112,9 +112,9 @@ def test_scores_are_the_members_teacher_forced_and_nothing_depends_on_the_batch(
 
 
 def test_the_narrowest_positions_hold_for_sources_and_outputs(members):
-    search = translator(members, "probabilities", positions=[Positions(9), Positions(8, one_sequence=True)])
+    search = translator(members, "probabilities", positions=[PositionLimit(9), PositionLimit(8, one_sequence=True)])
     assert search.max_source_length == 7
     sources = [*SOURCES, "abcdefgh"]
-    rows, found = search.source_rows(sources), search(sources)
+    rows, found = search.source_rows(sources, again=True), search(sources)
     assert max(map(len, rows)) == 7 and search.truncated == 2
     assert all(len(row) + len(h.ids) <= 8 for row, hypotheses in zip(rows, found, strict=True) for h in hypotheses)

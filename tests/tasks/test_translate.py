@@ -19,7 +19,7 @@ from s2sjax.ops.linear import Precision
 from s2sjax.tasks.decoding import DecodeConfig
 from s2sjax.tasks.forced import cross_attention
 from s2sjax.tasks.scorers import Single
-from s2sjax.tasks.translate import Positions, Translator
+from s2sjax.tasks.translate import PositionLimit, Translator
 from s2sjax.vocabulary import EOS
 from tests.tiny import compiling_once
 
@@ -141,6 +141,17 @@ def test_the_coverage_penalty_is_that_of_teacher_forcings_attention(model, param
     assert [[h.ids for h in hypotheses] for hypotheses in found] != [[h.ids for h in hs] for hs in plain]
 
 
+def test_coverage_of_a_model_without_attention_is_refused_before_anything_is_computed():
+    family = models.family("hmm")
+    module = family.build(family.Config(states=3), *[TOKENIZER.vocab_size] * 2, precision=Precision.FLOAT32)
+    batch = assemble(PlannedBatch(Shape(1, 4, 4), np.arange(1), np.arange(1)), split(["a"], [[5, EOS]]))
+    init = lambda key, batch: module.init(key, batch, train=False)["params"]  # noqa: E731
+    shapes = jax.eval_shape(init, jax.random.key(0), batch)
+    with pytest.raises(UserError, match=r"decode.coverage is 0.2, but the model has no attention over a source"):
+        translator(module, shapes, coverage=0.2)
+    assert translator(module, shapes).truncated == 0
+
+
 def test_outputs_contain_their_phrases_whatever_is_beside_them(model, params):
     phrases = [["fed"], [], ["ab", "ba"], ["hh", "g"], ["e"], [" "], ["dd"]]
     search = translator(model, params, beam_size=8, nbest=2)
@@ -198,7 +209,7 @@ def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     pair = TokenizerPair(TOKENIZER, TOKENIZER)
     scorer = Single(model, Precision.FLOAT32)
-    short = Translator(scorer, params, pair, BASE, max_source_length=20, mesh=mesh, positions=[Positions(6)])
+    short = Translator(scorer, params, pair, BASE, max_source_length=20, mesh=mesh, positions=[PositionLimit(6)])
     found = short([*SOURCES, "abcdefgh"])
     assert all(len(h.ids) <= 6 for hypotheses in found for h in hypotheses) and short.truncated == 3
     assert max(len(row) for row in short.source_rows(["abcdefgh"])) == 6
@@ -211,7 +222,7 @@ def test_a_language_models_prompt_and_answer_fit_into_its_positions_together():
     batch = assemble(PlannedBatch(Shape(1, 4, 4), np.arange(1), np.arange(1)), split(["a"], [[5, EOS]]))
     params = jax.jit(lambda key, batch: model.init(key, batch, train=False))(jax.random.key(0), batch)["params"]
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    settings = {"max_source_length": 20, "mesh": mesh, "positions": [Positions(10, one_sequence=True)]}
+    settings = {"max_source_length": 20, "mesh": mesh, "positions": [PositionLimit(10, one_sequence=True)]}
     scorer = Single(model, Precision.FLOAT32)
     search = Translator(scorer, params, TokenizerPair(TOKENIZER, TOKENIZER), BASE, **settings)
     sources = ["a", "abcdef", "abcdefghabcdefgh"]

@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# Runs s2sjax on this machine with all of its devices, as one process or as several that work together, and starts again
+# after one was lost.
+#
+#   bash launch/local.sh train --config=configs/multi30k/modern.py --workdir=runs/m30k
+#   bash launch/local.sh --processes 2 train --config=... --workdir=... --config.train.steps=9000
+#   bash launch/local.sh --processes 2 decode --workdir=runs/m30k --input=test.en --output=test.de
+#
+# Each process writes WORKDIR/logs/process-N.log, process 0 to the terminal too. On CPUs each gets its share of the cores,
+# on GPUs its share of them (CUDA_VISIBLE_DEVICES; with several GPUs this was never run).
+# Ctrl-C or SIGTERM: all save and stop, and the exit code is 75; a second time: they are killed.
+# A training is started again when a process was lost (exit code 76, or death by a signal) until that has happened
+# S2SJAX_RESTARTS (3) times in a row without a new checkpoint. What it exits with otherwise, README.md lists.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+exec 4>&2
+say() { printf 'local: %s\n' "$*" >&4; }
+fail() {
+  say "$*"
+  exit 2
+}
+
+processes=1
+case "${1:-}" in
+  --processes=*)
+    processes="${1#*=}"
+    shift
+    ;;
+  --processes)
+    processes="${2:-}"
+    shift 2 || fail "--processes is given without a number"
+    ;;
+  *) ;;
+esac
+[[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "--processes is '$processes', expected a number from 1"
+(($# > 0)) || fail "what is it to do? bash launch/local.sh [--processes N] train --config=FILE.py --workdir=DIR"
+
+workdir="" previous=""
+for argument in "$@"; do
+  case "$argument" in
+    --workdir=*) workdir="${argument#*=}" ;;
+    *) if [[ "$previous" == --workdir ]]; then workdir="$argument"; fi ;;
+  esac
+  previous="$argument"
+done
+[[ -n "$workdir" ]] || fail "--workdir is missing; logs and checkpoints go there: bash launch/local.sh train --workdir=DIR"
+
+bash launch/setup.sh
+mkdir -p "$workdir/logs"
+place="$(mktemp -d)"
+trap 'rm -rf "$place"' EXIT
+
+# A port that nobody uses now, and the cores that this shell may use.
+read -r port cores < <(.venv/bin/python -c '
+import os, socket
+listener = socket.socket()
+listener.bind(("", 0))
+print(listener.getsockname()[1], ",".join(map(str, sorted(os.sched_getaffinity(0)))))')
+IFS=, read -r -a cores <<<"$cores"
+gpus=()
+if [[ "${JAX_PLATFORMS:-}" != cpu ]]; then
+  if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
+    IFS=, read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"
+  elif command -v nvidia-smi >/dev/null; then
+    mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)
+  fi
+fi
+if ((${#gpus[@]} % processes)); then
+  fail "${#gpus[@]} GPUs cannot be shared out to $processes processes; choose a number that divides them, or JAX_PLATFORMS=cpu"
+fi
+
+share() { # process, items...: the items of this process, commas between; nothing if there are fewer than processes
+  local number="$1" each
+  shift
+  each=$(($# / processes))
+  (
+    IFS=,
+    echo "${*:1+number*each:each}"
+  )
+}
+
+pids=()
+start() {
+  local number pinned shown log
+  pids=()
+  for ((number = 0; number < processes; number++)); do
+    log="$workdir/logs/process-$number.log"
+    printf -- '---- %s: process %d of %d: %s\n' "$(date '+%F %T')" "$number" "$processes" "$*" >>"$log"
+    pinned=()
+    if ((processes > 1 && ${#cores[@]} >= processes && ${#gpus[@]} == 0)) && command -v taskset >/dev/null; then
+      pinned=(taskset --cpu-list "$(share "$number" "${cores[@]}")")
+    fi
+    shown=()
+    if ((processes > 1)); then
+      shown=("S2SJAX_COORDINATOR=127.0.0.1:$port" "S2SJAX_PROCESSES=$processes" "S2SJAX_PROCESS=$number")
+      if ((${#gpus[@]})); then shown+=("CUDA_VISIBLE_DEVICES=$(share "$number" "${gpus[@]}")"); fi
+    fi
+    # A session of its own: Ctrl-C reaches the processes through this shell alone, once.
+    if ((number == 0)); then
+      rm -f "$place/terminal"
+      mkfifo "$place/terminal"
+      setsid tee -a "$log" <"$place/terminal" >&2 &
+      terminal=$!
+      setsid env "${shown[@]}" "${pinned[@]}" .venv/bin/s2sjax "$@" <&3 2>"$place/terminal" &
+    else
+      setsid env "${shown[@]}" "${pinned[@]}" .venv/bin/s2sjax "$@" </dev/null >>"$log" 2>&1 &
+    fi
+    pids+=($!)
+  done
+}
+exec 3<&0
+
+stopping=0
+stop() {
+  stopping=$((stopping + 1))
+  if ((stopping == 1)); then
+    signal_all TERM
+  else
+    say "told to stop again; killing"
+    signal_all KILL
+  fi
+}
+signal_all() {
+  local pid
+  for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
+}
+trap stop TERM INT
+
+living() { # how many processes there are still
+  local pid count=0
+  for pid in "${pids[@]}"; do
+    if kill -0 "$pid" 2>/dev/null; then count=$((count + 1)); fi
+  done
+  echo "$count"
+}
+
+# Those that are left when the first has ended end by themselves, unless they stand still.
+patience="${S2SJAX_PEER_TIMEOUT:-60}"
+patience=$((${patience%%.*} + 60))
+
+await() { # waits for all processes; sets codes
+  local pid code ended=0
+  while (($(living) > 0)); do
+    sleep 0.3 &
+    wait $! || true
+    if (($(living) == processes)); then
+      ended=$SECONDS
+    elif ((SECONDS - ended > patience)); then
+      say "killing what has not ended ${patience} s after the others"
+      signal_all KILL
+      ended=$SECONDS
+    fi
+  done
+  codes=()
+  for pid in "${pids[@]}"; do
+    code=0
+    wait "$pid" || code=$?
+    codes+=("$code")
+  done
+  wait "$terminal" || true
+}
+
+newest_checkpoint() { # its step, 0 if there is none
+  local step newest=0
+  for step in "$workdir"/checkpoints/*/; do
+    step="$(basename "$step")"
+    if [[ "$step" =~ ^[0-9]+$ ]] && ((step > newest)); then newest="$step"; fi
+  done
+  echo "$newest"
+}
+
+verdict() { # of the processes' codes: a failure that will come again, then a lost process, then a stop
+  local code lost=0 stopped=0
+  for code in "${codes[@]}"; do
+    if ((code == 76 || code > 128)); then
+      lost="$code"
+    elif ((code == 75)); then
+      stopped=75
+    elif ((code != 0)); then
+      echo "$code"
+      return
+    fi
+  done
+  echo $((lost ? lost : stopped))
+}
+
+failures=0
+while true; do
+  before="$(newest_checkpoint)"
+  start "$@"
+  await 2>/dev/null # where bash would remark on who was killed
+  code="$(verdict)"
+  if ((stopping || code == 0 || code == 75)) || [[ "$1" != train ]] || ((code != 76 && code <= 128)); then
+    exit "$code"
+  fi
+  after="$(newest_checkpoint)"
+  failures=$((after > before ? 1 : failures + 1))
+  if ((failures > ${S2SJAX_RESTARTS:-3})); then
+    say "a process was lost (exit codes ${codes[*]}) $failures times in a row without a checkpoint after step $after"
+    exit "$code"
+  fi
+  say "a process was lost (exit codes ${codes[*]}); starting again from step $after"
+done

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Runs s2sjax on a Slurm cluster, and goes on by itself after preemption, the time limit, the loss of a node or of a process.
+#
+#   sbatch launch/slurm.sh train --config=configs/multi30k/modern.py --workdir=runs/m30k --config.train.steps=9000
+#   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=8 --time=24:00:00 launch/slurm.sh train ...
+#   sbatch --partition=preemptible --signal=TERM@300 launch/slurm.sh train ...
+#
+# Submit from the directory that has .venv (bash launch/setup.sh makes it), on a file system that all nodes share. Options
+# before the script are sbatch's and win over the #SBATCH lines; what comes after it goes to s2sjax. Tasks are processes of
+# one training: one a GPU, or one a node that takes all of its GPUs.
+#
+# Each process writes WORKDIR/logs/process-N.log; what became of the job stands in slurm-JOBID.out.
+#   scancel JOBID                  saves and ends for good (within Slurm's KillWait, 30 s unless the cluster says otherwise)
+#   scancel --signal=TERM JOBID    saves, and starts again when the queue lets it
+# Saving has to fit into the partition's GraceTime, and into the seconds of --signal before the time limit.
+#
+#SBATCH --job-name=s2sjax
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=TERM@180
+set -euo pipefail
+
+patience=3 # restarts in a row without a new checkpoint
+
+say() { printf '%s slurm.sh: %s\n' "$(date '+%F %T')" "$*"; }
+fail() {
+  say "$*" >&2
+  exit 2
+}
+
+[[ -n "${SLURM_JOB_ID:-}" ]] || fail "this is a script for sbatch: sbatch launch/slurm.sh train --config=... --workdir=..."
+program="$PWD/.venv/bin/s2sjax"
+[[ -x "$program" ]] || fail "there is no $program; make it with bash launch/setup.sh, and call sbatch from that directory"
+
+workdir="" previous=""
+for argument in "$@"; do
+  case "$argument" in
+    --workdir=*) workdir="${argument#*=}" ;;
+    *) if [[ "$previous" == --workdir ]]; then workdir="$argument"; fi ;;
+  esac
+  previous="$argument"
+done
+[[ -n "$workdir" ]] || fail "--workdir is missing; logs and checkpoints go there: sbatch launch/slurm.sh train --workdir=..."
+mkdir -p "$workdir/logs"
+
+processes="${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}" # unless sbatch was told, it does not say: one a node
+# srun takes this from the environment only: it does not inherit sbatch's --cpus-per-task.
+if [[ -n "${SLURM_CPUS_PER_TASK:-}" ]]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
+# JAX gives each Slurm task the one GPU of its number; a task that has a node to itself takes them all.
+if ((processes == SLURM_JOB_NUM_NODES && ${SLURM_GPUS_ON_NODE:-0} > 1)); then
+  JAX_LOCAL_DEVICE_IDS="$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))"
+  export JAX_LOCAL_DEVICE_IDS
+fi
+
+newest_checkpoint() { # its step, 0 if there is none
+  local step newest=0
+  for step in "$workdir"/checkpoints/*/; do
+    step="$(basename "$step")"
+    if [[ "$step" =~ ^[0-9]+$ ]] && ((step > newest)); then newest="$step"; fi
+  done
+  echo "$newest"
+}
+
+say "start $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID: $processes processes on $SLURM_JOB_NODELIST, from step" \
+  "$(newest_checkpoint); logs: $workdir/logs/process-*.log"
+
+# Slurm signals the tasks, and may signal this shell with them, which has to outlive them.
+trap 'say "told to stop"' TERM
+# Processes see to each other's end; should one be left all the same, it has five minutes.
+status=0
+srun --ntasks="$processes" --kill-on-bad-exit=0 --wait=300 --open-mode=append \
+  --output="$workdir/logs/process-%t.log" "$program" "$@" || status=$?
+
+record="$workdir/logs/restarts" # JOBID STEP COUNT: how often in a row this job failed with that newest checkpoint
+if ((status == 0)); then
+  rm -f "$record"
+  say "done"
+  exit 0
+elif ((status == 75)); then
+  why="saved and stopped at step $(newest_checkpoint)"
+elif ((status == 76 || status > 128)); then
+  step="$(newest_checkpoint)" count=1
+  if [[ -r "$record" ]] && read -r old_job old_step old_count <"$record" &&
+    [[ "$old_job $old_step" == "$SLURM_JOB_ID $step" ]]; then
+    count=$((old_count + 1))
+  fi
+  if ((count > patience)); then
+    say "failed with status $status $count times in a row without getting beyond step $step; see $workdir/logs"
+    exit "$status"
+  fi
+  echo "$SLURM_JOB_ID $step $count" >"$record"
+  why="a process was lost (status $status); failure $count at step $step, of at most $patience"
+else
+  say "failed with status $status; see $workdir/logs"
+  exit "$status"
+fi
+
+# Who cancels a job stops it for good. A job that is preempted or near its time limit is still running.
+state="$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" || echo unknown)"
+if [[ "$state" != RUNNING ]]; then
+  say "$why; not starting again, since the job is $state"
+  exit "$status"
+fi
+say "$why; starting again"
+scontrol requeue "$SLURM_JOB_ID" || exit "$status"

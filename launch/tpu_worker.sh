@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# One process of a training on a TPU VM; launch/tpu_vm.sh calls it on every worker of a slice.
+#
+#   tpu_worker.sh start WORKDIR ARGUMENT ...   starts s2sjax in the background, with its log in WORKDIR/logs
+#   tpu_worker.sh status WORKDIR               prints "s2sjax STATUS STEP": new, running, other (one of another workdir is
+#                                              running) or how it exited; newest checkpoint
+#   tpu_worker.sh signal NAME                  sends TERM (save and stop) or KILL to what was started
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# In memory: after the machine was restarted, nothing of it is running.
+place="${S2SJAX_PLACE:-/dev/shm/s2sjax}"
+
+running() { [[ -e "$place/pid" ]] && kill -0 "$(cat "$place/pid")" 2>/dev/null; }
+
+case "$1" in
+  start)
+    workdir="$2"
+    shift 2
+    if running; then
+      echo "s2sjax is running already on $HOSTNAME"
+      exit 0
+    fi
+    mkdir -p "$workdir/logs" "$place"
+    rm -f "$place/status"
+    export S2SJAX_COORDINATOR=auto # JAX finds the other workers
+    # A session of its own, which a closed connection does not end. Workers are called something-w-0, something-w-1 ...
+    # shellcheck disable=SC2016 # expanded by the shell that is started
+    setsid bash -c '"${@:2}"; echo $? >"$1"' start "$place/status" .venv/bin/s2sjax "$@" \
+      >>"$workdir/logs/process-${HOSTNAME##*-}.log" 2>&1 </dev/null &
+    echo $! >"$place/pid"
+    echo "$workdir" >"$place/workdir"
+    echo "s2sjax started on $HOSTNAME"
+    ;;
+  status)
+    if running; then
+      status=running
+      if [[ "$(cat "$place/workdir")" != "$2" ]]; then status=other; fi
+    elif [[ -e "$place/status" ]]; then
+      status="$(cat "$place/status")"
+    elif [[ -e "$place/pid" ]]; then
+      status=137 # it was killed with the shell that waited for it
+    else
+      status=new
+    fi
+    newest=0
+    for step in "$2"/checkpoints/*/; do
+      step="$(basename "$step")"
+      if [[ "$step" =~ ^[0-9]+$ ]] && ((step > newest)); then newest="$step"; fi
+    done
+    echo "s2sjax $status $newest"
+    ;;
+  signal)
+    if running; then
+      if [[ "$2" == KILL ]]; then
+        kill -KILL -- "-$(cat "$place/pid")"
+      else
+        pkill "-$2" --parent "$(cat "$place/pid")" # the program, not the shell that waits for it
+      fi
+    fi
+    ;;
+  *)
+    echo "tpu_worker.sh: '$1' has to be start, status or signal" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,169 @@
+"""Goodput: the share of a run's wall time, since its first start, that went into steps whose result it still has.
+
+Everything else is itemised, and the items add up. What a process did between its last line in the ledger and its death
+is not known: that is part of `down`. Within one stretch of training all steps are taken to have lasted equally long.
+"""
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s2sjax import events
+from s2sjax.errors import UserError
+from s2sjax.report import align
+
+ITEMS = {
+    "counted": "steps that count",
+    "skipped": "steps whose update was not taken",
+    "again": "steps made again, or given up",
+    "compile": "compiling",
+    "start": "starting: data, model, first parameters",
+    "restore": "restoring",
+    "save": "waiting for checkpoints",
+    "validate": "validating",
+    "plot": "drawing plots",
+    "down": "down, or not recorded",
+}
+_WAITS = ("compile", "restore", "save", "validate", "plot")
+
+
+@dataclass(frozen=True)
+class Goodput:
+    began: float
+    """Seconds since 1970."""
+    seconds: Mapping[str, float]
+    """By item, in the order of `ITEMS`."""
+    steps: Mapping[str, int]
+    """Of the items that are steps."""
+    starts: int
+    crashes: int
+    """Starts without a stop after them: processes that were killed, one that is running now included."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def share(self) -> float:
+        """0..1."""
+        return self.seconds["counted"] / self.total if self.total > 0 else 0.0
+
+
+@dataclass
+class _Stretch:
+    """Steps `first + 1` .. `last`, one after the other."""
+
+    first: int
+    last: int
+    seconds: float = 0.0
+    skipped: list[int] = field(default_factory=list)
+
+
+def compute(entries: Sequence[Mapping[str, Any]]) -> Goodput:
+    """From what `events.read` gives.
+
+    Raises:
+        UserError: nothing has started yet.
+    """
+    entries = [*entries]
+    while entries and entries[0]["event"] != "start":
+        del entries[0]
+    if not entries:
+        raise UserError("no start is recorded, so there is nothing to compute goodput from")
+    seconds = dict.fromkeys(ITEMS, 0.0)
+    stretches: list[_Stretch] = []
+    starts = stops = 0
+    stretch: _Stretch | None = None
+    began = entries[0]["time"] - entries[0]["seconds"]
+    # Since `mark` there is time that no item has yet.
+    mark = last = began
+    up = False
+
+    def close(now: float) -> None:
+        nonlocal mark, stretch
+        spent, mark = max(now - mark, 0.0), now
+        if stretch is not None:
+            stretch.seconds += spent
+            stretch = None
+        else:
+            seconds["start" if up else "down"] += spent
+
+    for entry in entries:
+        event, now, step = entry["event"], max(entry["time"], last), int(entry["step"])
+        if event == "start":
+            close(last)  # of a process that was killed nothing is known after its last line
+            up = False
+            close(min(max(now - entry["seconds"], last), now))
+            up, starts = True, starts + 1
+        elif event == "train":
+            close(now)
+            stretch = _Stretch(step, step)
+            stretches.append(stretch)
+        elif event == "rollback":
+            close(now)
+        elif event == "stop":
+            close(now)
+            up, stops = False, stops + 1
+        elif stretch is not None:
+            stretch.last = max(stretch.last, step)
+            if event == "skip":
+                stretch.skipped.append(step)
+        if event in _WAITS:
+            spent = min(entry["seconds"], now - mark)
+            seconds[event] += spent
+            mark += spent
+        last = now
+    close(last)
+
+    steps = dict.fromkeys(("counted", "skipped", "again"), 0)
+    horizon = math.inf  # steps after it were made again
+    for stretch in reversed(stretches):
+        of_each = dict.fromkeys(steps, 0)
+        kept = int(min(max(horizon - stretch.first, 0), stretch.last - stretch.first))
+        of_each["skipped"] = len({step for step in stretch.skipped if step <= stretch.first + kept})
+        of_each["counted"] = kept - of_each["skipped"]
+        of_each["again"] = stretch.last - stretch.first - kept
+        made = sum(of_each.values())
+        for item, count in of_each.items():
+            steps[item] += count
+            seconds[item] += stretch.seconds * count / made if made else 0.0
+        seconds["again"] += 0.0 if made else stretch.seconds
+        horizon = min(horizon, stretch.first)
+    return Goodput(began, seconds, steps, starts, starts - stops)
+
+
+def of_run(workdir: Path) -> Goodput:
+    """Raises: UserError if the directory has no ledger."""
+    path = workdir / events.NAME
+    try:
+        return compute(events.read(path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give the --workdir of a run") from error
+
+
+def table(goodput: Goodput) -> str:
+    """As the command prints it."""
+    since = datetime.datetime.fromtimestamp(goodput.began, datetime.UTC)
+    starts = f"{goodput.starts} start{'' if goodput.starts == 1 else 's'}"
+    crashes = f", {goodput.crashes} with no stop after" if goodput.crashes else ""
+    rows = [
+        (title, f"{duration(goodput.seconds[item]):>11}", f"{goodput.seconds[item] / max(goodput.total, 1e-9):6.1%}",
+         f"{goodput.steps[item]:,} steps" if item in goodput.steps else "")
+        for item, title in ITEMS.items()
+    ]  # fmt: skip
+    head = f"goodput {line(goodput)}, since {since:%Y-%m-%d %H:%M:%S} UTC; {starts}{crashes}"
+    return "\n".join([head, *align(rows)])
+
+
+def line(goodput: Goodput) -> str:
+    return f"{goodput.share:.1%} of {duration(goodput.total)}"
+
+
+def duration(seconds: float) -> str:
+    """3725.25 -> "1:02:05"; 2.25 -> "0:00:02.2": tenths where they matter."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths // 10, 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" + (f".{tenths % 10}" if tenths < 600 else "")

@@ -1,0 +1,232 @@
+"""What a run would be, before it is one: its parameters over a mesh, the memory and the operations of its step.
+
+Nothing is allocated, and the devices need not exist: what is described is compiled, if at all, for as many CPU devices
+of this process.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend.backend
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from s2sjax import models, optim, sharding
+from s2sjax.collectives import Row, read_collectives, summary
+from s2sjax.data.plan import Shape, make_plan
+from s2sjax.data.prepare import Progress, prepare
+from s2sjax.data.windows import windowed
+from s2sjax.errors import UserError
+from s2sjax.estimate import Flops, count_flops, peak_bytes
+from s2sjax.experiment import Experiment
+from s2sjax.ops.linear import Precision
+from s2sjax.program import flatten, lay_out, spec_layout
+from s2sjax.state import TrainState, abstract_state, initializer, shardings
+from s2sjax.step import make_step
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is inspected: shapes and shardings in place of arrays."""
+
+    experiment: Experiment
+    mesh: Mesh
+    shapes: tuple[Shape, ...]
+    """Of batches, of all processes together."""
+    vocabularies: tuple[int, int]
+    state: TrainState
+    step: Any
+    """What `make_step` returns, a function under `jax.jit`."""
+
+    @property
+    def shape(self) -> Shape:
+        """The one with most positions: what is estimated and compiled."""
+        return max(self.shapes, key=lambda shape: shape.rows * (shape.source + shape.target))
+
+    @property
+    def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        B, S, T = self.shape
+        place = sharding.batch_sharding(self.mesh, split_time=self.experiment.splits_time)
+        lengths = {"inputs": S, "input_segments": S, "input_positions": S, "targets": T, "decoder_inputs": T}
+        lengths |= {"target_segments": T, "target_positions": T, "weights": T}
+        return {
+            name: jax.ShapeDtypeStruct((B, length), jnp.float32 if name == "weights" else jnp.int32, sharding=place)
+            for name, length in lengths.items()
+        }
+
+
+def described_devices(count: int | None) -> list[jax.Device]:
+    """The devices that are there, or the first `count`; if that are more than there are, CPU devices that stand for
+    them, and no others from now on in this process."""
+    devices = jax.devices()
+    if count is None:
+        return devices
+    if count < 1:
+        raise UserError(f"--devices is {count}, but a mesh has at least 1")
+    if count > len(devices):
+        jax.extend.backend.clear_backends()
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", count)
+        devices = jax.devices()
+    return devices[:count]
+
+
+def describe(
+    experiment: Experiment, devices: list[jax.Device], vocab: int | None, progress: Progress | None
+) -> Subject:
+    """A run's state, step and biggest batch on these devices.
+
+    Args:
+        vocab: size of the vocabularies, source and target, of data that is not at hand; the batch is then one of the
+            longest rows that the config allows. None: prepare the data, as training does.
+
+    Raises:
+        UserError: the mesh does not fit the devices, the batch does not divide, the data is not there.
+    """
+    mesh = sharding.make_mesh(experiment.mesh, devices)
+    shards = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
+    if vocab is None:
+        try:
+            prepared = prepare(experiment.data, experiment.tokenizer, ("train",), progress=progress)
+        except UserError as error:
+            size = experiment.tokenizer.vocab_size
+            raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error
+        split = windowed(prepared.splits["train"], experiment.data)
+        lengths = split.source.lengths, split.target.lengths
+        vocabularies = prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size
+    else:
+        lengths, vocabularies = longest_rows(experiment), (vocab, vocab)
+    plan = make_plan(*lengths, experiment.data, seed=experiment.seed, divisor=shards)
+    family = models.family(experiment.model_name)
+    model = family.build(experiment.model, *vocabularies, precision=Precision(experiment.train.precision))
+    optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
+    init = initializer(model, optimizer, ema=experiment.train.ema_decay > 0)
+    state = abstract_state(init, mesh, family.sharding_rules(experiment.model))
+    step = make_step(model, optimizer, experiment, mesh, shardings(state))
+    return Subject(experiment, mesh, plan.shapes, vocabularies, state, step)
+
+
+def longest_rows(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """Lengths of examples that fill a batch with the longest rows that the config allows: packed, of rows that are
+    full; bucketed, of examples at the length limits, or as long as the token budget has room for in `row_multiple`
+    rows."""
+    data = experiment.data
+    most = data.pack_length if data.batching == "pack" else data.batch_tokens // data.row_multiple
+    most = max(most // data.length_multiple * data.length_multiple, 1)
+    source, target = min(data.max_source_length, most), min(data.context or data.max_target_length, most)
+    count = data.batch_tokens + data.row_multiple  # more rows than there is room for
+    return np.full(count, source if data.source else 0), np.full(count, target)
+
+
+# ---- Without compiling ----
+
+
+@dataclass(frozen=True)
+class Parameter:
+    path: str
+    shape: tuple[int, ...]
+    type: str
+    split: tuple[str, ...]
+    """For each dimension the mesh axes it is split over where it is stored, joined by "+"; empty: none."""
+    bytes: int
+    """On one device."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device."""
+
+    parameters: int
+    optimizer: int
+    average: int
+    """The moving average of the parameters."""
+    rest: int
+    """Counters."""
+    batch: int
+    step: int
+    """Estimated: at their most, activations, gradients, gathered parameters and whatever else a step makes."""
+
+    @property
+    def stored(self) -> int:
+        """What stays on a device from step to step: exact."""
+        return self.parameters + self.optimizer + self.average + self.rest
+
+    @property
+    def peak(self) -> int:
+        return self.stored + self.batch + self.step
+
+
+class Cost(NamedTuple):
+    memory: Memory
+    flops: Flops
+
+
+def parameters(subject: Subject) -> list[Parameter]:
+    made = []
+    for path, leaf in jax.tree.leaves_with_path(subject.state.params):
+        layout = spec_layout(leaf.sharding.spec, leaf.ndim)
+        split = tuple("+".join(axis for axis in axes if subject.mesh.shape[axis] > 1) for axes in layout)
+        made.append(Parameter(sharding.path_name(path), leaf.shape, str(leaf.dtype), split, device_bytes(leaf)))
+    return made
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes on one device of a tree of abstract arrays with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def estimate(subject: Subject) -> Cost:
+    """Memory on one device, and the operations of a step's matrix products, from the step's jaxpr."""
+    arguments = subject.state, subject.batch
+    program = flatten(subject.step.trace(*arguments).jaxpr.jaxpr)
+    layouts = [spec_layout(leaf.sharding.spec, leaf.ndim) for leaf in jax.tree.leaves(arguments)]
+    lay_out(program, layouts, dict(subject.mesh.shape))
+    state = subject.state
+    known = {
+        "parameters": device_bytes(state.params),
+        "optimizer": device_bytes(state.opt_state),
+        "average": device_bytes(state.ema),
+    }
+    rest = device_bytes(state) - sum(known.values())
+    memory = Memory(**known, rest=rest, batch=device_bytes(subject.batch), step=peak_bytes(program))
+    return Cost(memory, count_flops(program))
+
+
+# ---- Compiled ----
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What XLA says of the step. Bytes are those of one device."""
+
+    arguments: int
+    outputs: int
+    aliased: int
+    """Of the outputs, what takes the place of arguments: the train state."""
+    temporaries: int
+    seconds: float
+    """To lower and compile."""
+    collectives: tuple[Row, ...]
+    bounded: bool
+    """Whether XLA knows the length of every loop with collectives in it."""
+
+    @property
+    def peak(self) -> int:
+        return self.arguments + self.outputs - self.aliased + self.temporaries
+
+
+def compile_step(subject: Subject) -> Compiled:
+    """Compile the very step that training runs, for the subject's mesh and batch."""
+    began = time.monotonic()
+    compiled = subject.step.lower(subject.state, subject.batch).compile()
+    seconds = time.monotonic() - began
+    sizes = compiled.memory_analysis()
+    found = read_collectives(compiled.as_text(), dict(subject.mesh.shape))
+    return Compiled(
+        sizes.argument_size_in_bytes, sizes.output_size_in_bytes, sizes.alias_size_in_bytes, sizes.temp_size_in_bytes,
+        seconds, tuple(summary(found)), all(collective.bounded for collective in found),
+    )  # fmt: skip

@@ -1,0 +1,35 @@
+"""One run at a time in a directory, whatever ends it."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from s2sjax.errors import UserError
+
+
+class RunLock:
+    """The file `lock` in a directory, held until `release` or death. A record lock: child processes do not inherit it.
+
+    Raises:
+        UserError: another process holds it.
+        OSError: the directory cannot be written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._file: int | None = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        self.problem: OSError | None = None
+        """Why nothing is locked, on a file system that has no locks."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            self.release()
+            raise UserError(
+                f"another process is training in {directory}; wait for it, stop it, or choose another workdir"
+            ) from error
+        except OSError as error:
+            self.problem = error
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

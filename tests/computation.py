@@ -1,0 +1,71 @@
+"""A few steps of training as `s2sjax.train` computes them, on any mesh: what is compared where one computation is to be
+the same everywhere."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from s2sjax import models, optim, sharding
+from s2sjax.data import pipeline
+from s2sjax.data.plan import Plan, make_plan
+from s2sjax.data.prepare import prepare
+from s2sjax.experiment import Experiment
+from s2sjax.ops.linear import Precision
+from s2sjax.state import TrainState, abstract_state, initializer, shardings
+from s2sjax.step import make_step, stream_key
+
+
+class Started(NamedTuple):
+    """Training before its first step."""
+
+    mesh: Mesh
+    plan: Plan
+    step: Any
+    state: TrainState
+    batches: Iterator[Mapping[str, jax.Array]]
+    """Of `train.steps` steps, on the devices; a process makes its own rows only."""
+
+
+class Computed(NamedTuple):
+    losses: np.ndarray
+    """Nats a target token, of each step."""
+    examples: list[list[int]]
+    """Those in each step's batch, whoever reads them."""
+
+
+def start(experiment: Experiment, devices: int | None = None) -> Started:
+    """Training on so many devices, or on all there are, of all processes."""
+    config, split_time = experiment.train, experiment.splits_time
+    mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:devices])
+    prepared = prepare(experiment.data, experiment.tokenizer, ("train",))
+    split = prepared.splits["train"]
+    plan = make_plan(
+        split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed,
+        divisor=sharding.batch_shards(mesh, split_time=split_time) * config.accumulate,
+    )  # fmt: skip
+    family = models.family(experiment.model_name)
+    sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
+    model = family.build(experiment.model, *sizes, precision=Precision(config.precision))
+    optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
+    init = initializer(model, optimizer, ema=config.ema_decay > 0)
+    places = shardings(abstract_state(init, mesh, family.sharding_rules(experiment.model)))
+    state = jax.jit(init, out_shardings=places)(stream_key(experiment.seed, "init"))
+    place = sharding.batch_sharding(mesh, split_time=split_time)
+    only = functools.partial(sharding.rows_here, place)
+    feed = pipeline.batches(plan, split, start=0, stop=config.steps, only=only)
+    batches = (sharding.to_devices(batch, place) for batch in feed)
+    return Started(mesh, plan, make_step(model, optimizer, experiment, mesh, places), state, batches)
+
+
+def compute(experiment: Experiment, devices: int | None = None) -> Computed:
+    """All `train.steps` of an experiment."""
+    _, plan, step, state, batches = start(experiment, devices)
+    losses = []
+    for batch in batches:
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]) / float(metrics["weight"]))
+    return Computed(np.array(losses), [plan.batch(i).examples.tolist() for i in range(len(losses))])

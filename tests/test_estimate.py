@@ -1,0 +1,148 @@
+"""Costs of small programs that can be counted by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from s2sjax.estimate import Flops, count_flops, peak_bytes
+from s2sjax.program import flatten, lay_out
+
+MESH = {"data": 4, "tensor": 2}
+FLOAT = 4  # bytes
+
+
+def array(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def program(function, *inputs, layouts=None):
+    made = flatten(jax.make_jaxpr(function)(*inputs).jaxpr)
+    lay_out(made, layouts or [((),) * x.ndim for x in jax.tree.leaves(inputs)], MESH)
+    return made
+
+
+def layer(x, up, down):
+    return jnp.tanh(x @ up) @ down
+
+
+UNSPLIT, ROWS = ((), ()), (("data",), ())
+COLUMNS, SUMMED = ((), ("tensor",)), (("tensor",), ())
+LAYER = array(32, 8), array(8, 16), array(16, 8)
+PRODUCT = 2 * 32 * 8 * 16
+
+
+def test_a_multiplication_and_its_addition_are_two_operations():
+    assert count_flops(program(layer, *LAYER)) == Flops(2 * PRODUCT, 2 * PRODUCT)
+
+
+def test_a_loop_is_counted_as_often_as_it_runs():
+    def stack(x, ups, downs):
+        return jax.lax.scan(lambda x, kernels: (layer(x, *kernels), None), x, (ups, downs))[0]
+
+    assert count_flops(program(stack, array(32, 8), array(5, 8, 16), array(5, 16, 8))).total == 5 * 2 * PRODUCT
+
+
+def test_what_the_backward_pass_computes_again_is_counted_again():
+    def loss(kernels, x, function):
+        return jnp.sum(function(x, *kernels))
+
+    def count(function):
+        return count_flops(program(lambda x, *k: jax.value_and_grad(loss)(k, x, function), *LAYER)).total
+
+    assert count(layer) == 5 * PRODUCT, "forward 2, backward 3: nobody asks for the input's gradient"
+    assert count(jax.checkpoint(layer)) == 6 * PRODUCT, "what tanh is taken of, again"
+
+
+@pytest.mark.parametrize(
+    "layouts, parts",
+    [
+        ((UNSPLIT, UNSPLIT, UNSPLIT), 1),
+        ((ROWS, UNSPLIT, UNSPLIT), 4),
+        ((UNSPLIT, COLUMNS, SUMMED), 2),
+        ((ROWS, COLUMNS, SUMMED), 8),
+    ],
+)
+def test_products_are_shared_by_rows_and_by_columns(layouts, parts):
+    assert count_flops(program(layer, *LAYER, layouts=layouts)) == Flops(2 * PRODUCT, 2 * PRODUCT / parts)
+
+
+@pytest.mark.parametrize(
+    "function, shape, layout, expected",
+    [
+        (lambda x: x.reshape(8, 4, 6), (32, 6), ROWS, (("data",), (), ())),
+        (lambda x: x.reshape(32, 2, 3), (32, 6), COLUMNS, ((), ("tensor",), ())),
+        (lambda x: x.reshape(192), (32, 6), ROWS, (("data",),)),
+        (lambda x: x.reshape(192), (32, 6), COLUMNS, ((),)),
+        (lambda x: x.reshape(3, 64), (32, 6), ROWS, ((), ())),
+        (lambda x: x.reshape(8, 6), (4, 2, 6), (("data",), ("tensor",), ()), (("data", "tensor"), ())),
+        (lambda x: x.reshape(16, 6), (8, 2, 6), (("data",), ("tensor",), ()), (("data",), ())),
+        (lambda x: x.reshape(4, 2, 6), (8, 6), (("data", "tensor"), ()), (("data",), ("tensor",), ())),
+        (lambda x: x.T, (32, 6), ROWS, ((), ("data",))),
+        (lambda x: jnp.sum(x, axis=0), (32, 6), ROWS, ((),)),
+        (lambda x: jnp.sum(x, axis=1), (32, 6), ROWS, (("data",),)),
+        (lambda x: x[:, None] + jnp.ones((5, 1)), (32, 6), ROWS, (("data",), (), ())),
+        (lambda x: x[:3], (32, 6), ROWS, ((), ())),
+        (lambda x: jnp.take(jnp.ones((9, 5)), x.astype(int), axis=0), (32, 6), ROWS, (("data",), (), ())),
+        (lambda x: x @ x.T, (32, 6), ROWS, (("data",), ())),
+        (
+            lambda x: jax.lax.scan(lambda c, row: (c + row, row), jnp.zeros(6), x)[1],
+            (32, 6),
+            COLUMNS,
+            ((), ("tensor",)),
+        ),
+        (lambda x: jax.lax.scan(lambda c, row: (c + row, row), jnp.zeros(6), x)[0], (32, 6), COLUMNS, (("tensor",),)),
+    ],
+)
+def test_results_are_split_as_their_operands(function, shape, layout, expected):
+    made = program(function, array(*shape), layouts=[layout])
+    assert made.layouts[made.outputs[0]] == expected
+
+
+def test_what_lies_between_two_products_is_kept_once():
+    x = 32 * 16 * FLOAT
+    assert peak_bytes(program(layer, *LAYER)) == x, "tanh is written where the product stood; the output has a place"
+
+
+def test_on_a_mesh_a_device_keeps_its_part():
+    assert peak_bytes(program(layer, *LAYER, layouts=[ROWS, COLUMNS, SUMMED])) == 32 * 16 * FLOAT // 8
+
+
+def test_element_wise_operations_are_fused():
+    assert peak_bytes(program(lambda x: jnp.sum((2 * x + jnp.ones_like(x)) * 3 - x), array(1000))) == 0
+
+
+def test_constants_cost_nothing():
+    assert peak_bytes(program(lambda x: x @ jnp.ones((1000, 1000)), array(8, 1000))) == 0
+
+
+def test_an_array_is_freed_after_its_last_reader():
+    assert peak_bytes(program(lambda x, k: x @ k @ k @ k @ k @ k, array(32, 8), array(8, 8))) == 2 * 32 * 8 * FLOAT
+
+
+def test_what_is_read_again_is_kept_until_then():
+    def twice(x, kernel):
+        first = x @ kernel  # kept over two more products
+        return first + (first @ kernel) @ kernel
+
+    assert peak_bytes(program(twice, array(32, 8), array(8, 8))) == 3 * 32 * 8 * FLOAT
+
+
+def test_a_loop_needs_what_it_writes_and_what_its_body_makes():
+    def loop(x, kernels):
+        return jnp.sum(jax.lax.scan(lambda x, k: (jnp.tanh(x @ k), jnp.tanh(x @ k)), x, kernels)[1])
+
+    written = 5 * 32 * 8 * FLOAT
+    peak = peak_bytes(program(loop, array(32, 8), array(5, 8, 8)))
+    assert written + 32 * 8 * FLOAT <= peak <= written + 4 * 32 * 8 * FLOAT
+
+
+def test_rematerialisation_keeps_less():
+    def loss(kernels, x, wrap):
+        return jnp.sum(
+            jax.lax.scan(lambda x, k: (wrap(lambda x: jnp.tanh(jnp.tanh(x @ k) @ k))(x), None), x, kernels)[0]
+        )
+
+    def peak(wrap):
+        return peak_bytes(program(lambda k, x: jax.grad(loss)(k, x, wrap), array(20, 8, 8), array(32, 8)))
+
+    assert peak(jax.checkpoint) < 0.7 * peak(lambda function: function)

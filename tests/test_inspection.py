@@ -1,0 +1,201 @@
+"""What inspection says of a run, held to what XLA compiles for it."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from s2sjax import inspection, models
+from s2sjax.data.plan import Shape
+from s2sjax.errors import UserError
+from s2sjax.experiment import base_config, resolve
+
+VOCAB = 1000
+FLOAT = 4  # bytes
+
+
+def experiment(family="causal_lm", **overrides):
+    """A small model on text without sources if its family can read that, on batches of 16 rows of 32 tokens."""
+    config = base_config(model=family)
+    language_model = getattr(models.family(family), "LANGUAGE_MODEL", False)
+    values = {"data__batching": "pack", "data__pack_length": 32, "data__batch_tokens": 512, "train__loss_chunk": 64}
+    if language_model:
+        values |= {"data__source": "", "evaluate__decode": False}
+    if family == "hmm":
+        values |= {"train__label_smoothing": 0.0}
+    if family == "causal_lm":
+        values |= {f"model__{name}": size for name, size in (("width", 64), ("hidden", 128), ("layers", 2))}
+        values |= {"model__heads": 4, "model__dropout": 0.0}
+    for key, value in (values | overrides).items():
+        section, name = key.split("__")
+        config[section][name] = value
+    return resolve(config)
+
+
+def subject(devices=8, vocab=VOCAB, **overrides):
+    return inspection.describe(experiment(**overrides), jax.devices()[:devices], vocab, None)
+
+
+@functools.cache
+def compiled(**overrides):
+    described = subject(**overrides)
+    return described, inspection.compile_step(described)
+
+
+def sent_along(program, kind, *axes):
+    """Bytes a device of one kind of collective along these axes, whole."""
+    return sum(row.payload for row in program.collectives if row.kind == kind and row.axes == axes)
+
+
+def parameter_bytes(described, *, split=False):
+    """All parameters, or those that are split over anything."""
+    return sum(math.prod(p.shape) * FLOAT for p in inspection.parameters(described) if any(p.split) or not split)
+
+
+TABLE = VOCAB * 64 * FLOAT
+
+
+# ---- Described ----
+
+
+def test_nothing_is_allocated():
+    before = sum(x.nbytes for x in jax.live_arrays())
+    described = subject(vocab=100_000)
+    inspection.parameters(described)
+    inspection.estimate(described)
+    assert sum(x.nbytes for x in jax.live_arrays()) - before < 1000, "random keys, and nothing of the model's size"
+
+
+@pytest.mark.parametrize("family", models.families())
+def test_fsdp_over_eight_devices_stores_an_eighth_and_little_more(family):
+    described = subject(family=family, vocab=8000, mesh__fsdp=8)
+    state = described.state
+    whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state.params, state.opt_state)))
+    assert inspection.device_bytes((state.params, state.opt_state)) <= 1.05 * whole / 8
+
+
+def test_parameters_are_listed_with_what_each_dimension_is_split_over():
+    listed = {p.path: p for p in inspection.parameters(subject(mesh__fsdp=2, mesh__tensor=2))}
+    up = listed["decoder/layers_0/mlp/up/kernel"]
+    assert (up.shape, up.type, up.split, up.bytes) == ((64, 128), "float32", ("fsdp", "tensor"), 64 * 128)
+    assert listed["decoder/norm/scale"].split == ("",)
+
+
+def test_the_state_is_what_stays_on_a_device():
+    memory = inspection.estimate(subject(devices=1, train__ema_decay=0.9)).memory
+    assert memory.parameters == memory.average == parameter_bytes(subject(devices=1))
+    assert memory.optimizer == pytest.approx(2 * memory.parameters, abs=16), "two moments, and counters"
+    assert memory.batch == 16 * 32 * 5 * FLOAT
+    assert memory.peak == memory.stored + memory.batch + memory.step
+
+
+def test_operations_are_six_a_parameter_and_token_and_those_of_attention():
+    cost, tokens, L, D = inspection.estimate(subject(devices=1)), 16 * 32, 2, 64
+    products = 6 * tokens * (L * (4 * D * D + 2 * D * 128) + VOCAB * D)
+    attention = 6 * L * 2 * 16 * 32 * 32 * D
+    assert cost.flops.total == products + attention
+    assert inspection.estimate(subject(mesh__tensor=4)).flops.device == cost.flops.total / 8
+
+
+def test_without_data_a_batch_has_the_longest_rows_that_the_config_allows():
+    assert subject().shape == Shape(16, 0, 32)
+    options = {"family": "transformer", "data__batching": "bucket", "data__batch_tokens": 768}
+    assert subject(**options, data__max_source_length=24, data__max_target_length=30).shape == Shape(24, 24, 32)
+    assert subject(**options).shape == Shape(8, 96, 96), "of 256 tokens, 8 rows would not fit"
+
+
+def test_a_batch_that_does_not_divide_is_the_users_error():
+    with pytest.raises(UserError, match=r"not divisible by 8 .*config.data.row_multiple"):
+        subject(data__row_multiple=4, data__batch_tokens=32 * 12)
+
+
+def test_without_data_and_vocabulary_the_way_out_is_named():
+    with pytest.raises(UserError, match=r"--vocab=\d+"):
+        subject(vocab=None, data__dir="/nowhere", data__target="{split}.txt")
+
+
+# ---- Compiled: communication, formula by formula of BUILD.md ----
+
+
+def test_rows_over_devices_cost_the_gradient_once_and_a_tied_table_twice():
+    described, program = compiled()
+    expected = parameter_bytes(described) + TABLE
+    assert sent_along(program, "all-reduce", "data") == pytest.approx(expected, abs=100)
+    assert {row.kind for row in program.collectives} == {"all-reduce"}
+    assert program.bounded
+
+
+def test_what_xla_counts_as_arguments_is_what_is_stored():
+    described, program = compiled()
+    memory = inspection.estimate(described).memory
+    assert program.arguments == pytest.approx(memory.stored + memory.batch, rel=0.001)
+    assert program.aliased == pytest.approx(memory.stored, rel=0.001), "the state is updated in place"
+    assert memory.peak == pytest.approx(program.peak, rel=0.15)
+
+
+@pytest.mark.slow
+def test_fsdp_gathers_each_parameter_once_and_sums_its_gradient_once():
+    described, program = compiled(mesh__fsdp=8)
+    assert sent_along(program, "all-gather", "fsdp") == pytest.approx(parameter_bytes(described, split=True), abs=100)
+    assert sent_along(program, "all-reduce", "fsdp") == pytest.approx(parameter_bytes(described) + TABLE, abs=300)
+    assert not sent_along(program, "all-to-all", "fsdp")
+
+
+@pytest.mark.slow
+def test_tensor_parallelism_costs_six_sums_of_activations_a_layer_and_two_at_the_ends():
+    described, program = compiled(mesh__data=2, mesh__tensor=4)
+    tokens, layers = 16 // 2 * 32, 2
+    activations, of_each_token = tokens * 64 * FLOAT, 4 * FLOAT
+    expected = (6 * layers + 2) * activations + tokens * of_each_token
+    assert sent_along(program, "all-reduce", "tensor") == pytest.approx(expected, abs=300)
+    here = inspection.device_bytes(described.state.params) + TABLE // 4
+    assert sent_along(program, "all-reduce", "data") == pytest.approx(here, rel=0.02)
+
+
+# ---- Compiled: memory ----
+
+LARGER = {"model__width": 128, "model__hidden": 512, "model__layers": 4, "data__pack_length": 128}
+LARGER |= {"data__batch_tokens": 2048, "train__loss_chunk": 256, "model__scan": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        LARGER,
+        LARGER | {"model__scan": False},
+        LARGER | {"mesh__tensor": 4},
+        {"family": "transformer", "devices": 1, "data__batch_tokens": 1024},
+        {"family": "rnn_seq2seq", "devices": 1},
+        {"family": "lstm_lm", "devices": 1},
+        {"family": "griffin", "devices": 1},
+    ],
+    ids=lambda overrides: "-".join(map(str, overrides.values())),
+)
+def test_the_estimate_of_memory_is_within_15_percent_of_xlas(overrides):
+    described, program = compiled(**({"devices": 1} | overrides if "mesh__tensor" not in overrides else overrides))
+    assert inspection.estimate(described).memory.peak == pytest.approx(program.peak, rel=0.15)
+
+
+@pytest.mark.slow
+def test_rematerialisation_and_chunks_of_the_loss_lower_the_peak():
+    options = LARGER | {"devices": 1, "vocab": 8000}
+    kept = compiled(**options)[1].peak
+    again = compiled(**options, model__remat="full")[1].peak
+    whole = compiled(**options | {"train__loss_chunk": 2048}, model__remat="full")[1].peak
+    assert again < 0.7 * kept and again < 0.9 * whole
+
+
+def test_described_devices_are_those_that_are_there_as_long_as_they_suffice():
+    assert inspection.described_devices(None) == jax.devices()
+    assert inspection.described_devices(3) == jax.devices()[:3]
+    with pytest.raises(UserError, match="at least 1"):
+        inspection.described_devices(0)
+
+
+def test_a_device_has_the_bytes_of_its_shard():
+    described = subject(mesh__fsdp=8)
+    table = described.state.params["target_embedding"]["table"]
+    assert inspection.device_bytes(table) == np.prod(table.sharding.shard_shape(table.shape)) * FLOAT == TABLE // 8

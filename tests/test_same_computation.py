@@ -1,0 +1,93 @@
+"""What is computed does not depend on where: steps with dropout on one device and on many, in whichever parts."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from s2sjax.collectives import read_collectives
+from tests.computation import compute, start
+from tests.tiny import compiling_once, tiny, write_text
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    place = tmp_path_factory.mktemp("same")
+    with compiling_once(place / "xla"):
+        yield write_text(place)
+
+
+FAMILIES = {
+    "lstm": ("rnn_seq2seq", {"model__dropout": 0.2}),
+    "gnmt": ("gnmt", {"model__dropout": 0.2}),
+    "transformer": ("transformer", {"model__dropout": 0.2, "model__mlp": "gelu"}),
+    "causal_lm": ("causal_lm", {"model__dropout": 0.2, "model__mlp": "gelu", "model__positions": "relative"}),
+    "experts": (
+        "causal_lm",
+        {
+            "model__dropout": 0.1, "model__hidden_dropout": 0.2, "model__mlp": "swiglu", "model__experts": 4,
+            "model__prefix": True, "model__kv_heads": 1, "model__positions": "rotary", "model__window": 6,
+        },
+    ),
+}  # fmt: skip
+
+PLACES = {
+    "8x1": {"mesh__data": 8},
+    "4x2": {"mesh__data": 4, "mesh__fsdp": 2},
+    "2x2x2": {"mesh__data": 2, "mesh__fsdp": 2, "mesh__tensor": 2},
+    "sequence": {"mesh__data": 2, "mesh__sequence": 2, "mesh__tensor": 2},
+    "accumulate": {"mesh__data": 1, "train__accumulate": 4},
+    "expert": {"mesh__data": 2, "mesh__expert": 2, "mesh__sequence": 2},
+}
+
+
+def devices(place) -> int:
+    return int(np.prod([size for name, size in place.items() if name.startswith("mesh__")]))
+
+
+@functools.cache
+def on_one_device(data, name, steps):
+    family, options = FAMILIES[name]
+    expected = compute(tiny(data, family, data__row_multiple=8, train__steps=steps, **options), 1)
+    assert len(set(expected.losses)) == steps, "no two steps are alike"
+    return expected
+
+
+def assert_same(data, name, place, steps):
+    family, options = FAMILIES[name]
+    got = compute(tiny(data, family, data__row_multiple=8, train__steps=steps, **options, **place), devices(place))
+    expected = on_one_device(data, name, steps)
+    assert got.examples == expected.examples
+    np.testing.assert_allclose(got.losses, expected.losses, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_thirty_steps_are_the_same_everywhere(name, place, data):
+    if place == "expert" and name != "experts":
+        pytest.skip("without experts the axis is as data")
+    assert_same(data, name, PLACES[place], steps=30)
+
+
+def test_devices_and_parts_together_are_one_device(data):
+    place = {"mesh__fsdp": 2, "mesh__sequence": 2, "mesh__data": 1, "train__accumulate": 2}
+    assert_same(data, "transformer", place, steps=3)
+
+
+@pytest.mark.slow
+def test_attention_moves_keys_and_values_only_and_slices_exchange_nothing_but_gradients(data):
+    """What XLA made of a step on 2 slices of 4 devices, each with 2 parts of a row and 2 of every layer."""
+    place = {"mesh__slices": 2, "mesh__data": 2, "mesh__sequence": 2, "mesh__tensor": 2}
+    options = {"model__width": 32, "model__heads": 4, "model__dropout": 0.1, "data__row_multiple": 8, "train__steps": 1}
+    mesh, plan, step, state, batches = start(tiny(data, "transformer", **options, **place), 8)
+    assert [device.id for device in mesh.devices[0].flat] == [0, 1, 2, 3]
+    program = step.lower(state, next(batches)).compile().as_text()
+    collectives = read_collectives(program, mesh.shape)
+    shape = plan.shapes[0]
+    most = 4 * shape.rows // 2 * max(shape.source, shape.target) * options["model__width"] // 2  # bytes, by 2 x 2
+    moved = [c for c in collectives if "sequence" in c.axes and c.kind != "all-reduce"]
+    assert moved and max(c.payload for c in moved) == most, "keys, values, and nothing that is larger"
+    assert sum(c.payload == most and c.kind == "all-gather" for c in moved) == 6, "two for each of three attentions"
+    assert {c.kind for c in collectives if "data" in c.axes} == {"all-reduce"}
+    assert not [c for c in collectives if "?" in c.axes], "every group of devices is one of the mesh"

@@ -1,0 +1,89 @@
+"""Lines in and out: none is lost, joined or waited for, and files that cannot be read or written are one sentence."""
+
+import io
+import os
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2sjax.errors import UserError
+from s2sjax.streams import WINDOW, count_lines, read_lines, reading, windows, writing
+
+
+def lines_of(content: bytes) -> list[str]:
+    return list(read_lines(io.BytesIO(content), "file"))
+
+
+@given(lines=st.lists(st.text(st.characters(exclude_characters="\n\r\ufeff", exclude_categories=["Cs"])), max_size=20))
+def test_only_line_feeds_end_lines_whatever_else_unicode_calls_an_end(lines):
+    for end in ("\n", "\r\n"):
+        assert lines_of("".join(line + end for line in lines).encode()) == lines
+    assert lines_of("\n".join([*lines, "x"]).encode()) == [*lines, "x"], "the last line may lack its end"
+
+
+def test_a_byte_order_mark_is_no_text_at_the_beginning_and_is_text_elsewhere():
+    assert lines_of("\ufeffa\n\ufeffb\n".encode()) == ["a", "\ufeffb"]
+
+
+def test_lines_are_counted_as_they_are_read_and_a_pipe_is_not(tmp_path):
+    for content in (b"", b"a", b"a\n", b"a\n\n\r\nb\x0bc"):
+        (tmp_path / "file").write_bytes(content)
+        assert count_lines(str(tmp_path / "file")) == len(lines_of(content))
+    os.mkfifo(tmp_path / "pipe")
+    assert count_lines(str(tmp_path / "pipe")) is count_lines("-") is None
+
+
+@settings(deadline=None)
+@given(count=st.sampled_from([0, 1, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 5]))
+def test_windows_hold_every_line_once_in_order_and_never_too_many(count):
+    found = list(windows(map(str, range(count))))
+    assert [line for window in found for line in window] == list(map(str, range(count)))
+    assert all(0 < len(window) <= WINDOW for window in found)
+
+
+def test_a_line_is_handed_on_before_the_next_one_comes():
+    answered = threading.Event()
+
+    def typed():
+        yield "first"
+        assert answered.wait(30), "the first line was kept until the second came"
+        yield "second"
+
+    found = windows(typed())
+    assert next(found) == ["first"]
+    answered.set()
+    assert list(found) == [["second"]]
+
+
+def test_what_goes_wrong_while_reading_is_told_after_the_lines_before_it():
+    found = windows(read_lines(io.BytesIO(b"good\nb\xe9d\n"), "file"))
+    assert next(found) == ["good"]
+    with pytest.raises(UserError, match="file, line 2: byte 1 is not valid UTF-8"):
+        next(found)
+
+
+def test_a_file_that_is_read_is_not_written_to_by_whatever_name(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for path, read in (("file", "link"), ("link", "file"), ("./file", "file")):
+        with pytest.raises(UserError, match="cannot be written to at the same time"):  # noqa: SIM117
+            with writing(f"{tmp_path}/{path}", "-", f"{tmp_path}/{read}"):
+                pass
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_what_is_written_is_utf8_with_line_feeds(tmp_path):
+    with writing(str(tmp_path / "file")) as stream:
+        stream.write("ü\n")
+    assert (tmp_path / "file").read_bytes() == b"\xc3\xbc\n"
+
+
+def test_a_place_that_is_not_there_or_is_full_is_named(tmp_path):
+    for opened in (reading(str(tmp_path / "none" / "file")), writing(str(tmp_path / "none" / "file"))):
+        with pytest.raises(UserError, match="cannot (read|write) .*none/file: No such file"), opened:
+            pass
+    if os.path.exists("/dev/full"):
+        with pytest.raises(UserError, match="cannot write /dev/full: No space left"), writing("/dev/full") as stream:
+            stream.write("text")
