@@ -81,8 +81,10 @@ share() { # process, items...: the items of this process, commas between; nothin
 }
 
 pids=()
+starting=0
 start() {
   local number pinned shown log
+  starting=1
   pids=()
   for ((number = 0; number < processes; number++)); do
     log="$workdir/logs/process-$number.log"
@@ -108,13 +110,17 @@ start() {
     fi
     pids+=($!)
   done
+  starting=0
+  if ((stopping)); then signal_all TERM; fi # told before all were there
 }
 exec 3<&0
 
 stopping=0
 stop() {
   stopping=$((stopping + 1))
-  if ((stopping == 1)); then
+  if ((starting)); then
+    return
+  elif ((stopping == 1)); then
     signal_all TERM
   else
     say "told to stop again; killing"

@@ -248,7 +248,8 @@ def test_a_roll_back_ends_as_a_run_that_never_saw_the_batches_of_the_window(
     assert sum(line["skipped"] for line in records(tmp_path, "train")) == 0
 
 
-@pytest.mark.parametrize("moment", [pytest.param("discard_checkpoints", marks=pytest.mark.slow), "write_skipped"])
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["discard_checkpoints", "write_skipped"])
 def test_a_roll_back_that_a_kill_cuts_short_is_made_again(
     data, poison, short_window, without, tmp_path, monkeypatch, moment
 ):
@@ -332,7 +333,8 @@ def test_a_request_while_the_step_is_compiled_saves_the_first_step(data, tmp_pat
     assert train(tiny(data, **options), tmp_path) == 0
 
 
-@pytest.mark.parametrize("at", [pytest.param(4, marks=pytest.mark.slow), 8])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [4, 8])
 def test_a_request_while_validating_saves_at_once_and_validates_when_resumed(data, tmp_path, monkeypatch, at):
     """In the middle, and at the last step."""
     experiment = tiny(data, **OPTIONS | {"train__steps": 8, "evaluate__every_steps": 4, "checkpoint__keep_last": 9})

@@ -148,7 +148,8 @@ def test_the_seed_decides(one_device, data, finished, tmp_path):
     assert all((a[name] != b[name]).any() for name in a if name.startswith("params/") and name.endswith("kernel"))
 
 
-@pytest.mark.parametrize("axes", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)], ids=str)
 def test_eight_devices_equal_one(data, tmp_path, monkeypatch, axes):
     """Three updates with dropout, the last two of them on another mesh than the first."""
     options = {"model__dropout": 0.2, "optimizer__name": "sgd", "optimizer__learning_rate": 0.1, "train__steps": 3}
@@ -194,7 +195,8 @@ class Update:
         return assemble(planned, self.split)
 
 
-@pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_equals_the_whole_batch_whatever_the_token_counts(data, parts):
     options = {"optimizer__name": "sgd", "optimizer__learning_rate": 0.1, "train__z_loss": 1e-3}
     whole, accumulated = Update(data, **options), Update(data, train__accumulate=parts, **options)

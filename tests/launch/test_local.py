@@ -42,6 +42,8 @@ class Place:
             ["bash", "launch/local.sh", *arguments], cwd=self.directory,
             env=os.environ | {"JAX_PLATFORMS": "cpu"} | variables,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # Where tests run in the background it is ignored, which a shell cannot undo.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def run(self, behaviour: str, *arguments: str, given: str = "", **variables: str) -> tuple[int, str, str]:
