@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2sjax import experiment as experiments
-from s2sjax.checkpoint import Checkpointer
+from s2sjax.checkpoints.checkpointer import Checkpointer
+from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
-from s2sjax.restore import CheckpointReader
 
 RECORD = "average.json"
 """Says of an averaged run what it is made of: the fields of an `Average`."""

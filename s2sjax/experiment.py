@@ -21,7 +21,7 @@ from typing import Any, cast
 from ml_collections import ConfigDict
 
 from s2sjax import models
-from s2sjax.checkpoint import CheckpointConfig
+from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.config import build, choose, nearest, to_json
 from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer import TokenizerConfig

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -48,7 +48,7 @@ config keys.
 
 
 def parse(
-    argv: list[str], options: dict[str, str | None], *, config_file: bool = False, switches: Sequence[str] = ()
+    argv: list[str], options: Mapping[str, str | None], *, config_file: bool = False, switches: Sequence[str] = ()
 ) -> dict:
     """Flags of one command; an option whose default is None is required, and a switch is on when it is named. `config`
     is a ConfigDict, overridden, of a command that has the option `workdir` or begins from a config file."""

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from s2sjax import distributed, models, optim, sharding
 from s2sjax import experiment as experiments
 from s2sjax.api import Rules
-from s2sjax.checkpoint import CheckpointReader
+from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data import prepare as preparation
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round

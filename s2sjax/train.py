@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from s2sjax import distributed, events, faults, goodput, models, optim, sharding
 from s2sjax.api import Rules
-from s2sjax.checkpoint import Checkpointer
+from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.data import pipeline
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare

@@ -14,8 +14,8 @@ import jax
 from s2sjax import distributed
 from s2sjax import experiment as experiments
 from s2sjax.average import check_trainable
+from s2sjax.checkpoints.copies import SecondCopy
 from s2sjax.config import differences
-from s2sjax.copies import SecondCopy
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.prepare import Prepared
 from s2sjax.errors import UserError, in_one_line

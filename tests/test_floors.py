@@ -10,13 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 GROUND = {"errors", "vocabulary", "api", "config"}
 LEAVES = {
-    "checkpoint",
-    "copies",
-    "lock",
-    "quiet",
-    "retention",
-    "restore",
-    "manifest",
+    "checkpoints",
     "optim",
     "sharding",
     "distributed",
@@ -32,9 +26,6 @@ LEAVES = {
     "stopping",
     "window",
     "environment",
-    "collectives",
-    "program",
-    "estimate",
 }
 """They stand beside the floors: they know the ground and each other, and only `tasks` and what is above know them."""
 FLOORS = (

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from s2sjax.collectives import read_collectives
+from s2sjax.inspection.collectives import read_collectives
 from tests.computation import compute, start
 from tests.tiny import compiling_once, tiny, write_text
 

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from s2sjax import manifest, models, optim, sharding
-from s2sjax.checkpoint import Checkpointer, CheckpointReader
+from s2sjax import models, optim, sharding
+from s2sjax.checkpoints import manifest
+from s2sjax.checkpoints.checkpointer import Checkpointer
+from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.tokenizer import save as save_tokenizers
 from s2sjax.data.units import CharTokenizer

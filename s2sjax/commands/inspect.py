@@ -10,32 +10,38 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from s2sjax import environment, inspection
+from s2sjax import environment
 from s2sjax.config import choose
 from s2sjax.errors import UserError
 from s2sjax.experiment import resolve
 from s2sjax.flags import parse
-from s2sjax.inspection import Compiled, Cost, Parameter, Subject
+from s2sjax.inspection.compiled import Compiled, compile_step
+from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_parameters
+from s2sjax.inspection.subject import Subject, describe, described_devices
 from s2sjax.report import progress
 
 
 def run(argv: list[str]) -> int:
-    values = parse(argv, {"devices": "", "vocab": "", "format": "text"}, config_file=True, switches=("compile",))
+    options = {"devices": "", "vocab": "", "platform": "", "format": "text"}
+    values = parse(argv, options, config_file=True, switches=("compile",))
     choose(values["format"], ("text", "json"), "--format")
+    choose(values["platform"] or "cpu", ("cpu", "gpu", "tpu"), "--platform")
     experiment, vocab = resolve(values["config"]), _number(values["vocab"], "--vocab")
     environment.configure_jax()
-    devices = inspection.described_devices(_number(values["devices"], "--devices"))
+    devices = described_devices(_number(values["devices"], "--devices"))
     with progress("preparing data") as advance:
-        subject = inspection.describe(experiment, devices, vocab, advance)
-    parameters, cost = inspection.parameters(subject), inspection.estimate(subject)
-    compiled = inspection.compile_step(subject) if values["compile"] else None
+        subject = describe(experiment, devices, vocab, advance)
+    platform = values["platform"] or subject.mesh.devices.flat[0].platform
+    parameters, cost = list_parameters(subject), estimate_cost(subject, platform)
+    compiled = compile_step(subject) if values["compile"] else None
     if values["format"] == "json":
-        print(json.dumps(_record(subject, parameters, cost, compiled), indent=2))
+        record = {"platform": platform, **_record(subject, parameters, cost, compiled)}
+        print(json.dumps(record, indent=2))
         return 0
     for line in _heading(subject, parameters, from_data=vocab is None):
         print(line)
     _table(["parameter", "shape", "type", "split over", "bytes a device"], _parameter_rows(parameters))
-    _table(["memory a device", "bytes", ""], _memory_rows(cost))
+    _table(["memory a device", "bytes", ""], _memory_rows(cost, platform))
     for line in _operations(subject, cost):
         print(line)
     if compiled:
@@ -84,7 +90,7 @@ def _parameter_rows(parameters: Sequence[Parameter]) -> list[list[str]]:
     return [*rows, ["total", f"{whole:,}", "", "", f"{here:,}"]]
 
 
-def _memory_rows(cost: Cost) -> list[list[str]]:
+def _memory_rows(cost: Cost, platform: str) -> list[list[str]]:
     memory = cost.memory
     return [
         ["parameters", f"{memory.parameters:,}", ""],
@@ -92,7 +98,11 @@ def _memory_rows(cost: Cost) -> list[list[str]]:
         ["moving average", f"{memory.average:,}", ""],
         ["counters", f"{memory.rest:,}", ""],
         ["batch", f"{memory.batch:,}", ""],
-        ["what a step makes", f"{memory.step:,}", "estimate: activations, gradients, gathered parameters"],
+        [
+            "what a step makes",
+            f"{memory.step:,}",
+            f"estimate for a {platform}: activations, gradients, gathered parameters",
+        ],
         ["all together", f"{memory.peak:,}", "estimate"],
     ]
 

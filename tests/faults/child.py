@@ -97,16 +97,17 @@ class Faults:
     def install(self) -> None:
         import jax
 
-        from s2sjax import checkpoint, copies, manifest, train
+        from s2sjax import train
+        from s2sjax.checkpoints import checkpointer, copies, manifest
         from s2sjax.data import prepare
 
         self._before(prepare, "_write_array", lambda *_: self.reach("preparing"))
         self._before(train, "Validator.__call__", lambda _, step, *__: self.reach("validating", step))
-        self._before(checkpoint, "Checkpointer._finish", lambda _, step, *__: self.reach("writing", step))
+        self._before(checkpointer, "Checkpointer._finish", lambda _, step, *__: self.reach("writing", step))
         self._before(manifest, "seal", lambda folder, *_: self.reach("sealing", int(folder.name.split("-")[1])))
-        self._before(checkpoint, "Checkpointer._commit", lambda _, step, *__: self.reach("naming", step))
+        self._before(checkpointer, "Checkpointer._commit", lambda _, step, *__: self.reach("naming", step))
         self._before(
-            checkpoint, "_remove",
+            checkpointer, "_remove",
             lambda path: path.name.endswith("-old") and self.reach("deleting"),
         )  # fmt: skip
         self._before(copies, "LocalFileSystem.put_file", self._copying)

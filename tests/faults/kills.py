@@ -17,8 +17,9 @@ _STEPS_A_KILL = 20
 def kill(place: Path, times: int, *, processes: int = 1, seed: int = 0, family: str = "transformer", **options) -> str:
     """Kill one process of a run so many times, let it end, and compare. Returns a sentence with the counts.
 
-    A third of the kills come at any moment of the start, while JAX is imported, data is read, the checkpoint restored
-    or the step compiled; a third while a checkpoint is being written; and a third within 50 ms of one.
+    A third of the kills come while a checkpoint is being written; a third within 50 ms of one; and a third at any
+    moment of the start, while JAX is imported, data is read, the checkpoint restored or the step compiled, but no later
+    than the first checkpoint, so that a run gets no further before it dies than `_STEPS_A_KILL` allows for.
 
     Raises:
         AssertionError: something was lost, or one process died and another went on or did not say whose death it was.
@@ -36,7 +37,7 @@ def _kill(lab: Lab, times: int, rng: random.Random) -> str:
     lab.undisturbed()
     workdir = lab.workdir("killed")
     checkpoints = workdir / "checkpoints"
-    torn, started, victims, longest = 0, 12.0, [0] * processes, 0.0
+    torn, started, victims, longest = 0, 0.0, [0] * processes, 0.0
 
     def wait(crew: list[Process], moment: Callable[[], bool]) -> None:
         while not moment():
@@ -53,16 +54,19 @@ def _kill(lab: Lab, times: int, rng: random.Random) -> str:
         before, since = names(), time.monotonic()
         crew = lab.start_all(workdir)
 
-        if number % 3 == 0:
+        def saved(before=before) -> bool:
+            return bool(names() - before)
+
+        if number % 3 == 2:
             if processes > 1:  # one that dies before they have found each other is the launcher's to notice
                 wait(crew, lambda crew=crew: bool(crew[0].lines))
             moment = (since if processes == 1 else time.monotonic()) + rng.uniform(0, started / processes)
-            wait(crew, lambda moment=moment: time.monotonic() >= moment)
+            wait(crew, lambda moment=moment, saved=saved: time.monotonic() >= moment or saved())
         else:
-            wait(crew, lambda before=before: names() - before)
+            wait(crew, saved)
             started = time.monotonic() - since
             moment = time.monotonic() + rng.uniform(0, 0.05)
-            wait(crew, writing if number % 3 == 1 else lambda moment=moment: time.monotonic() >= moment)
+            wait(crew, writing if number % 3 == 0 else lambda moment=moment: time.monotonic() >= moment)
         victim = rng.randrange(processes)
         victims[victim] += 1
         crew[victim].kill()

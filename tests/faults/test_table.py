@@ -6,7 +6,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
-from s2sjax.checkpoint import CheckpointConfig, Checkpointer
+from s2sjax.checkpoints.checkpointer import Checkpointer
+from s2sjax.checkpoints.retention import CheckpointConfig
 from tests.faults import files, table
 from tests.faults.lab import Lab, Outcome, Skip
 

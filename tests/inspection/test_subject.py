@@ -7,10 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-from s2sjax import inspection, models
+from s2sjax import models
 from s2sjax.data.plan import Shape
 from s2sjax.errors import UserError
 from s2sjax.experiment import base_config, resolve
+from s2sjax.inspection.compiled import compile_step
+from s2sjax.inspection.cost import device_bytes, estimate_cost, list_parameters
+from s2sjax.inspection.subject import describe, described_devices
 
 VOCAB = 1000
 FLOAT = 4  # bytes
@@ -35,13 +38,13 @@ def experiment(family="causal_lm", **overrides):
 
 
 def subject(devices=8, vocab=VOCAB, **overrides):
-    return inspection.describe(experiment(**overrides), jax.devices()[:devices], vocab, None)
+    return describe(experiment(**overrides), jax.devices()[:devices], vocab, None)
 
 
 @functools.cache
 def compiled(**overrides):
     described = subject(**overrides)
-    return described, inspection.compile_step(described)
+    return described, compile_step(described)
 
 
 def sent_along(program, kind, *axes):
@@ -51,7 +54,7 @@ def sent_along(program, kind, *axes):
 
 def parameter_bytes(described, *, split=False):
     """All parameters, or those that are split over anything."""
-    return sum(math.prod(p.shape) * FLOAT for p in inspection.parameters(described) if any(p.split) or not split)
+    return sum(math.prod(p.shape) * FLOAT for p in list_parameters(described) if any(p.split) or not split)
 
 
 TABLE = VOCAB * 64 * FLOAT
@@ -63,8 +66,8 @@ TABLE = VOCAB * 64 * FLOAT
 def test_nothing_is_allocated():
     before = sum(x.nbytes for x in jax.live_arrays())
     described = subject(vocab=100_000)
-    inspection.parameters(described)
-    inspection.estimate(described)
+    list_parameters(described)
+    estimate_cost(described, "cpu")
     assert sum(x.nbytes for x in jax.live_arrays()) - before < 1000, "random keys, and nothing of the model's size"
 
 
@@ -73,18 +76,18 @@ def test_fsdp_over_eight_devices_stores_an_eighth_and_little_more(family):
     described = subject(family=family, vocab=8000, mesh__fsdp=8)
     state = described.state
     whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state.params, state.opt_state)))
-    assert inspection.device_bytes((state.params, state.opt_state)) <= 1.05 * whole / 8
+    assert device_bytes((state.params, state.opt_state)) <= 1.05 * whole / 8
 
 
 def test_parameters_are_listed_with_what_each_dimension_is_split_over():
-    listed = {p.path: p for p in inspection.parameters(subject(mesh__fsdp=2, mesh__tensor=2))}
+    listed = {p.path: p for p in list_parameters(subject(mesh__fsdp=2, mesh__tensor=2))}
     up = listed["decoder/layers_0/mlp/up/kernel"]
     assert (up.shape, up.type, up.split, up.bytes) == ((64, 128), "float32", ("fsdp", "tensor"), 64 * 128)
     assert listed["decoder/norm/scale"].split == ("",)
 
 
 def test_the_state_is_what_stays_on_a_device():
-    memory = inspection.estimate(subject(devices=1, train__ema_decay=0.9)).memory
+    memory = estimate_cost(subject(devices=1, train__ema_decay=0.9), "cpu").memory
     assert memory.parameters == memory.average == parameter_bytes(subject(devices=1))
     assert memory.optimizer == pytest.approx(2 * memory.parameters, abs=16), "two moments, and counters"
     assert memory.batch == 16 * 32 * 5 * FLOAT
@@ -92,11 +95,11 @@ def test_the_state_is_what_stays_on_a_device():
 
 
 def test_operations_are_six_a_parameter_and_token_and_those_of_attention():
-    cost, tokens, L, D = inspection.estimate(subject(devices=1)), 16 * 32, 2, 64
+    cost, tokens, L, D = estimate_cost(subject(devices=1), "cpu"), 16 * 32, 2, 64
     products = 6 * tokens * (L * (4 * D * D + 2 * D * 128) + VOCAB * D)
     attention = 6 * L * 2 * 16 * 32 * 32 * D
     assert cost.flops.total == products + attention
-    assert inspection.estimate(subject(mesh__tensor=4)).flops.device == cost.flops.total / 8
+    assert estimate_cost(subject(mesh__tensor=4), "cpu").flops.device == cost.flops.total / 8
 
 
 def test_without_data_a_batch_has_the_longest_rows_that_the_config_allows():
@@ -129,7 +132,7 @@ def test_rows_over_devices_cost_the_gradient_once_and_a_tied_table_twice():
 
 def test_what_xla_counts_as_arguments_is_what_is_stored():
     described, program = compiled()
-    memory = inspection.estimate(described).memory
+    memory = estimate_cost(described, "cpu").memory
     assert program.arguments == pytest.approx(memory.stored + memory.batch, rel=0.001)
     assert program.aliased == pytest.approx(memory.stored, rel=0.001), "the state is updated in place"
     assert memory.peak == pytest.approx(program.peak, rel=0.15)
@@ -150,7 +153,7 @@ def test_tensor_parallelism_costs_six_sums_of_activations_a_layer_and_two_at_the
     activations, of_each_token = tokens * 64 * FLOAT, 4 * FLOAT
     expected = (6 * layers + 2) * activations + tokens * of_each_token
     assert sent_along(program, "all-reduce", "tensor") == pytest.approx(expected, abs=300)
-    here = inspection.device_bytes(described.state.params) + TABLE // 4
+    here = device_bytes(described.state.params) + TABLE // 4
     assert sent_along(program, "all-reduce", "data") == pytest.approx(here, rel=0.02)
 
 
@@ -166,6 +169,9 @@ LARGER |= {"data__batch_tokens": 2048, "train__loss_chunk": 256, "model__scan": 
     [
         LARGER,
         LARGER | {"model__scan": False},
+        LARGER | {"model__remat": "full"},
+        LARGER | {"model__scan": False, "model__remat": "full"},
+        LARGER | {"model__scan": False, "train__precision": "bfloat16"},
         LARGER | {"mesh__tensor": 4},
         {"family": "transformer", "devices": 1, "data__batch_tokens": 1024},
         {"family": "rnn_seq2seq", "devices": 1},
@@ -176,7 +182,7 @@ LARGER |= {"data__batch_tokens": 2048, "train__loss_chunk": 256, "model__scan": 
 )
 def test_the_estimate_of_memory_is_within_15_percent_of_xlas(overrides):
     described, program = compiled(**({"devices": 1} | overrides if "mesh__tensor" not in overrides else overrides))
-    assert inspection.estimate(described).memory.peak == pytest.approx(program.peak, rel=0.15)
+    assert estimate_cost(described, "cpu").memory.peak == pytest.approx(program.peak, rel=0.15)
 
 
 @pytest.mark.slow
@@ -189,13 +195,13 @@ def test_rematerialisation_and_chunks_of_the_loss_lower_the_peak():
 
 
 def test_described_devices_are_those_that_are_there_as_long_as_they_suffice():
-    assert inspection.described_devices(None) == jax.devices()
-    assert inspection.described_devices(3) == jax.devices()[:3]
+    assert described_devices(None) == jax.devices()
+    assert described_devices(3) == jax.devices()[:3]
     with pytest.raises(UserError, match="at least 1"):
-        inspection.described_devices(0)
+        described_devices(0)
 
 
 def test_a_device_has_the_bytes_of_its_shard():
     described = subject(mesh__fsdp=8)
     table = described.state.params["target_embedding"]["table"]
-    assert inspection.device_bytes(table) == np.prod(table.sharding.shard_shape(table.shape)) * FLOAT == TABLE // 8
+    assert device_bytes(table) == np.prod(table.sharding.shard_shape(table.shape)) * FLOAT == TABLE // 8

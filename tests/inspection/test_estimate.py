@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from s2sjax.estimate import Flops, count_flops, peak_bytes
-from s2sjax.program import flatten, lay_out
+from s2sjax.inspection import estimate
+from s2sjax.inspection.estimate import Flops, count_flops
+from s2sjax.inspection.program import flatten, lay_out
 
 MESH = {"data": 4, "tensor": 2}
 FLOAT = 4  # bytes
@@ -19,6 +20,11 @@ def program(function, *inputs, layouts=None):
     made = flatten(jax.make_jaxpr(function)(*inputs).jaxpr)
     lay_out(made, layouts or [((),) * x.ndim for x in jax.tree.leaves(inputs)], MESH)
     return made
+
+
+def peak_bytes(made, platform="gpu"):
+    """As other compilers than the CPU's go about it, unless said otherwise: in the order of the program."""
+    return estimate.peak_bytes(made, platform)
 
 
 def layer(x, up, down):
@@ -146,3 +152,36 @@ def test_rematerialisation_keeps_less():
         return peak_bytes(program(lambda k, x: jax.grad(loss)(k, x, wrap), array(20, 8, 8), array(32, 8)))
 
     assert peak(jax.checkpoint) < 0.7 * peak(lambda function: function)
+
+
+def test_on_a_cpu_rematerialisation_keeps_less_in_a_loop_only():
+    def loss(kernels, x, wrap):
+        for kernel in kernels:
+            x = wrap(lambda x, k: jnp.tanh(jnp.tanh(jnp.tanh(x @ k) @ k) @ k))(x, kernel)
+        return jnp.sum(x)
+
+    def peak(wrap, platform):
+        kernels = [array(8, 8)] * 10
+        return peak_bytes(program(lambda x, *k: jax.grad(loss)(k, x, wrap), array(32, 8), *kernels), platform)
+
+    def same(function):
+        return function
+
+    assert peak(jax.checkpoint, "gpu") < 0.7 * peak(same, "gpu")
+    assert peak(jax.checkpoint, "cpu") > 0.9 * peak(same, "cpu"), "it computes again, but early"
+
+
+def test_on_a_cpu_bfloat16_takes_the_place_of_float32():
+    halves = [jax.ShapeDtypeStruct(x.shape, jnp.bfloat16) for x in LAYER]
+    made = program(layer, *halves)
+    assert peak_bytes(made) == 32 * 16 * FLOAT // 2
+    assert peak_bytes(made, "cpu") == 32 * 16 * FLOAT
+
+
+def test_a_loop_takes_its_slices_of_what_products_read():
+    def loop(x, kernels, scales):
+        return jax.lax.scan(lambda x, each: (x * each[1] @ each[0], None), x, (kernels, scales))[0]
+
+    scaled, product, kernel = 32 * 8, 32 * 8, 8 * 8  # scales are read where they stand
+    made = program(loop, array(32, 8), array(5, 8, 8), array(5, 1, 8))
+    assert peak_bytes(made) == (scaled + product + kernel) * FLOAT

@@ -1,8 +1,8 @@
 """Checkpoints, read: found by their manifests, verified before they are believed, restored bit for bit.
 
 `DIRECTORY/STEP/` is a committed checkpoint: `state/`, written by orbax, and `manifest.json` with the step, the metrics,
-the shape and type of every array, and a checksum of every file (`s2sjax.manifest`). Orbax detects no flipped bit, casts
-to another type in silence, and believes names of directories: all three are looked after here.
+the shape and type of every array, and a checksum of every file (`s2sjax.checkpoints.manifest`). Orbax detects no
+flipped bit, casts to another type in silence, and believes names of directories: all three are looked after here.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from s2sjax import manifest
+from s2sjax.checkpoints import manifest
+from s2sjax.checkpoints.manifest import DamagedError
 from s2sjax.errors import UserError
-from s2sjax.manifest import DamagedError
 
 PyTree = Any
 

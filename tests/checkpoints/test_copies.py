@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from s2sjax import manifest
-from s2sjax.checkpoint import CheckpointConfig, Checkpointer
-from s2sjax.copies import SecondCopy
+from s2sjax.checkpoints import manifest
+from s2sjax.checkpoints.checkpointer import Checkpointer
+from s2sjax.checkpoints.copies import SecondCopy
+from s2sjax.checkpoints.restore import CheckpointReader
+from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.errors import UserError
 from s2sjax.experiment import save as save_experiment
-from s2sjax.restore import CheckpointReader
 from s2sjax.workdir import open_copy
 from tests.tiny import tiny
 

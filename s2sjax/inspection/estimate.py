@@ -1,15 +1,18 @@
 """What a step costs, before it is compiled: operations of its matrix products, and memory for what it keeps meanwhile.
 
-Both are read from the step's jaxpr (`program`). The memory is that of a compiler that computes in the order in which
-the program is written, fuses what is element-wise into what reads it, frees an array after its last reader and sets
-aside early what loops write into: what XLA does, in outline.
+Both are read from the step's jaxpr (`program`). The memory is that of a compiler that fuses what is element-wise into
+what reads it, frees an array after its last reader and sets aside early what loops write into: what XLA does, in
+outline. On a CPU it computes whatever it can as early as it can, and bfloat16 in float32; elsewhere in the order in
+which the program is written.
 """
 
 import collections
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from s2sjax.program import Operation, Program
+from s2sjax.inspection.program import Operation, Program
 
 _SAME = {"reshape", "squeeze", "expand_dims", "stop_gradient", "optimization_barrier", "copy", "copy_p", "reshard"}
 """They give an array another name or shape, and cost nothing."""
@@ -81,21 +84,37 @@ def _product(program: Program, operation: Operation) -> tuple[int, int]:
     return flops, program.parts(axes)
 
 
-def peak_bytes(program: Program) -> int:
-    """Most bytes that a device keeps at one time besides the program's inputs and outputs."""
-    return _Memory(program).peak()
+def peak_bytes(program: Program, platform: str) -> int:
+    """Most bytes that a device keeps at one time besides the program's inputs and outputs.
+
+    Args:
+        platform: whose compiler: "cpu", "gpu", "tpu".
+    """
+    return _Memory(program, platform).peak()
+
+
+class _Made(NamedTuple):
+    """An operation that makes arrays which are kept."""
+
+    operation: Operation | None
+    """None: a loop's body takes its slice of what the loop runs over."""
+    outputs: list[int]
+    read: frozenset[int]
+    """The kept arrays that it is computed from."""
 
 
 class _Memory:
     """Which of a program's arrays are kept, from where to where.
 
     Args:
-        results: how many of the outputs have to be made besides: of a loop's body what is carried on, for the rest is
-            written into the loop's own results at once. None: none, outputs have a place already.
+        within: the operation whose body the program is. Of a loop's results what is carried on has to be made besides,
+            for the rest is written into the loop's own at once; slices of what it runs over are made where something
+            reads them that nothing is fused into. None: the program is the step, whose outputs have a place already.
     """
 
-    def __init__(self, program: Program, results: int | None = None) -> None:
-        self.program, self.in_loop = program, results is not None
+    def __init__(self, program: Program, platform: str, within: Operation | None = None) -> None:
+        self.program, self.platform, self.in_loop = program, platform, within is not None
+        results = _carried_on(within) if within else None
         self.names: dict[int, int] = {}
         for operation in program.operations:
             if operation.name in _SAME or (operation.name == "sharding_constraint" and self._stays(operation)):
@@ -103,7 +122,9 @@ class _Memory:
         self.operations = [o for o in program.operations if any(x not in self.names for x in o.outputs)]
         self.maker = {number: operation for operation in self.operations for number in operation.outputs}
         self.results = self._named(program.outputs if results is None else program.outputs[:results])
-        self.given = set(program.inputs)
+        readers = [o for o in self.operations if o.name not in _FUSED and o.name not in _READING]
+        read_whole = self._named(i for operation in readers for i in operation.inputs)
+        self.slices = [i for i in _slices(program, within) if i in read_whole]
         self.kept = self._named(program.outputs) | self._kept()
         self._sources: dict[int, frozenset[int]] = {}
 
@@ -111,7 +132,7 @@ class _Memory:
         (i,), (o,) = operation.inputs, operation.outputs
         return i is not None and self.program.layouts[i] == self.program.layouts[o]
 
-    def _named(self, numbers) -> set[int]:
+    def _named(self, numbers: Iterable[int | None]) -> set[int]:
         found = set()
         for number in numbers:
             while number in self.names:
@@ -149,7 +170,7 @@ class _Memory:
 
     def _read(self, number: int) -> frozenset[int]:
         """The kept arrays that are read to compute this one, itself if it is kept."""
-        if number in self.kept or number in self.given or number not in self.maker:
+        if number in self.kept or number not in self.maker:
             return frozenset((number,))
         if number not in self._sources:
             operands = self._named(self.maker[number].inputs)
@@ -157,16 +178,22 @@ class _Memory:
         return self._sources[number]
 
     def peak(self) -> int:
-        before, most = sys.getrecursionlimit(), 0
+        before = sys.getrecursionlimit()
         sys.setrecursionlimit(max(before, 10 * len(self.operations) + 1000))
         try:
-            made = [
-                (operation, outputs, frozenset().union(*(self._read(i) for i in self._named(operation.inputs))))
+            made = [_Made(None, [slice_], frozenset()) for slice_ in self.slices] + [
+                _Made(operation, outputs, frozenset().union(*(self._read(i) for i in self._named(operation.inputs))))
                 for operation in self.operations
                 if (outputs := [o for o in operation.outputs if o in self.kept])
             ]
         finally:
             sys.setrecursionlimit(before)
+        orders = [made, _breadth_first(made)] if self.platform == "cpu" else [made]
+        return max(self._most(order) for order in orders)
+
+    def _most(self, made: list[_Made]) -> int:
+        """The peak, if it is computed in this order."""
+        most = 0
         last = {number: place for place, (_, _, read) in enumerate(made) for number in read}
         # What a loop writes into is set aside when the program begins: filling it with zeros waits for nothing. XLA
         # does so on a CPU, where it orders a program for concurrency.
@@ -174,19 +201,20 @@ class _Memory:
             output: self._bytes(operation, output, output in last)
             for operation, outputs, _ in made
             for output in outputs
-            if operation.name == "scan"
+            if operation and operation.name == "scan"
         }
         for place, (operation, outputs, read) in enumerate(made):
             dying = [i for i in read if last[i] == place and i in alive and i not in self.results]
-            if operation.name in ("scan", "while"):  # what is carried stays where it begins
+            bodies = operation.bodies if operation else []
+            if operation and operation.name in ("scan", "while"):  # what is carried stays where it begins
                 for begun in self._named(_carried(operation)):
                     if begun in dying:
                         dying.remove(begun)
                         del alive[begun]
-            meanwhile = max((_Memory(body, _results(operation)).peak() for body in operation.bodies), default=0)
+            meanwhile = max((_Memory(body, self.platform, operation).peak() for body in bodies), default=0)
             for output in outputs:
                 alive[output] = self._bytes(operation, output, output in last)
-                if operation.name in _FUSED:  # may be written where an operand stood
+                if operation and operation.name in _FUSED:  # may be written where an operand stood
                     same = next((i for i in dying if alive[i] == alive[output]), None)
                     if same is not None:
                         dying.remove(same)
@@ -196,12 +224,42 @@ class _Memory:
                 del alive[number]
         return most
 
-    def _bytes(self, operation: Operation, output: int, read: bool) -> int:
-        if output in self.results:
-            return self.program.bytes(output) if self.in_loop else 0
-        if self.in_loop and not read and operation.name in _FUSED:
+    def _bytes(self, operation: Operation | None, output: int, read: bool) -> int:
+        if output in self.results and not self.in_loop:
+            return 0
+        if output not in self.results and self.in_loop and not read and operation and operation.name in _FUSED:
             return 0  # written into the loop's results as it is computed
-        return self.program.bytes(output)
+        return self.program.bytes(output) * (2 if self._widened(operation, output) else 1)
+
+    def _widened(self, operation: Operation | None, output: int) -> bool:
+        """Whether a CPU keeps float32 where the program says bfloat16: of what it computes, not of products' operands
+        that were rounded for them."""
+        rounded = operation is None or operation.name == "convert_element_type" or operation.name in _MOVING
+        return self.platform == "cpu" and self.program.arrays[output].dtype == "bfloat16" and not rounded
+
+
+def _breadth_first(made: list[_Made]) -> list[_Made]:
+    """In the order in which XLA computes on a CPU, where it schedules for concurrency (`BFScheduler`): first what needs
+    nothing, then whatever has become ready, in turn. So what rematerialisation computes again outside of loops comes
+    long before it is read."""
+    maker = {output: place for place, one in enumerate(made) for output in one.outputs}
+    readers = collections.defaultdict(list)
+    waiting = []
+    for place, one in enumerate(made):
+        needed = {maker[number] for number in one.read if number in maker}
+        waiting.append(len(needed))
+        for other in needed:
+            readers[other].append(place)
+    ready = collections.deque(place for place, needed in enumerate(waiting) if not needed)
+    order = []
+    while ready:
+        place = ready.popleft()
+        order.append(made[place])
+        for reader in readers[place]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                ready.append(reader)
+    return order
 
 
 def _carried(operation: Operation) -> list[int | None]:
@@ -212,6 +270,13 @@ def _carried(operation: Operation) -> list[int | None]:
     return operation.inputs[params["cond_nconsts"] + params["body_nconsts"] :]
 
 
-def _results(operation: Operation) -> int | None:
-    """How many of a body's outputs are carried on."""
+def _carried_on(operation: Operation) -> int:
+    """How many of a body's outputs are."""
     return operation.params["num_carry"] if operation.name == "scan" else len(operation.bodies[0].outputs)
+
+
+def _slices(body: Program, within: Operation | None) -> list[int]:
+    """The inputs of a body that are slices of what its loop runs over."""
+    if within is None or within.name != "scan":
+        return []
+    return body.inputs[within.params["num_consts"] + within.params["num_carry"] : len(within.inputs)]

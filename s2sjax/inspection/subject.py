@@ -1,13 +1,7 @@
-"""What a run would be, before it is one: its parameters over a mesh, the memory and the operations of its step.
+"""What is inspected: a run's state, step and biggest batch on a mesh, as shapes and shardings in place of arrays."""
 
-Nothing is allocated, and the devices need not exist: what is described is compiled, if at all, for as many CPU devices
-of this process.
-"""
-
-import math
-import time
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.extend.backend
@@ -16,15 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from s2sjax import models, optim, sharding
-from s2sjax.collectives import Row, read_collectives, summary
 from s2sjax.data.plan import Shape, make_plan
 from s2sjax.data.prepare import Progress, prepare
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
-from s2sjax.estimate import Flops, count_flops, peak_bytes
 from s2sjax.experiment import Experiment
 from s2sjax.ops.linear import Precision
-from s2sjax.program import flatten, lay_out, spec_layout
 from s2sjax.state import TrainState, abstract_state, initializer, shardings
 from s2sjax.step import make_step
 
@@ -120,113 +111,3 @@ def longest_rows(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     source, target = min(data.max_source_length, most), min(data.context or data.max_target_length, most)
     count = data.batch_tokens + data.row_multiple  # more rows than there is room for
     return np.full(count, source if data.source else 0), np.full(count, target)
-
-
-# ---- Without compiling ----
-
-
-@dataclass(frozen=True)
-class Parameter:
-    path: str
-    shape: tuple[int, ...]
-    type: str
-    split: tuple[str, ...]
-    """For each dimension the mesh axes it is split over where it is stored, joined by "+"; empty: none."""
-    bytes: int
-    """On one device."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one device."""
-
-    parameters: int
-    optimizer: int
-    average: int
-    """The moving average of the parameters."""
-    rest: int
-    """Counters."""
-    batch: int
-    step: int
-    """Estimated: at their most, activations, gradients, gathered parameters and whatever else a step makes."""
-
-    @property
-    def stored(self) -> int:
-        """What stays on a device from step to step: exact."""
-        return self.parameters + self.optimizer + self.average + self.rest
-
-    @property
-    def peak(self) -> int:
-        return self.stored + self.batch + self.step
-
-
-class Cost(NamedTuple):
-    memory: Memory
-    flops: Flops
-
-
-def parameters(subject: Subject) -> list[Parameter]:
-    made = []
-    for path, leaf in jax.tree.leaves_with_path(subject.state.params):
-        layout = spec_layout(leaf.sharding.spec, leaf.ndim)
-        split = tuple("+".join(axis for axis in axes if subject.mesh.shape[axis] > 1) for axes in layout)
-        made.append(Parameter(sharding.path_name(path), leaf.shape, str(leaf.dtype), split, device_bytes(leaf)))
-    return made
-
-
-def device_bytes(tree: Any) -> int:
-    """Bytes on one device of a tree of abstract arrays with shardings."""
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def estimate(subject: Subject) -> Cost:
-    """Memory on one device, and the operations of a step's matrix products, from the step's jaxpr."""
-    arguments = subject.state, subject.batch
-    program = flatten(subject.step.trace(*arguments).jaxpr.jaxpr)
-    layouts = [spec_layout(leaf.sharding.spec, leaf.ndim) for leaf in jax.tree.leaves(arguments)]
-    lay_out(program, layouts, dict(subject.mesh.shape))
-    state = subject.state
-    known = {
-        "parameters": device_bytes(state.params),
-        "optimizer": device_bytes(state.opt_state),
-        "average": device_bytes(state.ema),
-    }
-    rest = device_bytes(state) - sum(known.values())
-    memory = Memory(**known, rest=rest, batch=device_bytes(subject.batch), step=peak_bytes(program))
-    return Cost(memory, count_flops(program))
-
-
-# ---- Compiled ----
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """What XLA says of the step. Bytes are those of one device."""
-
-    arguments: int
-    outputs: int
-    aliased: int
-    """Of the outputs, what takes the place of arguments: the train state."""
-    temporaries: int
-    seconds: float
-    """To lower and compile."""
-    collectives: tuple[Row, ...]
-    bounded: bool
-    """Whether XLA knows the length of every loop with collectives in it."""
-
-    @property
-    def peak(self) -> int:
-        return self.arguments + self.outputs - self.aliased + self.temporaries
-
-
-def compile_step(subject: Subject) -> Compiled:
-    """Compile the very step that training runs, for the subject's mesh and batch."""
-    began = time.monotonic()
-    compiled = subject.step.lower(subject.state, subject.batch).compile()
-    seconds = time.monotonic() - began
-    sizes = compiled.memory_analysis()
-    found = read_collectives(compiled.as_text(), dict(subject.mesh.shape))
-    return Compiled(
-        sizes.argument_size_in_bytes, sizes.output_size_in_bytes, sizes.alias_size_in_bytes, sizes.temp_size_in_bytes,
-        seconds, tuple(summary(found)), all(collective.bounded for collective in found),
-    )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from s2sjax.collectives import read_collectives, summary
+from s2sjax.inspection.collectives import read_collectives, summary
 
 MESH = {"data": 2, "fsdp": 1, "tensor": 4}
 ALONG_TENSOR = "replica_groups={{0,1,2,3},{4,5,6,7}}"

@@ -3,8 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from s2sjax.checkpoints.restore import METRIC_SIGNS
 from s2sjax.errors import UserError
-from s2sjax.restore import METRIC_SIGNS
 
 
 @dataclasses.dataclass(frozen=True)

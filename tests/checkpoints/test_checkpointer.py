@@ -16,10 +16,11 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from s2sjax import checkpoint, manifest
-from s2sjax.checkpoint import CheckpointConfig, Checkpointer
+from s2sjax.checkpoints import checkpointer, manifest
+from s2sjax.checkpoints.checkpointer import Checkpointer
+from s2sjax.checkpoints.restore import CheckpointReader
+from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.errors import UserError
-from s2sjax.restore import CheckpointReader
 
 
 class State(NamedTuple):
@@ -279,7 +280,7 @@ def test_only_leftovers_of_dead_runs_are_removed_at_the_start(tmp_path):
 
 
 def test_a_second_run_in_the_same_directory_is_refused(copy):
-    script = "import sys; from s2sjax.checkpoint import *; Checkpointer(sys.argv[1], CheckpointConfig())"
+    script = "import sys; from s2sjax.checkpoints.checkpointer import *; Checkpointer(sys.argv[1], CheckpointConfig())"
     with Checkpointer(copy, CheckpointConfig()):
         other = subprocess.run([sys.executable, "-c", script, copy], capture_output=True, text=True)
     assert other.returncode != 0 and "another process is training in" in other.stderr
@@ -303,7 +304,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch)
     with Checkpointer(tmp_path, CheckpointConfig()) as checkpoints:
         checkpoints.save(1, make_state(1))
         checkpoints.wait()
-        monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        monkeypatch.setattr(checkpointer.shutil, "disk_usage", lambda path: usage._replace(free=1000))
         checkpoints.save(2, make_state(2))
         (problem,) = checkpoints.poll()
         assert "checkpoint 2 could not be saved" in problem and "No space left on device (1 MB needed, 0 MB" in problem
@@ -318,7 +319,7 @@ def test_a_write_that_fails_half_way_is_reported_at_close_without_a_traceback(tm
     script = """
 import sys, resource, signal
 import jax.numpy as jnp
-from s2sjax.checkpoint import *
+from s2sjax.checkpoints.checkpointer import *
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 checkpoints = Checkpointer(sys.argv[1], CheckpointConfig())
@@ -361,7 +362,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_checkpoint(tmp_p
     """Saves of 12 MB without a pause, killed in the middle three times; each run goes on from what it finds."""
     script = """
 import sys, jax, jax.numpy as jnp
-from s2sjax.checkpoint import *
+from s2sjax.checkpoints.checkpointer import *
 with Checkpointer(sys.argv[1], CheckpointConfig(keep_last=2)) as checkpoints:
     shapes = {f"x{i}": jax.ShapeDtypeStruct((1000, 300), jnp.float32) for i in range(10)}
     restored = checkpoints.restore(shapes, set_aside=True)

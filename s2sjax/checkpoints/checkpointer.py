@@ -3,10 +3,10 @@
 A checkpoint is put together in `DIRECTORY/tmp-STEP-N/` and renamed to `DIRECTORY/STEP/` when it is whole and on the
 disk, so a kill at any moment leaves either a checkpoint or a `tmp-` directory, which the next run removes.
 `damaged-STEP-N/` was set aside when a run went on from an older checkpoint. `lock` is held while a run trains.
-`s2sjax.restore` says what a checkpoint holds and how it is believed.
+`s2sjax.checkpoints.restore` says what a checkpoint holds and how it is believed.
 
 A state of several processes is written by all of them, on a disk they share; process 0 seals, renames and removes.
-A second copy is kept by process 0 (`s2sjax.copies`).
+A second copy is kept by process 0 (`s2sjax.checkpoints.copies`).
 """
 
 import logging
@@ -26,13 +26,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from s2sjax import distributed, manifest
-from s2sjax.copies import Copier, SecondCopy
+from s2sjax import distributed
+from s2sjax.checkpoints import manifest
+from s2sjax.checkpoints.copies import Copier, SecondCopy
+from s2sjax.checkpoints.lock import RunLock
+from s2sjax.checkpoints.quiet import quieten_orbax
+from s2sjax.checkpoints.restore import CheckpointReader, PyTree, Restored, flatten, passed_over
+from s2sjax.checkpoints.retention import CheckpointConfig, staying
 from s2sjax.errors import UserError, in_one_line
-from s2sjax.lock import RunLock
-from s2sjax.quiet import quieten_orbax
-from s2sjax.restore import CheckpointReader, PyTree, Restored, flatten, passed_over
-from s2sjax.retention import CheckpointConfig, staying
 
 _TEMPORARY = re.compile(r"tmp-[0-9]+-([0-9]+|old)")
 # Beside the bytes of the arrays: metadata, indices, and a margin for the logs.
