@@ -139,6 +139,12 @@ class Experiment:
         return getattr(models.family(self.model_name), "SPLITS_TIME", False)
 
     @property
+    def gathers_layers(self) -> bool:
+        """Whether over `fsdp` each layer's parameters are gathered when it runs; else, all before a step begins."""
+        by_layer = getattr(models.family(self.model_name), "GATHERS_LAYERS", False)
+        return by_layer and self.model.remat != "none" and self.mesh.fsdp > 1
+
+    @property
     def splits_time(self) -> bool:
         """Whether devices along the mesh axis `sequence` share the positions of rows in training; else, rows."""
         return self.knows_mesh and self.mesh.sequence > 1

@@ -32,8 +32,9 @@ class MeshConfig:
     data: int = -1
     """Rows of the batch; -1 takes all devices that the other axes leave."""
     fsdp: int = 1
-    """Rows of the batch; and parameters, their gradients and optimizer state where they are stored. A step gathers all
-    parameters before it begins: while it runs, each device has them whole, but for what `tensor` and `expert` split."""
+    """Rows of the batch; and parameters, their gradients and optimizer state where they are stored. The families
+    transformer, causal_lm and griffin, with `model.remat`, gather a layer's parameters when it runs and again when its
+    gradient is computed; all others are gathered before a step begins, and whole on each device while it runs."""
     tensor: int = 1
     """Parameters where they are used: heads, hidden units, words of the vocabulary."""
     sequence: int = 1
@@ -169,14 +170,54 @@ def used(rules: Rules) -> Rules:
     return tuple((pattern, tuple(map(without, axes))) for pattern, axes in rules)
 
 
-def gather(mesh: Mesh, params: Any, rules: Rules) -> Any:
-    """Parameters as they are used, in a function that is traced or as arrays; itself `params` if nothing differs."""
+def gather(mesh: Mesh, params: Any, rules: Rules, *, layers: bool = True) -> Any:
+    """Parameters as they are used, in a function that is traced or as arrays; itself `params` if nothing differs.
+
+    Args:
+        layers: those of layers too; if not, they stay as they are, for `layer_gather`.
+    """
     if mesh.shape["fsdp"] == 1:
         return params
-    places = shard_parameters(mesh, params, used(rules))
+    whole, parts = (shard_parameters(mesh, params, r) for r in (used(rules), rules))
+    places = jax.tree.map_with_path(lambda path, a, b: a if layers or not _of_layer(path) else b, whole, parts)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
         return jax.lax.with_sharding_constraint(params, places)
     return jax.device_put(params, places)
+
+
+def layer_gather(mesh: Mesh, params: Any, rules: Rules) -> Callable[[tuple[str, ...], Any], Any]:
+    """A function from the path of a stack, and the parameters of one of its layers, to these as they are used.
+
+    Their gradient is parted at once, each device keeping its share of the sum.
+    """
+
+    def of_one(path: tuple[Any, ...], place: NamedSharding) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*place.spec[1:])) if "layers" in path_name(path).split("/") else place
+
+    trees = [jax.tree.map_with_path(of_one, shard_parameters(mesh, params, r)) for r in (used(rules), rules)]
+
+    def gather(path: tuple[str, ...], layer: Any) -> Any:
+        whole, parts = trees
+        for name in path:
+            whole, parts = whole[name], parts[name]
+        # Linen hands over its own kind of dict.
+        whole, parts = (jax.tree.unflatten(jax.tree.structure(layer), jax.tree.leaves(t)) for t in (whole, parts))
+
+        @jax.custom_vjp
+        def gathered(layer):
+            return jax.lax.with_sharding_constraint(layer, whole)
+
+        def backward(_, gradient):
+            return (jax.lax.with_sharding_constraint(gradient, parts),)
+
+        gathered.defvjp(lambda layer: (gathered(layer), None), backward)
+        return gathered(layer)
+
+    return gather
+
+
+def _of_layer(path: tuple[Any, ...]) -> bool:
+    return re.search(r"(^|/)layers(_\d+)?/", path_name(path)) is not None
 
 
 def _size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from s2sjax import faults, models, sharding
 from s2sjax.api import Batch
 from s2sjax.experiment import Experiment
+from s2sjax.nn.gathering import layers_gathered
 from s2sjax.ops.dropout import rows_of_batch
 from s2sjax.ops.linear import Precision
 from s2sjax.state import TrainState
@@ -40,10 +41,17 @@ def make_step(
     def within_mesh() -> contextlib.AbstractContextManager:
         return sharding.known(mesh) if experiment.knows_mesh else contextlib.nullcontext()
 
+    @contextlib.contextmanager
+    def gathered(params):
+        """Parameters as the model takes them: whole, or its layers' as they are stored, and it gathers them itself."""
+        by_layer = sharding.layer_gather(mesh, params, rules) if experiment.gathers_layers else None
+        with layers_gathered(by_layer):
+            yield sharding.gather(mesh, params, rules, layers=by_layer is None)
+
     def loss(params, batch: Batch, key: Array, totals: Mapping[str, Any] | None = None):
-        with within_mesh():
+        with within_mesh(), gathered(params) as ready:
             sums = loss_sums(
-                model, sharding.gather(mesh, params, rules), batch, dropout_key=key,
+                model, ready, batch, dropout_key=key,
                 label_smoothing=config.label_smoothing, z_loss=config.z_loss, chunk=config.loss_chunk, shards=shards,
                 time_shards=time_shards, precision=Precision(config.precision), totals=totals,
             )  # fmt: skip
@@ -74,8 +82,8 @@ def make_step(
             return jax.lax.scan(part, zero, parts)[0]
 
         def counted(batch: Batch):
-            with within_mesh():
-                return part_totals(model, sharding.gather(mesh, params, rules), batch, dropout_key=key)
+            with within_mesh(), gathered(params) as ready:
+                return part_totals(model, ready, batch, dropout_key=key)
 
         totals = added(counted) if getattr(experiment.model, "experts", 0) else {}
         return added(lambda batch: gradient(params, batch, key, totals))

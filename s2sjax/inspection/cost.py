@@ -8,7 +8,7 @@ import jax
 
 from s2sjax import sharding
 from s2sjax.inspection.estimate import Flops, count_flops, peak_bytes
-from s2sjax.inspection.program import flatten, lay_out, spec_layout
+from s2sjax.inspection.program import factored, flatten, lay_out, spec_layout
 from s2sjax.inspection.subject import Subject
 
 
@@ -55,7 +55,7 @@ class Cost(NamedTuple):
 def list_parameters(subject: Subject) -> list[Parameter]:
     made = []
     for path, leaf in jax.tree.leaves_with_path(subject.state.params):
-        layout = spec_layout(leaf.sharding.spec, leaf.ndim)
+        layout = spec_layout(leaf.sharding.spec, leaf.ndim, subject.mesh.shape)
         split = tuple("+".join(axis for axis in axes if subject.mesh.shape[axis] > 1) for axes in layout)
         made.append(Parameter(sharding.path_name(path), leaf.shape, str(leaf.dtype), split, device_bytes(leaf)))
     return made
@@ -74,8 +74,8 @@ def estimate_cost(subject: Subject, platform: str) -> Cost:
     """
     arguments = subject.state, subject.batch
     program = flatten(subject.step.trace(*arguments).jaxpr.jaxpr)
-    layouts = [spec_layout(leaf.sharding.spec, leaf.ndim) for leaf in jax.tree.leaves(arguments)]
-    lay_out(program, layouts, dict(subject.mesh.shape))
+    mesh = factored(subject.mesh.shape)
+    lay_out(program, [spec_layout(leaf.sharding.spec, leaf.ndim, mesh) for leaf in jax.tree.leaves(arguments)], mesh)
     state = subject.state
     known = {
         "parameters": device_bytes(state.params),

@@ -143,7 +143,7 @@ def _split(program: Program, operation: Operation, given: list[Layout | None]) -
     shapes = [program.arrays[i].shape for i in operation.outputs]
     operand = given[0] if given and given[0] is not None else ()
     if name == "sharding_constraint" and isinstance(params["sharding"], NamedSharding):
-        return [spec_layout(params["sharding"].spec, len(shapes[0]))]
+        return [spec_layout(params["sharding"].spec, len(shapes[0]), program.mesh)]
     if name == "dot_general":
         (left, right), (left_batch, right_batch) = params["dimension_numbers"]
         lhs, rhs = given[0] or ((),) * len(left + left_batch), given[1] or ((),) * len(right + right_batch)
@@ -253,7 +253,7 @@ def _split_loop(program: Program, operation: Operation, given: list[Layout | Non
         body = operation.bodies[0]
         lay_out(body, [((),) * len(body.arrays[i].shape) for i in body.inputs], program.mesh)
         return [
-            spec_layout(s, len(program.arrays[o].shape))
+            spec_layout(s, len(program.arrays[o].shape), program.mesh)
             for s, o in zip(params["out_specs"], operation.outputs, strict=True)
         ]
     if operation.name == "cond":
@@ -286,10 +286,27 @@ def _shapes_given(program: Program, operation: Operation) -> list[Any]:
     return [None if i is None else program.arrays[i] for i in operation.inputs]
 
 
-def spec_layout(spec: Iterable[Any], dimensions: int) -> Layout:
-    """A partition spec as a layout."""
-    axes = [
-        () if part is None or not isinstance(part, str | tuple) else (part,) if isinstance(part, str) else tuple(part)
-        for part in spec
-    ]
-    return tuple(axes + [()] * (dimensions - len(axes)))
+def factored(mesh: Mapping[str, int]) -> dict[str, int]:
+    """A mesh whose axes are prime: `{"tensor": 4}` becomes `{"tensor/0": 2, "tensor/1": 2}`.
+
+    XLA splits an axis where it must: the heads of 2 groups of 2 over 4 devices.
+    """
+    axes: dict[str, int] = {}
+    for name, size in mesh.items():
+        factors = []
+        while size > 1:
+            factors.append(next(n for n in range(2, size + 1) if size % n == 0))
+            size //= factors[-1]
+        axes |= {f"{name}/{i}": factor for i, factor in enumerate(factors)}
+    return axes
+
+
+def spec_layout(spec: Iterable[Any], dimensions: int, mesh: Mapping[str, int]) -> Layout:
+    """A partition spec as a layout over a mesh, which may be `factored`."""
+
+    def axes(part: Any) -> tuple[str, ...]:
+        names = (part,) if isinstance(part, str) else part if isinstance(part, tuple) else ()
+        return tuple(axis for name in names for axis in mesh if axis.partition("/")[0] == name)
+
+    given = [axes(part) for part in spec]
+    return tuple(given + [()] * (dimensions - len(given)))

@@ -28,6 +28,7 @@ from s2sjax.vocabulary import check_one_vocabulary
 
 LANGUAGE_MODEL = True
 SPLITS_TIME = True
+GATHERS_LAYERS = True
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from s2sjax.api import Batch, Output, Rules
 from s2sjax.config import check_at_least, check_rate, choose
 from s2sjax.errors import UserError
 from s2sjax.nn.attention import KeyValue, MultiHeadAttention, View
+from s2sjax.nn.gathering import gathered
 from s2sjax.nn.layers import MLP, Dropout, Embedding, RMSNorm
 from s2sjax.nn.linear_recurrence import Recurrence, RecurrentState
 from s2sjax.nn.remat import REMAT, rematerialised
@@ -28,6 +29,7 @@ from s2sjax.ops.prompt import ending, join
 from s2sjax.vocabulary import check_one_vocabulary
 
 LANGUAGE_MODEL = True
+GATHERS_LAYERS = True
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,7 @@ class Griffin(nn.Module):
 
         def group(x: Array, parameters_and_key):
             parameters, key = parameters_and_key
+            parameters = gathered((*self.path, "layers"), parameters)
             rngs = None if key is None else {"dropout": key}
             return self._group().apply({"params": parameters}, x, reading, train=train, rngs=rngs), None
 

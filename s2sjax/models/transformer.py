@@ -28,6 +28,7 @@ from s2sjax.ops.linear import Precision, project
 from s2sjax.vocabulary import check_tied
 
 SPLITS_TIME = True
+GATHERS_LAYERS = True
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from s2sjax.api import Anchored, Rules
 from s2sjax.nn.attention import KeyValue, MultiHeadAttention, View
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.experts import Experts
+from s2sjax.nn.gathering import gathered
 from s2sjax.nn.layers import MLP, Dropout, LayerNorm, RMSNorm
 from s2sjax.nn.positions import Positions
 from s2sjax.nn.remat import rematerialised
@@ -217,6 +218,7 @@ class Stack(nn.Module):
 
         def layer(state: StackOutput, of_layer) -> tuple[StackOutput, tuple[Array | None, Any]]:
             parameters, key, totals = of_layer
+            parameters = gathered((*self.path, "layers" if self.config.scan else "layers_0"), parameters)
             applied = self._block().apply(
                 {"params": parameters, TOTALS: totals}, state.x, view, filled, source, source_view, train=train,
                 watch=watch, rngs=None if key is None else {"dropout": key}, mutable=[TOTALS] if count else False,

@@ -162,7 +162,7 @@ def test_jit_equals_eager(subject):
     np.testing.assert_allclose(jitted, eager, atol=2e-5 * np.abs(jitted).max())
 
 
-@thorough
+@pytest.mark.thorough(families=("rnn_seq2seq", "transformer"))
 @pytest.mark.parametrize(
     "axes",
     [pytest.param((8, 1, 1), marks=pytest.mark.slow), pytest.param((4, 2, 1), marks=pytest.mark.slow), (2, 2, 2)],

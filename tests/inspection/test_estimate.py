@@ -6,7 +6,7 @@ import pytest
 
 from s2sjax.inspection import estimate
 from s2sjax.inspection.estimate import Flops, count_flops
-from s2sjax.inspection.program import flatten, lay_out
+from s2sjax.inspection.program import factored, flatten, lay_out, spec_layout
 
 MESH = {"data": 4, "tensor": 2}
 FLOAT = 4  # bytes
@@ -185,3 +185,11 @@ def test_a_loop_takes_its_slices_of_what_products_read():
     scaled, product, kernel = 32 * 8, 32 * 8, 8 * 8  # scales are read where they stand
     made = program(loop, array(32, 8), array(5, 8, 8), array(5, 1, 8))
     assert peak_bytes(made) == (scaled + product + kernel) * FLOAT
+
+
+def test_an_axis_is_parted_where_one_dimension_cannot_take_it():
+    mesh = factored({"data": 1, "tensor": 12})
+    assert mesh == {"tensor/0": 2, "tensor/1": 2, "tensor/2": 3}
+    made = flatten(jax.make_jaxpr(lambda x: x.reshape(5, 2, 6, 7))(array(5, 84)).jaxpr)
+    lay_out(made, [spec_layout([None, "tensor"], 2, mesh)], mesh)
+    assert made.layouts[made.outputs[0]] == ((), ("tensor/0",), ("tensor/1", "tensor/2"), ())

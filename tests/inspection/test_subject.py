@@ -147,6 +147,20 @@ def test_fsdp_gathers_each_parameter_once_and_sums_its_gradient_once():
 
 
 @pytest.mark.slow
+def test_rematerialised_layers_are_gathered_one_by_one_in_each_pass():
+    options = {"mesh__fsdp": 8, "model__layers": 8, "model__scan": True, "model__remat": "full"}
+    described, program = compiled(**options)
+    split = parameter_bytes(described, split=True)
+    stacked = split - TABLE
+    assert sent_along(program, "all-gather", "fsdp") == pytest.approx(TABLE + 2 * stacked, rel=0.01)
+    assert sent_along(program, "all-reduce", "fsdp") == pytest.approx(parameter_bytes(described) + TABLE, rel=0.01)
+    _, kept = compiled(**(options | {"model__remat": "none"}))
+    assert sent_along(kept, "all-gather", "fsdp") == pytest.approx(split, rel=0.01)
+    whole = 2 * stacked * 6 / 8  # parameters and gradients, all but what a device stores and one layer's
+    assert program.temporaries < kept.temporaries - whole
+
+
+@pytest.mark.slow
 def test_tensor_parallelism_costs_six_sums_of_activations_a_layer_and_two_at_the_ends():
     described, program = compiled(mesh__data=2, mesh__tensor=4)
     tokens, layers = 16 // 2 * 32, 2
