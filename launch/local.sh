@@ -6,16 +6,18 @@
 #   bash launch/local.sh --processes 2 train --config=... --workdir=... --config.train.steps=9000
 #   bash launch/local.sh --processes 2 decode --workdir=runs/m30k --input=test.en --output=test.de
 #
+# It may be called from any directory, which paths are relative to.
 # Each process writes WORKDIR/logs/process-N.log, process 0 to the terminal too. On CPUs each gets its share of the cores,
 # on GPUs its share of them (CUDA_VISIBLE_DEVICES; with several GPUs this was never run).
-# Ctrl-C or SIGTERM: all save and stop, and the exit code is 75; a second time: they are killed.
+# Ctrl-C or SIGTERM: all save and stop, and the exit code is 75; a second time: they are killed. SIGUSR1 and SIGHUP, of a
+# terminal that is closed: the same, but never killed. With nohup in front a training outlives its terminal.
 # A training is started again when a process was lost (exit code 76, or death by a signal) until that has happened
 # S2SJAX_RESTARTS (3) times in a row without a new checkpoint. What it exits with otherwise, README.md lists.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+checkout="$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 exec 4>&2
-say() { printf 'local: %s\n' "$*" >&4; }
+say() { printf 'local: %s\n' "$*" >&4 || true; } 2>/dev/null # the terminal may be gone, and all have to be waited for
 fail() {
   say "$*"
   exit 2
@@ -36,6 +38,14 @@ esac
 [[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "--processes is '$processes', expected a number from 1"
 (($# > 0)) || fail "what is it to do? bash launch/local.sh [--processes N] train --config=FILE.py --workdir=DIR"
 
+# Of few digits, which bash can count with; and in base ten, since to bash 08 is a mistake in base eight.
+silence="${S2SJAX_PEER_TIMEOUT:-60}"
+if ! [[ "$silence" =~ ^[0-9]{1,7}(\.[0-9]*)?$ ]] || ((10#${silence%%.*} < 5 || 10#${silence%%.*} > 1000000)); then
+  fail "S2SJAX_PEER_TIMEOUT is '$silence', expected a number of seconds from 5 to 1000000"
+fi
+restarts="${S2SJAX_RESTARTS:-3}"
+[[ "$restarts" =~ ^[0-9]{1,9}$ ]] || fail "S2SJAX_RESTARTS is '$restarts', expected a number from 0"
+
 workdir="" previous=""
 for argument in "$@"; do
   case "$argument" in
@@ -46,13 +56,13 @@ for argument in "$@"; do
 done
 [[ -n "$workdir" ]] || fail "--workdir is missing; logs and checkpoints go there: bash launch/local.sh train --workdir=DIR"
 
-bash launch/setup.sh
+bash "$checkout/launch/setup.sh"
 mkdir -p "$workdir/logs"
 place="$(mktemp -d)"
 trap 'rm -rf "$place"' EXIT
 
-# A port that nobody uses now, and the cores that this shell may use.
-read -r port cores < <(.venv/bin/python -c '
+# A port that nobody uses now, and the cores that this shell may use. -I: modules are Python's own, not this directory's.
+read -r port cores < <("$checkout/.venv/bin/python" -I -c '
 import os, socket
 listener = socket.socket()
 listener.bind(("", 0))
@@ -70,14 +80,12 @@ if ((${#gpus[@]} % processes)); then
   fail "${#gpus[@]} GPUs cannot be shared out to $processes processes; choose a number that divides them, or JAX_PLATFORMS=cpu"
 fi
 
-share() { # process, items...: the items of this process, commas between; nothing if there are fewer than processes
-  local number="$1" each
+shared=""
+share() { # process, items...: sets shared to the items of this process, commas between; nothing if they are too few
+  local number="$1" each IFS=,
   shift
   each=$(($# / processes))
-  (
-    IFS=,
-    echo "${*:1+number*each:each}"
-  )
+  shared="${*:1+number*each:each}"
 }
 
 pids=()
@@ -91,12 +99,16 @@ start() {
     printf -- '---- %s: process %d of %d: %s\n' "$(date '+%F %T')" "$number" "$processes" "$*" >>"$log"
     pinned=()
     if ((processes > 1 && ${#cores[@]} >= processes && ${#gpus[@]} == 0)) && command -v taskset >/dev/null; then
-      pinned=(taskset --cpu-list "$(share "$number" "${cores[@]}")")
+      share "$number" "${cores[@]}"
+      pinned=(taskset --cpu-list "$shared")
     fi
     shown=()
     if ((processes > 1)); then
       shown=("S2SJAX_COORDINATOR=127.0.0.1:$port" "S2SJAX_PROCESSES=$processes" "S2SJAX_PROCESS=$number")
-      if ((${#gpus[@]})); then shown+=("CUDA_VISIBLE_DEVICES=$(share "$number" "${gpus[@]}")"); fi
+      if ((${#gpus[@]})); then
+        share "$number" "${gpus[@]}"
+        shown+=("CUDA_VISIBLE_DEVICES=$shared")
+      fi
     fi
     # A session of its own: Ctrl-C reaches the processes through this shell alone, once.
     if ((number == 0)); then
@@ -104,53 +116,61 @@ start() {
       mkfifo "$place/terminal"
       setsid tee -a "$log" <"$place/terminal" >&2 &
       terminal=$!
-      setsid env "${shown[@]}" "${pinned[@]}" .venv/bin/s2sjax "$@" <&3 2>"$place/terminal" &
+      setsid env "${shown[@]}" "${pinned[@]}" "$checkout/.venv/bin/s2sjax" "$@" <&3 2>"$place/terminal" &
     else
-      setsid env "${shown[@]}" "${pinned[@]}" .venv/bin/s2sjax "$@" </dev/null >>"$log" 2>&1 &
+      setsid env "${shown[@]}" "${pinned[@]}" "$checkout/.venv/bin/s2sjax" "$@" </dev/null >>"$log" 2>&1 &
     fi
     pids+=($!)
   done
   starting=0
-  if ((stopping)); then signal_all TERM; fi # told before all were there
+  if [[ -n "$stopping" ]]; then signal_all TERM; fi # told before all were there
 }
 exec 3<&0
 
-stopping=0
-stop() {
-  stopping=$((stopping + 1))
+# The processes are not of this shell's session: what they are to be told has to be passed on. Only a person insists;
+# that a session has ended may be said by the kernel, by the shell in the terminal and by systemd, with SIGHUP and SIGTERM.
+stopping="" insisted=0
+stop() { # "insist" if the second time means that there is no time to save
+  local before="$stopping"
+  stopping=yes
+  if [[ "${1:-}" == insist ]]; then insisted=$((insisted + 1)); fi
   if ((starting)); then
     return
-  elif ((stopping == 1)); then
-    signal_all TERM
-  else
+  elif ((insisted > 1)); then
     say "told to stop again; killing"
     signal_all KILL
+  elif [[ -z "$before" ]]; then
+    signal_all TERM
   fi
 }
 signal_all() {
   local pid
   for pid in "${pids[@]}"; do kill "-$1" "$pid" 2>/dev/null || true; done
 }
-trap stop TERM INT
+trap 'stop insist' TERM INT
+trap stop HUP USR1
 
-living() { # how many processes there are still
-  local pid count=0
+living=0
+count_living() { # no subshell, here as above: a signal to all processes of the terminal would end it
+  local pid
+  living=0
   for pid in "${pids[@]}"; do
-    if kill -0 "$pid" 2>/dev/null; then count=$((count + 1)); fi
+    if kill -0 "$pid" 2>/dev/null; then living=$((living + 1)); fi
   done
-  echo "$count"
 }
 
 # Those that are left when the first has ended end by themselves, unless they stand still.
-patience="${S2SJAX_PEER_TIMEOUT:-60}"
-patience=$((${patience%%.*} + 60))
+margin=60
+patience=$((10#${silence%%.*} + margin))
 
 await() { # waits for all processes; sets codes
   local pid code ended=0
-  while (($(living) > 0)); do
+  count_living
+  while ((living > 0)); do
     sleep 0.3 &
     wait $! || true
-    if (($(living) == processes)); then
+    count_living
+    if ((living == processes)); then
       ended=$SECONDS
     elif ((SECONDS - ended > patience)); then
       say "killing what has not ended ${patience} s after the others"
@@ -162,6 +182,10 @@ await() { # waits for all processes; sets codes
   for pid in "${pids[@]}"; do
     code=0
     wait "$pid" || code=$?
+    if ((code > 128)); then # of a signal to this shell, perhaps, which ends the waiting; asked again, it has the process's
+      code=0
+      wait "$pid" || code=$?
+    fi
     codes+=("$code")
   done
   wait "$terminal" || true
@@ -197,12 +221,12 @@ while true; do
   start "$@"
   await 2>/dev/null # where bash would remark on who was killed
   code="$(verdict)"
-  if ((stopping || code == 0 || code == 75)) || [[ "$1" != train ]] || ((code != 76 && code <= 128)); then
+  if [[ -n "$stopping" ]] || ((code == 0 || code == 75)) || [[ "$1" != train ]] || ((code != 76 && code <= 128)); then
     exit "$code"
   fi
   after="$(newest_checkpoint)"
   failures=$((after > before ? 1 : failures + 1))
-  if ((failures > ${S2SJAX_RESTARTS:-3})); then
+  if ((failures > 10#$restarts)); then
     say "a process was lost (exit codes ${codes[*]}) $failures times in a row without a checkpoint after step $after"
     exit "$code"
   fi

@@ -7,6 +7,7 @@
 #
 # .venv/stamp says what .venv was made from. Without a stamp an installation did not finish, and goes on.
 set -euo pipefail
+if [[ "${S2SJAX_PYTHON:-}" == [!/]*/* ]]; then S2SJAX_PYTHON="$PWD/$S2SJAX_PYTHON"; fi # before this is another directory
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf 'setup: %s\n' "$*" >&2; }

@@ -3,7 +3,7 @@
 #
 #   sbatch launch/slurm.sh train --config=configs/multi30k/modern.py --workdir=runs/m30k --config.train.steps=9000
 #   sbatch --nodes=4 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=8 --time=24:00:00 launch/slurm.sh train ...
-#   sbatch --partition=preemptible --signal=TERM@300 launch/slurm.sh train ...
+#   sbatch --partition=preemptible --signal=TERM@300 launch/slurm.sh train ...       (or B:USR1@300)
 #
 # Submit from the directory that has .venv (bash launch/setup.sh makes it), on a file system that all nodes share. Options
 # before the script are sbatch's and win over the #SBATCH lines; what comes after it goes to s2sjax. Tasks are processes of
@@ -64,12 +64,32 @@ newest_checkpoint() { # its step, 0 if there is none
 say "start $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID: $processes processes on $SLURM_JOB_NODELIST, from step" \
   "$(newest_checkpoint); logs: $workdir/logs/process-*.log"
 
-# Slurm signals the tasks, and may signal this shell with them, which has to outlive them.
+# This shell has to outlive the tasks. Slurm signals them when it takes the job away, and may signal this shell with them,
+# so SIGTERM is not passed on. The others come to this shell alone (--signal=B:USR1@300), and go to the tasks as SIGUSR1,
+# which has them save and stop too: srun passes that on, while SIGTERM and SIGHUP have it kill them.
+srun="" told="" status=0
+pass_on() { # the signal's name
+  say "told to stop by $1"
+  told=yes
+  if [[ -n "$srun" ]]; then kill -USR1 "$srun" 2>/dev/null || true; fi
+}
 trap 'say "told to stop"' TERM
+for name in HUP INT USR1; do
+  # shellcheck disable=SC2064 # the name is that of now
+  trap "pass_on $name" "$name"
+done
+
 # Processes see to each other's end; should one be left all the same, it has five minutes.
-status=0
 srun --ntasks="$processes" --kill-on-bad-exit=0 --wait=300 --open-mode=append \
-  --output="$workdir/logs/process-%t.log" "$program" "$@" || status=$?
+  --output="$workdir/logs/process-%t.log" "$program" "$@" &
+started=$!
+# Until it is srun: a child that still is this shell, on its way to be srun, loses signals that this shell has a trap for.
+sleep 1 || true # what ends all processes of the job ends this one too
+srun="$started"
+if [[ -n "$told" ]]; then kill -USR1 "$srun" 2>/dev/null || true; fi # told before it was there
+while kill -0 "$srun" 2>/dev/null; do wait "$srun" || true; done # a signal ends the waiting, not srun
+trap '' TERM HUP INT USR1 # there is nobody left to tell
+wait "$srun" || status=$?
 
 record="$workdir/logs/restarts" # JOBID STEP COUNT: how often in a row this job failed with that newest checkpoint
 if ((status == 0)); then

@@ -14,10 +14,11 @@
 #   --project=PROJECT   rather than gcloud's own
 #   --dry-run           print the commands of an undisturbed training, and run none
 #
-# WORKDIR has to be on a disk that all workers share and that outlives the slice. run copies this directory (without runs
-# and what begins with a dot) to every worker, installs it, starts it, and looks after it every minute: a slice that was
-# preempted is created again; when a process was lost, all of them are started again. Ended by Ctrl-C, run leaves the
-# training alone; typed again, it goes on looking after it. Logs: WORKDIR/logs/process-N.log.
+# WORKDIR has to be on a disk that all workers share and that outlives the slice. run copies this checkout (without runs
+# and what begins with a dot) to every worker, where paths are relative to it, installs it, starts it, and looks after it
+# every minute: a slice that was preempted is created again; when a process was lost, all of them are started again. Ended
+# by Ctrl-C or another signal, run leaves the training alone; typed again, it goes on looking after it.
+# Logs: WORKDIR/logs/process-N.log.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -5,6 +5,7 @@
 #   tpu_worker.sh status WORKDIR               prints "s2sjax STATUS STEP": new, running, other (one of another workdir is
 #                                              running) or how it exited; newest checkpoint
 #   tpu_worker.sh signal NAME                  sends TERM (save and stop) or KILL to what was started
+#   tpu_worker.sh keep ARGUMENT ...            what start leaves in the background: runs s2sjax, and keeps its exit code
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,13 +25,31 @@ case "$1" in
     mkdir -p "$workdir/logs" "$place"
     rm -f "$place/status"
     export S2SJAX_COORDINATOR=auto # JAX finds the other workers
+    # Set to nothing, it is not asked for.
+    export S2SJAX_PREEMPTION_NOTICE="${S2SJAX_PREEMPTION_NOTICE-http://metadata.google.internal/computeMetadata/v1/instance/preempted}"
     # A session of its own, which a closed connection does not end. Workers are called something-w-0, something-w-1 ...
-    # shellcheck disable=SC2016 # expanded by the shell that is started
-    setsid bash -c '"${@:2}"; echo $? >"$1"' start "$place/status" .venv/bin/s2sjax "$@" \
+    setsid bash launch/tpu_worker.sh keep "$@" \
       >>"$workdir/logs/process-${HOSTNAME##*-}.log" 2>&1 </dev/null &
     echo $! >"$place/pid"
     echo "$workdir" >"$place/workdir"
     echo "s2sjax started on $HOSTNAME"
+    ;;
+  keep)
+    shift
+    # Whoever ends this shell means the training, which would run on unseen if this shell did not pass that on.
+    program="" told="" status=0
+    pass_on() {
+      told=yes
+      if [[ -n "$program" ]]; then kill -TERM "$program" 2>/dev/null || true; fi
+    }
+    trap pass_on TERM HUP USR1
+    .venv/bin/s2sjax "$@" &
+    program=$!
+    if [[ -n "$told" ]]; then kill -TERM "$program" 2>/dev/null || true; fi # told before it was there
+    while kill -0 "$program" 2>/dev/null; do wait "$program" || true; done # a signal ends the waiting, not the program
+    trap '' TERM HUP USR1 # there is nobody left to tell
+    wait "$program" || status=$?
+    echo "$status" >"$place/status"
     ;;
   status)
     if running; then
@@ -60,7 +79,7 @@ case "$1" in
     fi
     ;;
   *)
-    echo "tpu_worker.sh: '$1' has to be start, status or signal" >&2
+    echo "tpu_worker.sh: '$1' has to be start, status, signal or keep" >&2
     exit 2
     ;;
 esac

@@ -14,6 +14,7 @@ Everywhere else all processes run the same code on the same data; only what is w
 that they share, is process 0's alone.
 """
 
+import contextlib
 import ctypes
 import itertools
 import json
@@ -61,9 +62,7 @@ def start() -> None:
     import jax
     from jax._src.distributed import global_state  # there is no public way to its client
 
-    timeout = _number("S2SJAX_PEER_TIMEOUT", os.environ.get("S2SJAX_PEER_TIMEOUT", "60"), float)
-    if timeout < 5:
-        raise UserError(f"S2SJAX_PEER_TIMEOUT is {timeout:g}, but must be at least 5 seconds, for busy processes")
+    timeout = _timeout()
     # It would take SIGTERM for itself; a stop is agreed on here, for whatever reason it was asked for.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -111,6 +110,16 @@ def _environment() -> dict[str, Any] | None:
         }  # fmt: skip
     in_step = "SLURM_STEP_NODELIST" in os.environ and os.environ.get("SLURM_NTASKS", "1") != "1"
     return {} if in_step or os.environ.get("OMPI_COMM_WORLD_SIZE", "1") != "1" else None
+
+
+def _timeout() -> float:
+    """Seconds of silence after which a process is taken for lost."""
+    text = os.environ.get("S2SJAX_PEER_TIMEOUT") or "60"
+    with contextlib.suppress(ValueError):
+        # Busy processes are silent for some seconds; JAX counts them in 32 bits. NaN is within no limits.
+        if 5 <= float(text) <= 1_000_000:
+            return float(text)
+    raise UserError(f"S2SJAX_PEER_TIMEOUT is '{text}', expected a number of seconds from 5 to 1000000")
 
 
 def _number(name: str, text: str, kind: type) -> Any:

@@ -32,6 +32,7 @@ from s2sjax.experiment import Experiment
 from s2sjax.metrics import error_rates, likelihood_metrics, text_metrics
 from s2sjax.ops.linear import Precision
 from s2sjax.report import progress
+from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer
 from s2sjax.tasks.details import Details, length_scores
 from s2sjax.tasks.forced import Forced, Layers, choose_layers, forced_pairs
@@ -297,7 +298,7 @@ def load(
             f"config.data.pairs names {', '.join(sorted(asked - learned))}, and what {workdir} has learned is "
             f"{', '.join(sorted(learned))}"
         )
-    mesh = sharding.make_mesh(experiment.mesh)
+    mesh = _mesh_here(experiment.mesh, saved.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
     family = models.family(experiment.model_name)
     sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
@@ -307,6 +308,17 @@ def load(
     translator = make_translator(experiment, scorer, params, tokenizers, mesh)
     run = Run(workdir, experiment, step, params, tokenizers, mesh, model, translator)
     return _joined(run, [_member(run, Path(other)) for other in ensemble]) if ensemble else run
+
+
+def _mesh_here(asked: MeshConfig, trained: MeshConfig) -> Mesh:
+    """The mesh asked for or, if that is training's and does not fit these devices, all of them along `data`."""
+    try:
+        return sharding.make_mesh(asked)
+    except UserError:
+        if asked != trained:
+            raise
+    _log.warning("trained on a mesh that does not fit the devices here; all of them take rows (config.mesh.data)")
+    return sharding.make_mesh(MeshConfig())
 
 
 def _languages(experiment: Experiment) -> set[str]:

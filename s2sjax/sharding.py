@@ -86,8 +86,10 @@ def arrange(slices: int, sizes: Mapping[str, int], devices: list[jax.Device]) ->
     if there > 1:
         between = (slices, *(1 for _ in AXES[1:]))
         return mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
+    if slices == 1:  # neighbours of the mesh are neighbours in the torus of a TPU; elsewhere, as they are numbered
+        return mesh_utils.create_device_mesh(inside, devices, allow_split_physical_axes=True)
     # Devices that name no slice are grouped by their process: a host is what has a network between it and the next.
-    devices = sorted(devices, key=lambda device: (device.process_index, device.id)) if slices > 1 else devices
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
     groups = np.asarray(devices).reshape(slices, -1)
     return np.concatenate([group.reshape(inside) for group in groups])
 
@@ -140,7 +142,7 @@ def shard_parameters(mesh: Mesh, params: Any, rules: Rules) -> Any:
         for pattern, axes in rules:
             if re.search(pattern, name):
                 unused.discard(pattern)
-                if "layers" in name.split("/"):
+                if _stacked(path):
                     axes = (None, *axes)
                 fitting = [
                     axis if axis is not None and size % _size(mesh, axis) == 0 else None
@@ -178,46 +180,57 @@ def gather(mesh: Mesh, params: Any, rules: Rules, *, layers: bool = True) -> Any
     """
     if mesh.shape["fsdp"] == 1:
         return params
-    whole, parts = (shard_parameters(mesh, params, r) for r in (used(rules), rules))
-    places = jax.tree.map_with_path(lambda path, a, b: a if layers or not _of_layer(path) else b, whole, parts)
+    places, stored = _places(mesh, params, rules)
+    if not layers:
+        places = jax.tree.map_with_path(lambda path, a, b: b if _of_layer(path) else a, places, stored)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
         return jax.lax.with_sharding_constraint(params, places)
     return jax.device_put(params, places)
 
 
 def layer_gather(mesh: Mesh, params: Any, rules: Rules) -> Callable[[tuple[str, ...], Any], Any]:
-    """A function from the path of a stack, and the parameters of one of its layers, to these as they are used.
+    """A function from the path of a layer's parameters, or of the stack that they are a slice of, and themselves, to
+    these as they are used.
 
     Their gradient is parted at once, each device keeping its share of the sum.
     """
 
     def of_one(path: tuple[Any, ...], place: NamedSharding) -> NamedSharding:
-        return NamedSharding(mesh, PartitionSpec(*place.spec[1:])) if "layers" in path_name(path).split("/") else place
+        return NamedSharding(mesh, PartitionSpec(*place.spec[1:])) if _stacked(path) else place
 
-    trees = [jax.tree.map_with_path(of_one, shard_parameters(mesh, params, r)) for r in (used(rules), rules)]
+    whole, parts = (jax.tree.map_with_path(of_one, tree) for tree in _places(mesh, params, rules))
 
-    def gather(path: tuple[str, ...], layer: Any) -> Any:
-        whole, parts = trees
-        for name in path:
-            whole, parts = whole[name], parts[name]
-        # Linen hands over its own kind of dict.
-        whole, parts = (jax.tree.unflatten(jax.tree.structure(layer), jax.tree.leaves(t)) for t in (whole, parts))
+    def gather_one(path: tuple[str, ...], layer: Any) -> Any:
+        def place(tree: Any) -> Any:
+            for name in path:
+                tree = tree[name]
+            return jax.tree.unflatten(jax.tree.structure(layer), jax.tree.leaves(tree))  # Linen has a dict of its own
 
         @jax.custom_vjp
         def gathered(layer):
-            return jax.lax.with_sharding_constraint(layer, whole)
+            return jax.lax.with_sharding_constraint(layer, place(whole))
 
         def backward(_, gradient):
-            return (jax.lax.with_sharding_constraint(gradient, parts),)
+            return (jax.lax.with_sharding_constraint(gradient, place(parts)),)
 
         gathered.defvjp(lambda layer: (gathered(layer), None), backward)
         return gathered(layer)
 
-    return gather
+    return gather_one
+
+
+def _places(mesh: Mesh, params: Any, rules: Rules) -> tuple[Any, Any]:
+    """Shardings of parameters as they are used, and as they are stored."""
+    return shard_parameters(mesh, params, used(rules)), shard_parameters(mesh, params, rules)
+
+
+def _stacked(path: tuple[Any, ...]) -> bool:
+    """Whether a parameter's first dimension numbers layers."""
+    return "layers" in path_name(path).split("/")
 
 
 def _of_layer(path: tuple[Any, ...]) -> bool:
-    return re.search(r"(^|/)layers(_\d+)?/", path_name(path)) is not None
+    return _stacked(path) or re.search(r"(^|/)layers_\d+/", path_name(path)) is not None
 
 
 def _size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:

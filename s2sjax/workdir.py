@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +27,14 @@ from s2sjax.experiment import Experiment
 CHANGEABLE = (
     "train.steps",
     "train.log_every",
+    "train.accumulate",
     "train.loss_chunk",
     "evaluate.",
     "decode.",
     "checkpoint.",
     "faults.",
     "mesh.",
+    "model.remat",
     "data.dir",
     "data.cache_dir",
     "data.max_bad_records",
@@ -60,6 +64,9 @@ def _changed(old: Experiment, new: Experiment) -> str:
     values = (experiments.config_dict(each).to_dict() for each in (old, new))
     found = {k: v for k, v in differences(*values).items() if not k.startswith(CHANGEABLE)}
     return "; ".join(f"config.{key} was {a!r} and is {b!r}" for key, (a, b) in found.items())
+
+
+_VISIBLE = 30.0  # seconds until a file of one host is believed not to be there on another
 
 
 def open_copy(experiment: Experiment, workdir: Path) -> SecondCopy | None:
@@ -106,13 +113,19 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
     """Write config, tokenizers and the data's fingerprints, or check that the data is what the run began with.
 
     Comes after everything that can be wrong with config and data, so that a mistake leaves no run behind. Of several
-    processes, the first writes when all have looked, and the others then see whether their data is the same.
+    processes, the first writes when all have looked, and the others then see whether it is where they look too, and
+    whether their data is the same.
     """
     distributed.barrier("checked")
     if distributed.index() != 0:
         distributed.barrier("claimed")
     content = {name: split.fingerprint for name, split in prepared.splits.items()}
     record = workdir / "data.json"
+    if distributed.index() != 0 and not _appears(record):
+        raise UserError(
+            f"process {distributed.index()} ({socket.gethostname()}) does not see the {workdir} of process 0; give a "
+            "--workdir on a disk that all hosts share"
+        )
     try:
         # A fingerprint covers the text and the tokenizers. Validation data may change; what is trained on may not.
         if record.exists() and json.loads(record.read_text(encoding="utf-8")).get("train") != content["train"]:
@@ -134,6 +147,14 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
     distributed.barrier("claimed")
+
+
+def _appears(path: Path) -> bool:
+    """Network file systems may hide from one host for a while what another has written."""
+    deadline = time.monotonic() + _VISIBLE
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return path.exists()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 the same everywhere."""
 
 import functools
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -33,8 +34,8 @@ class Started(NamedTuple):
 class Computed(NamedTuple):
     losses: np.ndarray
     """Nats a target token, of each step."""
-    examples: list[list[int]]
-    """Those in each step's batch, whoever reads them."""
+    batches: list[str]
+    """A hash of what each step was given, of all processes together."""
 
 
 def start(experiment: Experiment, devices: int | None = None) -> Started:
@@ -63,9 +64,11 @@ def start(experiment: Experiment, devices: int | None = None) -> Started:
 
 def compute(experiment: Experiment, devices: int | None = None) -> Computed:
     """All `train.steps` of an experiment."""
-    _, plan, step, state, batches = start(experiment, devices)
-    losses = []
+    _, _, step, state, batches = start(experiment, devices)
+    losses, given = [], []
     for batch in batches:
+        whole = sharding.to_host(dict(batch))
+        given.append(hashlib.sha256(b"".join(whole[name].tobytes() for name in sorted(whole))).hexdigest())
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]) / float(metrics["weight"]))
-    return Computed(np.array(losses), [plan.batch(i).examples.tolist() for i in range(len(losses))])
+    return Computed(np.array(losses), given)

@@ -18,6 +18,6 @@ if __name__ == "__main__":
     distributed.start()
     environment.configure_jax()
     for family, overrides in json.loads(sys.argv[2]):
-        losses, examples = compute(tiny(Path(sys.argv[1]), family, **overrides))
-        print(json.dumps({"losses": losses.tolist(), "examples": examples}), flush=True)
+        losses, batches = compute(tiny(Path(sys.argv[1]), family, **overrides))
+        print(json.dumps({"losses": losses.tolist(), "batches": batches}), flush=True)
     sys.exit(distributed.finish(0))

@@ -1,7 +1,9 @@
 """Eight CPU devices for every test, shapes checked while tests run (they are inert in training), and quick compilation.
 
-Most of a test's time is LLVM's. Unless XLA_FLAGS say otherwise it optimises nothing here, which halves that; `.ci/run`
-has the slow tests, which hold the same promises, compiled as they are for users.
+Most of a test's time is LLVM's. Unless XLA_FLAGS say otherwise it optimises nothing here, which halves that, nor where
+tests start processes of their own. As for users, where the machine has the time:
+
+    XLA_FLAGS=--xla_backend_optimization_level=3 JAX_DISABLE_MOST_OPTIMIZATIONS=0 bash launch/test.sh
 """
 
 import os

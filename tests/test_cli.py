@@ -295,6 +295,14 @@ def test_a_run_is_loaded_from_python(workdir, tmp_path):
         s2sjax.load(tmp_path)
 
 
+def test_a_run_that_was_trained_on_other_devices_decodes_here(copy, workdir, tmp_path, caplog):
+    config = json.loads((copy / "config.json").read_text())
+    config["mesh"] |= {"data": 2, "fsdp": 8}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert decode(copy, "c d\n", tmp_path) == decode(workdir, "c d\n", tmp_path)
+    assert "trained on a mesh that does not fit" in caplog.text
+
+
 def test_loading_writes_nothing_into_the_run(copy):
     def listing():
         return {str(path): path.stat().st_mtime_ns for path in copy.rglob("*")}

@@ -15,7 +15,7 @@ import pytest
 
 from s2sjax import sharding
 from tests.computation import compute
-from tests.test_same_computation import FAMILIES
+from tests.test_same_computation import FAMILIES, REMATERIALISED
 from tests.tiny import (
     assert_same_state,
     command,
@@ -160,11 +160,11 @@ def computed(place: Path, name: str, cases: list, count: int) -> list[dict]:
 @pytest.mark.parametrize("count", [2, 4])
 def test_thirty_steps_have_the_losses_and_the_batches_of_one_process(place, count):
     meshes = {2: [{}, {"mesh__fsdp": 2}], 4: [{}, {"mesh__data": 2, "mesh__tensor": 2}]}[count]
-    meshes = [(name, mesh) for name in FAMILIES for mesh in meshes[: 1 + (name in ("lstm", "transformer"))]]
-    meshes += [("transformer", {"mesh__sequence": 2, "mesh__data": count // 2})]
+    meshes = [(FAMILIES[name], mesh) for name in FAMILIES for mesh in meshes[: 1 + (name in ("lstm", "transformer"))]]
+    meshes += [(FAMILIES["transformer"], {"mesh__sequence": 2, "mesh__data": count // 2})]
+    meshes += [(REMATERIALISED["transformer, scan"], {"mesh__fsdp": count, "mesh__data": 1})]  # layers gathered in turn
     cases = [
-        (family, {"data__row_multiple": 8, "train__steps": 30, **options, **mesh})
-        for (family, options), mesh in ((FAMILIES[name], mesh) for name, mesh in meshes)
+        (family, {"data__row_multiple": 8, "train__steps": 30, **options, **mesh}) for (family, options), mesh in meshes
     ]
     made = computed(place, f"thirty{count}", cases, count)
     for case, got in zip(cases, made, strict=True):
@@ -172,7 +172,7 @@ def test_thirty_steps_have_the_losses_and_the_batches_of_one_process(place, coun
         alone = {name: value for name, value in options.items() if not name.startswith("mesh__")}
         with compiling_once(place / "xla"):
             expected = compute(tiny(place / "data", family, **alone), 1)
-        assert got["examples"] == expected.examples
+        assert got["batches"] == expected.batches
         np.testing.assert_allclose(got["losses"], expected.losses, rtol=1e-5, err_msg=str(case))
 
 
@@ -300,6 +300,19 @@ def test_a_process_that_stands_still_ends_the_other_by_name(place, undisturbed, 
         ), together.everything()
         together.processes[stuck].send_signal(signal.SIGCONT)
         assert together.wait(stuck) == [76], "who comes back finds the others gone"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_directory_that_hosts_do_not_share_is_refused(place):
+    config = config_file(place / "apart.py", place / "data", train__steps=6)
+    with Together(
+        place / "apart.run", *command("train", f"--config={config}", f"--workdir={place}/apart{{process}}")
+    ) as together:
+        assert together.wait() == [2, 2], together.everything()
+        said = together.err(0) + together.err(1)
+        assert len(re.findall(r"process 1 \(\S+\) does not see the \S+ of process 0", said)) == 1, together.everything()
+        assert "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -7,7 +7,9 @@ It never sees German beside French: translating between them is zero-shot. Choos
     s2sjax train --config=configs/multi30k/gnmt.py --workdir=runs/m30k_gnmt --config.data.dir=DIR
     s2sjax evaluate --workdir=runs/m30k_gnmt --config.data.pairs="('de-fr',)"
 
-Not yet run.
+Reached on test_2016_flickr, BLEU (sacreBLEU 13a, cased, beam 5): en-de 36.4, de-en 41.1, en-fr 55.9, fr-en 51.2, and
+zero-shot de-fr 4.8, fr-de 4.4; 8,000 steps on one EPYC (Zen 5) core with other work beside it, stopped and resumed once
+(63 min for the last 5,384), 2026-11-21, commit fb2e5b8. 116,000 pairs are few for zero-shot translation: see BUILD.md.
 """
 
 from s2sjax.experiment import base_config

@@ -1,10 +1,12 @@
 """A small T5 on Multi30k, English to German, from scratch (Raffel et al. 2020, arXiv:1910.10683; blocks as in v1.1).
 
-Relative position buckets, RMS normalisation, gated GELU, no biases, the source behind a prompt in words.
+Relative position buckets, RMS normalisation, gated GELU, no biases, the source behind a prompt in words. All embeddings
+are one table, unlike v1.1's.
 
     s2sjax train --config=configs/multi30k/t5.py --workdir=runs/m30k_t5 --config.data.dir=DIR
 
-Not yet run.
+Reached 37.4 BLEU, 60.7 chrF on test_2016_flickr (sacreBLEU 13a, cased, beam 5) after 4,000 steps, 23 min on one EPYC
+(Zen 5) core with other work beside it, 2026-11-21, commit e511000.
 """
 
 from s2sjax.experiment import base_config

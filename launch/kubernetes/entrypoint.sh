@@ -3,6 +3,15 @@
 # ends with the exit code of s2sjax, once the last line is written: the container dies with this process.
 set -euo pipefail
 
+# Before all else: the first process of a container has no signal's default action, and would lose what it does not trap.
+program="" told="" status=0
+# shellcheck disable=SC2329 # the trap invokes it
+pass_on() {
+  told=yes
+  if [[ -n "$program" ]]; then kill -TERM "$program" 2>/dev/null || true; fi
+}
+trap pass_on TERM
+
 workdir="" previous=""
 for argument in "$@"; do
   case "$argument" in
@@ -22,12 +31,10 @@ writer=$!
 .venv/bin/s2sjax "$@" >&3 2>&1 3>&- &
 program=$!
 exec 3>&- # tee ends when the program has
+if [[ -n "$told" ]]; then kill -TERM "$program" 2>/dev/null || true; fi # told before it was there
 
-signalled=yes status=0
-trap 'signalled=yes; kill -TERM "$program" || true' TERM
-while [[ -n "$signalled" ]]; do # a signal ends the waiting, not what is waited for
-  signalled="" status=0
-  wait "$program" || status=$?
-done
-wait "$writer"
+while kill -0 "$program" 2>/dev/null; do wait "$program" || true; done # a signal ends the waiting, not the program
+trap '' TERM # there is nobody left to tell
+wait "$program" || status=$?
+wait "$writer" || true
 exit "$status"

@@ -45,8 +45,9 @@ class SecondCopy:
         self._folders: set[str] = set()
         try:
             self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-        except (ImportError, ValueError) as error:
-            raise UserError(f"config.checkpoint.copy_to is '{url}', which cannot be reached: {error}") from error
+        except Exception as error:  # whatever a driver raises: there are dozens, and some connect at once
+            reason = in_one_line(error)
+            raise UserError(f"config.checkpoint.copy_to is '{url}', which cannot be reached: {reason}") from error
         self._root = f"{root.rstrip('/')}/{self._workdir.name}"
         self.url = f"{url.rstrip('/')}/{self._workdir.name}"
         inside = Path(self._root).resolve().is_relative_to(self._workdir.resolve())

@@ -25,10 +25,10 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         if self.metric not in METRIC_SIGNS:
-            raise UserError(f"checkpoint.metric '{self.metric}' is not one of {', '.join(METRIC_SIGNS)}")
+            raise UserError(f"config.checkpoint.metric '{self.metric}' is not one of {', '.join(METRIC_SIGNS)}")
         for name, least in (("every_steps", 1), ("keep_last", 1), ("keep_best", 0)):
             if getattr(self, name) < least:
-                raise UserError(f"checkpoint.{name} {getattr(self, name)} is too small: at least {least}")
+                raise UserError(f"config.checkpoint.{name} {getattr(self, name)} is too small: at least {least}")
 
 
 def staying(config: CheckpointConfig, steps: Sequence[int], ranked: Sequence[int], *, going_back: int = 0) -> set[int]:

@@ -58,9 +58,11 @@ class Experts(nn.Module):
         # What a token is called in the whole batch: what dropout draws for it does not depend on where it is computed.
         numbers = row_numbers(B)[:, None] * jnp.uint32(T) + jnp.arange(T, dtype=jnp.uint32)
         load = known_total(self, "load")
-        run = self._with_capacity if self.routing == "capacity" and train else self._dropless
-        if run == self._dropless and "expert" in jax.sharding.get_abstract_mesh().axis_names:
-            run = self._on_devices
+        on_mesh = "expert" in jax.sharding.get_abstract_mesh().axis_names
+        if self.routing == "capacity" and train:
+            run = self._with_capacity
+        else:
+            run = self._on_devices if on_mesh else self._dropless
         y, balance, load = run(x, filled, router, kernels, key, numbers, load)
         put_total(self, "load", load)
         return y, balance

@@ -16,7 +16,8 @@ _GATHER: contextvars.ContextVar[Gather | None] = contextvars.ContextVar("how lay
 def layers_gathered(gather: Gather | None) -> Iterator[None]:
     """While a model is traced in this context, its stacks gather each layer's parameters where they use them.
 
-    A context and not an argument, because models know of no devices.
+    A context and not an argument, because models know of no devices. It is opened within the function that `jax.jit`
+    traces: what is traced belongs to that function, and no other trace can be mistaken for it.
     """
     token = _GATHER.set(gather)
     try:

@@ -216,9 +216,11 @@ class Stack(nn.Module):
         count = bool(self.config.experts) and self.is_mutable_collection(TOTALS)
         totals = known_total(self, "layers") or {}
 
+        first = "layers" if self.config.scan else "layers_0"  # all layers are stored alike
+
         def layer(state: StackOutput, of_layer) -> tuple[StackOutput, tuple[Array | None, Any]]:
             parameters, key, totals = of_layer
-            parameters = gathered((*self.path, "layers" if self.config.scan else "layers_0"), parameters)
+            parameters = gathered((*self.path, first), parameters)
             applied = self._block().apply(
                 {"params": parameters, TOTALS: totals}, state.x, view, filled, source, source_view, train=train,
                 watch=watch, rngs=None if key is None else {"dropout": key}, mutable=[TOTALS] if count else False,

@@ -229,6 +229,8 @@ def test_a_checkpoint_stays_until_it_is_copied(workdir):
 
 
 def test_places_that_cannot_be_are_a_users_error(workdir, tmp_path):
+    with pytest.raises(UserError, match=r"copy_to is 'ftp://127.0.0.1:1', which cannot be reached: Connection refused"):
+        SecondCopy("ftp://127.0.0.1:1", workdir, lambda records: None)
     with pytest.raises(UserError, match=r"copy_to is 'nowhere://x', which cannot be reached: .*nowhere"):
         second("nowhere://x", workdir)
     with pytest.raises(UserError, match=r"copy_to is '.*', which holds .*mine itself; choose another place"):

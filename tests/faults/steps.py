@@ -37,9 +37,10 @@ def nan_gradients_beyond_the_bound(lab: Lab, workdir: Path) -> Outcome:
     lab.start(twin, flag).expect(0)
     assert_same_state(workdir, twin)
     first = next(at for at, line in process.lines if "roll-back" in line)
-    again = next(at for at, _ in process.steps() if at > first)
+    reached = max(step for at, step in process.steps() if at < first)
+    again, step = next((at, step) for at, step in process.steps() if at > first)
     end = "without the batches left out; the same bits if killed after it"
-    return Outcome(f"exit 0: {rolled_back}", again - process.struck(), 11, end)
+    return Outcome(f"exit 0: {rolled_back}", again - process.struck(), reached + 1 - step, end)
 
 
 def _spoil(data: Path, *, drop: bool = False) -> None:

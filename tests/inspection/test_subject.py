@@ -171,6 +171,31 @@ def test_tensor_parallelism_costs_six_sums_of_activations_a_layer_and_two_at_the
     assert sent_along(program, "all-reduce", "data") == pytest.approx(here, rel=0.02)
 
 
+@pytest.mark.slow
+def test_a_sequence_axis_gathers_keys_and_values_of_each_layer_and_scatters_their_gradients():
+    _, program = compiled(mesh__data=2, mesh__sequence=4)
+    keys_and_values = 2 * 2 * (16 // 2 * 32 * 64 * FLOAT)  # of two layers
+    assert sent_along(program, "all-gather", "sequence") == pytest.approx(keys_and_values, rel=0.02)
+    assert sent_along(program, "reduce-scatter", "sequence") == keys_and_values
+    assert not sent_along(program, "all-to-all", "sequence")
+
+
+@pytest.mark.slow
+def test_an_expert_axis_gathers_tokens_and_scatters_what_experts_make_of_them():
+    _, program = compiled(mesh__data=2, mesh__expert=4, model__experts=4)
+    both_passes = 2 * 2 * (16 // 2 * 32 * 64 * FLOAT)  # of two layers
+    assert sent_along(program, "all-gather", "expert") == pytest.approx(both_passes, rel=0.04), "and of the routing"
+    assert sent_along(program, "reduce-scatter", "expert") == pytest.approx(both_passes, rel=0.02)
+
+
+@pytest.mark.slow
+def test_accumulation_gathers_once_and_sums_gradients_in_every_part():
+    described, program = compiled(mesh__fsdp=8, train__accumulate=2)
+    assert sent_along(program, "all-gather", "fsdp") == pytest.approx(parameter_bytes(described, split=True), rel=0.01)
+    whole = parameter_bytes(described) + TABLE
+    assert sent_along(program, "all-reduce", "fsdp") == pytest.approx(2 * whole, rel=0.01)
+
+
 # ---- Compiled: memory ----
 
 LARGER = {"model__width": 128, "model__hidden": 512, "model__layers": 4, "data__pack_length": 128}

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,14 +175,14 @@ def test_submit_tells_of_a_mistake(arguments, message):
 
 
 @contextlib.contextmanager
-def entrypoint(place: Path, program: str, *arguments: str) -> Iterator[subprocess.Popen]:
+def entrypoint(place: Path, program: str, *arguments: str, **variables: str) -> Iterator[subprocess.Popen]:
     path = place / ".venv" / "bin" / "s2sjax"
     path.parent.mkdir(parents=True)
     path.write_text(f"#!/usr/bin/env bash\n{program}\n")
     path.chmod(0o755)
     process = subprocess.Popen(
         ["bash", str(KUBERNETES / "entrypoint.sh"), *arguments],
-        cwd=place, env=os.environ | {"JOB_COMPLETION_INDEX": "3"}, stdout=subprocess.PIPE, text=True,
+        cwd=place, env=os.environ | {"JOB_COMPLETION_INDEX": "3"} | variables, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         yield process
@@ -207,3 +208,34 @@ def test_the_entrypoint_passes_sigterm_on_and_waits_for_the_end(tmp_path):
         assert process.communicate(timeout=60)[0] == "saving\nsaved\n"
     assert process.returncode == 75
     assert (tmp_path / "run" / "logs" / "process-3.log").read_text() == "up\nsaving\nsaved\n"
+
+
+def test_the_entrypoint_passes_on_a_sigterm_that_came_before_the_program(tmp_path):
+    slow = tmp_path / "bin" / "mkdir"
+    slow.parent.mkdir()
+    slow.write_text('#!/bin/sh\ntouch begun\nsleep 0.5\nexec /bin/mkdir "$@"\n')
+    slow.chmod(0o755)
+    path = f"{slow.parent}:{os.environ['PATH']}"
+    with entrypoint(tmp_path, "sleep 20", "train", "--workdir=run", PATH=path) as process:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM  # the program's; -15 would be that of the entrypoint itself
+
+
+def test_the_entrypoint_ends_after_the_last_line_however_often_it_is_told(tmp_path):
+    slow = tmp_path / "bin" / "tee"
+    slow.parent.mkdir()
+    slow.write_text('#!/bin/sh\n/usr/bin/tee "$@"\necho closing\nsleep 1\necho closed\n')
+    slow.chmod(0o755)
+    path = f"{slow.parent}:{os.environ['PATH']}"
+    program = "trap 'sleep 0.5; exit 75' TERM; echo up; while true; do sleep 0.02; done"
+    with entrypoint(tmp_path, program, "train", "--workdir=run", PATH=path) as process:
+        for line in ("up\n", "closing\n"):
+            assert process.stdout.readline() == line
+            for _ in range(2):
+                time.sleep(0.1)
+                process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60)[0] == "closed\n"
+    assert process.returncode == 75

@@ -1,12 +1,16 @@
 """launch/local.sh with a stand-in for s2sjax, which does what a test says, process by process and start by start."""
 
+import fcntl
 import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,9 +21,19 @@ number="${S2SJAX_PROCESS:-0}"
 echo "$*" >>"calls-$number"
 start="$(wc -l <"calls-$number")"
 echo "process $number of ${S2SJAX_PROCESSES:-1}, start $start" >&2
-trap 'echo TERM >>"signals-$number"; sleep 0.5; exit 75' TERM
+trap 'echo TERM >>"signals-$number"; sleep 0.5; echo saved >&2; exit 75' TERM
 source ./behaviour
 """
+
+
+# Until it is told to end; not for ever, should nobody tell it.
+WAIT = "touch ready-$number; for _ in {1..300}; do sleep 0.1; done"
+
+
+def hear_signals() -> None:
+    """Where tests run in the background or without a terminal some are ignored, which a shell cannot undo."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Place:
@@ -37,14 +51,38 @@ class Place:
         program.chmod(0o755)
 
     def start(self, behaviour: str, *arguments: str, **variables: str) -> subprocess.Popen:
-        (self.directory / "behaviour").write_text(behaviour)
-        return subprocess.Popen(
-            ["bash", "launch/local.sh", *arguments], cwd=self.directory,
-            env=os.environ | {"JAX_PLATFORMS": "cpu"} | variables,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            # Where tests run in the background it is ignored, which a shell cannot undo.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        return self._start(behaviour, "launch/local.sh", *arguments, cwd=self.directory, variables=variables)
+
+    def start_on(self, terminal: int, behaviour: str, *arguments: str) -> subprocess.Popen:
+        """As the first process of a terminal's session, which is told by the kernel when the terminal is closed."""
+
+        def take() -> None:
+            hear_signals()
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        return self._start(
+            behaviour, "launch/local.sh", *arguments, cwd=self.directory, start_new_session=True, preexec_fn=take,
+            stdin=terminal, stdout=terminal, stderr=terminal,
         )  # fmt: skip
+
+    def start_from(self, directory: Path, behaviour: str, *arguments: str) -> subprocess.Popen:
+        """Called from another directory."""
+        return self._start(behaviour, str(self.directory / "launch/local.sh"), *arguments, cwd=directory)
+
+    def _start(self, behaviour: str, *command: str, cwd: Path, variables: Any = (), **options: Any) -> subprocess.Popen:
+        (cwd / "behaviour").write_text(behaviour)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(
+            ["bash", *command], cwd=cwd, env=os.environ | {"JAX_PLATFORMS": "cpu"} | dict(variables), text=True,
+            **{"preexec_fn": hear_signals, **pipes, **options},
+        )  # fmt: skip
+
+    def wait_until_ready(self) -> None:
+        """Until two processes do as WAIT says."""
+        end = time.monotonic() + 30
+        while not all((self.directory / f"ready-{n}").exists() for n in (0, 1)):
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
     def run(self, behaviour: str, *arguments: str, given: str = "", **variables: str) -> tuple[int, str, str]:
         """Exit code and what stands on the terminal: standard output, standard error."""
@@ -118,23 +156,66 @@ def test_a_bug_in_one_process_counts_more_than_that_the_others_lost_it(place):
     assert place.run("exit $((number == 1 ? 1 : 76))", "--processes", "2", "evaluate", "--workdir=run")[0] == 1
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_goes_once_to_all_and_is_waited_for(place, told):
-    process = place.start("touch ready-$number; while true; do sleep 0.1; done", "--processes", "2", *TRAIN)
-    end = time.monotonic() + 30
-    while not all((place.directory / f"ready-{n}").exists() for n in (0, 1)):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    process = place.start(WAIT, "--processes", "2", *TRAIN)
+    place.wait_until_ready()
     process.send_signal(told)
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert place.lines("signals-0") == place.lines("signals-1") == ["TERM"]
 
 
+def test_all_save_when_the_terminal_is_closed(place):
+    terminal, end = pty.openpty()
+    process = place.start_on(end, WAIT, "--processes", "2", *TRAIN)
+    os.close(end)
+    place.wait_until_ready()
+    os.close(terminal)
+    assert process.wait(timeout=60) == 75
+    assert "saved" in place.lines("run/logs/process-0.log") and "saved" in place.lines("run/logs/process-1.log")
+
+
+def test_who_hangs_up_more_than_once_does_not_insist(place):
+    process = place.start(WAIT, "--processes", "2", *TRAIN)
+    place.wait_until_ready()
+    # The kernel, the shell of the terminal and systemd each say that a session has ended.
+    for told in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(told)
+        time.sleep(0.05)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+
+
+def test_who_tells_a_second_time_has_all_killed(place):
+    process = place.start(WAIT.replace("touch", "trap '' TERM; touch"), "--processes", "2", *TRAIN)
+    place.wait_until_ready()
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 137 and "told to stop again; killing" in err
+
+
+def test_paths_are_those_of_the_directory_that_it_is_called_from(place, tmp_path_factory):
+    here = tmp_path_factory.mktemp("elsewhere")
+    (here / "socket.py").write_text("raise SystemExit('a file of the user, not of Python')")
+    process = place.start_from(here, "pwd >at-$number", "--processes", "2", *TRAIN)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert sorted(path.name for path in (here / "run" / "logs").iterdir()) == ["process-0.log", "process-1.log"]
+    assert (here / "at-0").read_text() == (here / "at-1").read_text() == f"{here}\n"
+    assert not (place.directory / "run").exists()
+
+
 def test_what_stands_still_when_the_others_have_ended_is_killed(place):
+    script = place.directory / "launch/local.sh"
+    long = script.read_text()
+    script.write_text(long.replace("margin=60", "margin=-4"))
+    assert script.read_text() != long
     behaviour = "if ((start == 1)); then if ((number == 1)); then kill -STOP $$; fi; exit 76; fi"
-    code, _, err = place.run(behaviour, "--processes", "2", *TRAIN, S2SJAX_PEER_TIMEOUT="-59")
-    assert code == 0 and "killing what has not ended" in err
+    code, _, err = place.run(behaviour, "--processes", "2", *TRAIN, S2SJAX_PEER_TIMEOUT="5.5")
+    assert code == 0 and "killing what has not ended 1 s after the others" in err
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -145,3 +226,25 @@ def test_what_stands_still_when_the_others_have_ended_is_killed(place):
 def test_mistakes_are_said_before_anything_starts(place, arguments, words):
     code, _, err = place.run("", *arguments)
     assert code == 2 and words in err and not place.lines("calls-0")
+
+
+@pytest.mark.parametrize("name, value, expected", [
+    ("S2SJAX_PEER_TIMEOUT", "60s", "a number of seconds from 5 to 1000000"),
+    ("S2SJAX_PEER_TIMEOUT", "inf", "a number of seconds from 5 to 1000000"),
+    ("S2SJAX_PEER_TIMEOUT", "08h", "a number of seconds from 5 to 1000000"),
+    ("S2SJAX_PEER_TIMEOUT", "4.9", "a number of seconds from 5 to 1000000"),
+    ("S2SJAX_PEER_TIMEOUT", "99999999999999999999", "a number of seconds from 5 to 1000000"),
+    ("S2SJAX_RESTARTS", "abc", "a number from 0"),
+    ("S2SJAX_RESTARTS", "-1", "a number from 0"),
+])  # fmt: skip
+def test_mistakes_in_the_environment_are_said_too(place, name, value, expected):
+    code, _, err = place.run("exit 76", *TRAIN, **{name: value})
+    assert code == 2 and f"local: {name} is '{value}', expected {expected}" in err and not place.lines("calls-0")
+    assert "local.sh: line" not in err
+
+
+@pytest.mark.parametrize("name, value", [("S2SJAX_PEER_TIMEOUT", "08"), ("S2SJAX_RESTARTS", "08")])
+def test_numbers_in_the_environment_may_begin_with_0_or_be_empty(place, name, value):
+    for given in (value, ""):
+        code, _, err = place.run("if ((start % 2)); then exit 76; fi", *TRAIN, **{name: given})
+        assert code == 0 and "local.sh: line" not in err

@@ -159,6 +159,23 @@ def test_a_cancelled_job_saves_and_is_not_requeued(slurm, tmp_path):
     until(lambda: "not starting again" in said(home, job))
 
 
+@pytest.mark.parametrize("told", ["HUP", "USR1"])
+def test_a_signal_to_the_shell_alone_has_processes_save_and_the_job_starts_again(slurm, tmp_path, told):
+    home = install(
+        tmp_path,
+        """
+        if [[ "$SLURM_RESTART_COUNT" == 1 ]]; then exit 0; fi
+        trap 'echo saved; exit 75' USR1; echo up; while true; do sleep 0.1; done""",
+    )
+    job = slurm.submit(home, "--ntasks=2", SCRIPT, "train", "--workdir=run")
+    until(lambda: sum("up" in log for log in logs(home / "run")) == 2)
+    slurm.call("scancel", "--batch", f"--signal={told}", job)
+    ended = slurm.wait(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), said(home, job)
+    assert ["saved" in log for log in logs(home / "run")] == [True, True]
+    assert f"told to stop by {told}" in said(home, job)
+
+
 def test_the_time_limit_has_processes_save_and_the_job_starts_again(slurm, tmp_path):
     home = install(
         tmp_path,

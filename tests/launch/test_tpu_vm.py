@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -173,7 +174,8 @@ def test_a_preempted_slice_is_created_again_and_the_same_command_goes_on(cloud):
     here = cloud("""
         echo "$HOSTNAME, $S2SJAX_COORDINATOR: $*"
         if [[ -d "$WORKDIR/checkpoints/5" ]]; then exit 0; fi
-        mkdir -p "$WORKDIR/checkpoints/5"
+        touch "$WORKDIR/up-$HOSTNAME"
+        if [[ -e "$WORKDIR/up-t1v-w-0" && -e "$WORKDIR/up-t1v-w-1" ]]; then mkdir -p "$WORKDIR/checkpoints/5"; fi
         sleep 60""")
     (here.place / "cloud" / "preempt").touch()
     code, _, err = here.train("--setup=touch mounted")
@@ -250,6 +252,36 @@ def test_a_worker_runs_one_training_at_a_time(cloud, tmp_path):
     call("signal", "KILL")
     while (now := call("status", str(here.workdir))) != "s2sjax 137 120\n":
         assert now == "s2sjax running 120\n"  # it takes a moment to die
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_to_the_shell_of_a_worker_reaches_the_program_whose_exit_code_is_kept(cloud, tmp_path, told):
+    here = cloud("exit 1")
+    program = tmp_path / "repository" / ".venv" / "bin" / "s2sjax"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        "#!/usr/bin/env bash\ntrap 'sleep 0.3; echo saved; exit 75' TERM\n"
+        "echo up\nfor _ in {1..300}; do sleep 0.1; done\n"
+    )
+    program.chmod(0o755)
+    worker = ["bash", str(tmp_path / "repository" / "launch" / "tpu_worker.sh")]
+    place = tmp_path / "cloud" / "w-0" / "place"
+    environment = os.environ | {"S2SJAX_PLACE": str(place), "HOSTNAME": "a-0"}
+    subprocess.run(
+        [*worker, "start", str(here.workdir), "train"], env=environment, check=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where tests outlive a terminal
+    )  # fmt: skip
+    log = here.workdir / "logs" / "process-0.log"
+    while not log.exists() or "up" not in log.read_text():
+        time.sleep(0.02)
+    os.kill(int((place / "pid").read_text()), told)
+    status = "s2sjax running 0\n"
+    while status == "s2sjax running 0\n":
+        status = subprocess.run(
+            [*worker, "status", str(here.workdir)], env=environment, capture_output=True, text=True
+        ).stdout
+    assert status == "s2sjax 75 0\n"
+    assert log.read_text() == "up\nsaved\n"
 
 
 def test_stop_has_every_worker_save_and_ends_the_run_with_code_75(cloud):
