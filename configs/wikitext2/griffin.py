@@ -2,7 +2,8 @@
 
     s2sjax train --config=configs/wikitext2/griffin.py --workdir=runs/wt2_griffin --config.data.dir=DIR
 
-Not yet run.
+Reached: 155.7 perplexity a word on test, 168.2 on valid, after two epochs; one EPYC (Zen 5) core, 38 minutes with other
+work beside it, 2026-11-21, commit e511000. One seed.
 """
 
 from s2sjax.experiment import base_config

@@ -23,7 +23,7 @@ SMALL = {"width": 16, "hidden": 24, "heads": 2, "encoder_layers": 2, "decoder_la
 VARIANTS = {
     "transformer": [
         {"norm": "pre"},
-        {"norm": "post", "tied": "decoder", "positions": "learned", "mlp": "gelu"},
+        {"norm": "post", "tied": "decoder", "positions": "learned", "mlp": "gelu", "scale_embeddings": False},
         {
             "norm_kind": "rms", "positions": "relative", "mlp": "gated_gelu", "biases": False, "scale_attention": False,
             "tied": "none", "scan": True,
@@ -39,7 +39,10 @@ VARIANTS = {
             "mlp": "swiglu", "biases": False, "kv_heads": 1, "window": 5, "tied": False, "scan": True,
         },
         {"layers": 2, "positions": "alibi", "prefix": True, "experts": 3, "scan": True},
-        {"layers": 2, "positions": "learned", "prefix": True, "window": 3},
+        {
+            "layers": 2, "positions": "learned", "mlp": "gelu_tanh", "scale_embeddings": False, "prefix": True,
+            "window": 3,
+        },
         {"layers": 2, "positions": "relative", "remat": "full"},
     ],
     "rnn_seq2seq": [
@@ -62,6 +65,19 @@ VARIANTS = {
     ],
 }
 """A family that is not listed runs with its defaults."""
+
+SLOW_VARIANTS = {
+    "transformer": [{"norm": "post", "positions": "alibi", "mlp": "swish", "encoder_layers": 3, "decoder_layers": 1}],
+    "griffin": [
+        {"pattern": ("recurrent", "attention"), "repeats": 2, "window": 3, "recurrent_width": 20, "remat": "full"}
+    ],
+    "hmm": [{"states": 20, "learning": "em"}],
+}
+"""More of them, of which all tests are slow ones."""
+
+WITHOUT_PRECISION = {"hmm": "its probabilities are float32 under every policy"}
+WITHOUT_EMBEDDINGS = {"hmm": "a token enters by distributions over words, whose gradient reaches all other words"}
+"""Families of which something cannot be asked, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,17 +122,22 @@ def _logits(model, params, batch):
     return _jitted(model)(params, batch)
 
 
-SUBJECTS = [
-    Subject(f"{family}-{'-'.join(map(str, options.values())) or 'default'}", family, tuple(options.items()))
-    for family in models.families()
-    for options in VARIANTS.get(family, [{}])
-]
+def subjects(family: str, variants: list[dict[str, Any]]) -> list[Subject]:
+    return [
+        Subject(f"{family}-{'-'.join(map(str, options.values())) or 'default'}", family, tuple(options.items()))
+        for options in variants
+    ]
 
 
+SUBJECTS = [subject for family in models.families() for subject in subjects(family, VARIANTS.get(family, [{}]))]
+SLOW_SUBJECTS = [subject for family, variants in SLOW_VARIANTS.items() for subject in subjects(family, variants)]
 FIRST = {family: next(s for s in SUBJECTS if s.family == family) for family in models.families()}
 
 
-@pytest.fixture(params=SUBJECTS, ids=lambda subject: subject.name)
+@pytest.fixture(
+    params=[*SUBJECTS, *(pytest.param(subject, marks=pytest.mark.slow) for subject in SLOW_SUBJECTS)],
+    ids=lambda subject: subject.name,
+)
 def subject(request):
     return request.param
 
