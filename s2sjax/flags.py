@@ -15,7 +15,8 @@ USAGE = """\
 usage: s2sjax COMMAND --workdir=DIR [--config.KEY=VALUE ...]
 
   train     --config=FILE.py[:argument] --workdir=DIR     train, or resume DIR (then --config can be left out)
-  inspect   --config=FILE.py[:argument] [--devices=N] [--vocab=N] [--compile] [--format=text|json]
+  inspect   --config=FILE.py[:argument] [--devices=N] [--platform=cpu|gpu|tpu] [--vocab=N] [--compile]
+            [--format=text|json]
                                                           parameters and how they are split, memory, operations a step;
                                                           of N devices that need not exist, without data if --vocab is
                                                           given; with --compile, XLA's memory and collectives

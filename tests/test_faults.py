@@ -165,6 +165,7 @@ def test_a_spike_by_the_configs_rule_is_not_taken(data):
 # ---- Skipping ----
 
 
+@pytest.mark.slow
 def test_bad_steps_are_skipped_counted_and_told_and_the_run_goes_on(data, poison, tmp_path, capsys):
     poison(4, 5, 9)
     experiment = tiny(data, **OPTIONS)

@@ -5,8 +5,8 @@ Published: 65.8 test perplexity with three layers of 1,150, 750 epochs and finet
     s2sjax train --config=configs/wikitext2/awd_lstm.py --workdir=runs/wt2_awd_lstm --config.data.dir=DIR
 
 Reached: 219.7 perplexity a word on test, 236.6 on valid, after two epochs; one EPYC (Zen 5) core, 46 minutes with other
-work beside it, 2026-11-21, commit e511000. One seed. The plain LSTM (`lstm.py`) reaches 209.2: two epochs are too few to
-overfit, and regularisers only cost.
+work beside it, 2026-11-21, commit e511000. One seed. The plain LSTM (`lstm.py`) reaches 209.2: two epochs are too few
+to overfit, and regularisers only cost.
 """
 
 from s2sjax.experiment import base_config
