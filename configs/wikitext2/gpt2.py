@@ -2,7 +2,8 @@
 
     s2sjax train --config=configs/wikitext2/gpt2.py --workdir=runs/wt2_gpt2 --config.data.dir=DIR
 
-Not yet run.
+Reached: 229.5 perplexity a word on test, 249.3 on valid, after two epochs; one EPYC (Zen 5) core, 23 minutes with other
+work beside it, 2026-11-21, commit e511000. One seed.
 """
 
 from s2sjax.experiment import base_config
