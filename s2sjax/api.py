@@ -36,11 +36,11 @@ ROW_AXES = ("data", "fsdp", "expert")
 where it cannot; `tensor` shares what stands in parameters."""
 
 
-Axis = str | tuple[str, ...] | None
-"""What one dimension is split over: a mesh axis, several together, or nothing. Over `fsdp` a parameter is split where
-it is stored, not where it is used: the step gathers it before it begins, and keeps only its part of the gradient."""
+Axis = str | None
+"""The mesh axis that one dimension is split over, or nothing."""
 Rules = Sequence[tuple[str, tuple[Axis, ...]]]
-"""How parameters are sharded: ordered (path pattern, what each dimension is split over) pairs."""
+"""How parameters are sharded where they are used: ordered (path pattern, the axis of each dimension) pairs. The axis
+`fsdp` splits them where they are stored, and is no matter of a model: see `sharding.shard_parameters`."""
 
 
 class Output(NamedTuple):

@@ -303,7 +303,7 @@ def load(
     family = models.family(experiment.model_name)
     sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
     model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
-    step, params = _restore(workdir, experiment, model, mesh, sharding.used(family.sharding_rules(experiment.model)))
+    step, params = _restore(workdir, experiment, model, mesh, family.sharding_rules(experiment.model))
     scorer = Single(model, Precision(experiment.decode.precision))
     translator = make_translator(experiment, scorer, params, tokenizers, mesh)
     run = Run(workdir, experiment, step, params, tokenizers, mesh, model, translator)
@@ -341,12 +341,13 @@ def _member(first: Run, workdir: Path) -> Run:
     mine, theirs = first.experiment.data, experiment.data
     if (not mine.source, mine.prompt) != (not theirs.source, theirs.prompt):
         raise UserError(
-            f"{workdir} cannot be in an ensemble with {first.workdir}: it reads data.source={theirs.source!r} as "
-            f"data.prompt={theirs.prompt!r}, and not {mine.source!r} as {mine.prompt!r}; choose runs that read the same"
+            f"{workdir} cannot be in an ensemble with {first.workdir}: it reads config.data.source={theirs.source!r} "
+            f"as config.data.prompt={theirs.prompt!r}, and not {mine.source!r} as {mine.prompt!r}; choose runs that "
+            "read the same"
         )
     if mine.target_order != theirs.target_order:
         raise UserError(
-            f"{workdir} cannot be in an ensemble with {first.workdir}: it writes data.target_order="
+            f"{workdir} cannot be in an ensemble with {first.workdir}: it writes config.data.target_order="
             f"'{theirs.target_order}' and not '{mine.target_order}', so the two never ask for the same token; let one "
             "rerank what the other finds (s2sjax rerank)"
         )
@@ -376,11 +377,11 @@ def _joined(first: Run, others: Sequence[Run]) -> Run:
 
 
 def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh, rules: Rules):
-    """The step and parameters that `decode.checkpoint` names; nothing else of the state is read."""
+    """The step and, as they are used, the parameters that `decode.checkpoint` names; nothing else is read."""
     reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
     optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
     ema = experiment.train.ema_decay > 0
-    abstract = abstract_state(initializer(model, optimizer, ema=ema), mesh, rules)
+    abstract = abstract_state(initializer(model, optimizer, ema=ema), mesh, rules, stored=False)
     wanted = {"ema": abstract.ema} if ema else {"params": abstract.params}
     choice = experiment.decode.checkpoint
     step = int(choice) if choice.isdecimal() else None

@@ -126,11 +126,19 @@ def path_name(path: tuple[Any, ...]) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
-def shard_parameters(mesh: Mesh, params: Any, rules: Rules) -> Any:
+def shard_parameters(mesh: Mesh, params: Any, rules: Rules, *, stored: bool) -> Any:
     """Shardings for a tree of parameters (or their shapes): the first rule whose pattern is found in the path.
 
     An axis that does not divide its dimension is left out, which replicates the parameter along it. A parameter below a
     name `layers` is a stack: its first dimension numbers the layers and is not split, and rules do not speak of it.
+
+    Rules say how parameters are used. Stored, each is split over `fsdp` besides, whatever it is, along a dimension that
+    this divides: one that the rule leaves alone, or else any, and of these the longest. A split over `fsdp` that XLA
+    propagates would leave to it whether parameters move or activations, since rows are split over the same axis, and it
+    moves activations; of kernels in loops over time it makes wrong gradients (see BUILD.md).
+
+    Args:
+        stored: as they are stored; or as they are used.
 
     Raises:
         ValueError: if a parameter has no rule, or a rule matches no parameter: both are mistakes in the rules.
@@ -138,18 +146,19 @@ def shard_parameters(mesh: Mesh, params: Any, rules: Rules) -> Any:
     unused = {pattern for pattern, _ in rules}
 
     def sharding(path, leaf) -> NamedSharding:
-        name = path_name(path)
-        for pattern, axes in rules:
-            if re.search(pattern, name):
-                unused.discard(pattern)
-                if _stacked(path):
-                    axes = (None, *axes)
-                fitting = [
-                    axis if axis is not None and size % _size(mesh, axis) == 0 else None
-                    for axis, size in zip(axes, leaf.shape, strict=True)
-                ]
-                return NamedSharding(mesh, PartitionSpec(*fitting))
-        raise ValueError(f"no sharding rule for parameter {name} {leaf.shape}")
+        name, first = path_name(path), int(_stacked(path))
+        pattern, axes = next((rule for rule in rules if re.search(rule[0], name)), ("", ()))
+        if not pattern:
+            raise ValueError(f"no sharding rule for parameter {name} {leaf.shape}")
+        if len(axes) != leaf.ndim - first:
+            raise ValueError(f"sharding rule {pattern} says {axes} of parameter {name} {leaf.shape}")
+        unused.discard(pattern)
+        fitting = [
+            axis if axis is not None and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip((None,) * first + tuple(axes), leaf.shape, strict=True)
+        ]
+        split = _with_fsdp(mesh, fitting, leaf.shape, first) if stored else fitting
+        return NamedSharding(mesh, PartitionSpec(*split))
 
     shardings = jax.tree.map_with_path(sharding, params)
     if unused:
@@ -157,19 +166,15 @@ def shard_parameters(mesh: Mesh, params: Any, rules: Rules) -> Any:
     return shardings
 
 
-def used(rules: Rules) -> Rules:
-    """The rules for parameters where they are used: without `fsdp`.
-
-    A split that XLA propagates would leave to it whether parameters move or activations, since rows are split over the
-    same axis, and it moves activations; of kernels in loops over time it makes wrong gradients (see BUILD.md).
-    """
-
-    def without(axis: Axis) -> Axis:
-        if isinstance(axis, tuple):
-            return tuple(name for name in axis if name != "fsdp") or None
-        return None if axis == "fsdp" else axis
-
-    return tuple((pattern, tuple(map(without, axes))) for pattern, axes in rules)
+def _with_fsdp(mesh: Mesh, axes: Sequence[Axis], shape: tuple[int, ...], first: int) -> list[Any]:
+    """The axes of a parameter's dimensions and `fsdp` for one of them, if it divides any from `first` on."""
+    shares = [size // (mesh.shape[axis] if axis else 1) for axis, size in zip(axes, shape, strict=True)]
+    divisible = [n for n in range(first, len(shape)) if shares[n] % mesh.shape["fsdp"] == 0]
+    split: list[Any] = list(axes)
+    if divisible:
+        best = max(divisible, key=lambda n: (axes[n] is None, shares[n]))
+        split[best] = "fsdp" if axes[best] is None else (axes[best], "fsdp")
+    return split
 
 
 def gather(mesh: Mesh, params: Any, rules: Rules, *, layers: bool = True) -> Any:
@@ -221,7 +226,7 @@ def layer_gather(mesh: Mesh, params: Any, rules: Rules) -> Callable[[tuple[str, 
 
 def _places(mesh: Mesh, params: Any, rules: Rules) -> tuple[Any, Any]:
     """Shardings of parameters as they are used, and as they are stored."""
-    return shard_parameters(mesh, params, used(rules)), shard_parameters(mesh, params, rules)
+    return shard_parameters(mesh, params, rules, stored=False), shard_parameters(mesh, params, rules, stored=True)
 
 
 def _stacked(path: tuple[Any, ...]) -> bool:
@@ -231,10 +236,6 @@ def _stacked(path: tuple[Any, ...]) -> bool:
 
 def _of_layer(path: tuple[Any, ...]) -> bool:
     return _stacked(path) or re.search(r"(^|/)layers_\d+/", path_name(path)) is not None
-
-
-def _size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
-    return math.prod(mesh.shape[name] for name in ([axis] if isinstance(axis, str) else axis))
 
 
 def shard_like_parameters(mesh: Mesh, tree: Any, params: Any, shardings: Any) -> Any:

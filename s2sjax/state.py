@@ -59,10 +59,14 @@ def initializer(
     return init
 
 
-def abstract_state(init: Callable[[Array], TrainState], mesh: Mesh, rules: Rules) -> TrainState:
-    """The state's shapes, types and shardings, without allocating anything."""
+def abstract_state(init: Callable[[Array], TrainState], mesh: Mesh, rules: Rules, *, stored: bool = True) -> TrainState:
+    """The state's shapes, types and shardings, without allocating anything.
+
+    Args:
+        stored: parameters as they are stored; or as they are used.
+    """
     shapes = jax.eval_shape(init, jax.random.key(0))
-    params = shard_parameters(mesh, shapes.params, rules)
+    params = shard_parameters(mesh, shapes.params, rules, stored=stored)
     shardings = TrainState(  # a tree of shardings in place of arrays
         step=replicated(mesh),  # type: ignore[arg-type]
         params=params,

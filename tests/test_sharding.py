@@ -26,7 +26,6 @@ from s2sjax.sharding import (
     shard_like_parameters,
     shard_parameters,
     to_devices,
-    used,
 )  # fmt: skip
 from s2sjax.state import abstract_state, initializer
 
@@ -116,36 +115,55 @@ def test_axes_that_do_not_make_the_number_of_devices_are_a_users_error(config):
 
 
 PARAMS = {"layer": {"kernel": np.zeros((4, 6)), "bias": np.zeros(6)}, "odd": {"kernel": np.zeros((3, 5))}}
-RULES = ((r"kernel$", ("fsdp", "tensor")), (r"bias$", (None,)))
+RULES = ((r"kernel$", (None, "tensor")), (r"bias$", (None,)))
 
 
-def test_the_first_rule_that_matches_decides_and_axes_that_do_not_divide_are_left_out(mesh):
-    made = shard_parameters(mesh, PARAMS, ((r"^layer/kernel$", (None, "tensor")), *RULES))
-    assert made["layer"]["kernel"].spec == PartitionSpec(None, "tensor")
-    assert made["odd"]["kernel"].spec == PartitionSpec(None, None)
-    assert shard_parameters(mesh, PARAMS, RULES)["layer"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
+@pytest.mark.parametrize(
+    "name, shape, axes, used, stored",
+    [
+        ("kernel", (4, 6), (None, "tensor"), (None, "tensor"), ("fsdp", "tensor")),
+        ("what a rule leaves alone, though shorter", (4, 60), (None, "tensor"), (None, "tensor"), ("fsdp", "tensor")),
+        ("the longest", (2, 8, 4), (None, None, None), (None, None, None), (None, "fsdp", None)),
+        ("no other is divisible", (3, 8), (None, "tensor"), (None, "tensor"), (None, ("tensor", "fsdp"))),
+        ("nor that", (3, 6), (None, "tensor"), (None, "tensor"), (None, "tensor")),
+        ("tensor does not divide", (4, 5), (None, "tensor"), (None, None), ("fsdp", None)),
+        ("nothing divides", (3, 5), (None, "tensor"), (None, None), (None, None)),
+        ("layers", (2, 3, 8), ("tensor", None), (None, None, None), (None, None, "fsdp")),
+    ],
+)
+def test_what_fsdp_splits_beside_the_rule(mesh, name, shape, axes, used, stored):
+    params = {"layers" if name == "layers" else "x": np.zeros(shape)}
+    for choice, expected in ((False, used), (True, stored)):
+        (made,) = jax.tree.leaves(shard_parameters(mesh, params, ((".", axes),), stored=choice))
+        assert made.spec == PartitionSpec(*expected)
+
+
+def test_the_first_rule_that_matches_decides(mesh):
+    first = (r"^layer/kernel$", ("tensor", None))
+    made = shard_parameters(mesh, PARAMS, (first, *RULES), stored=False)
+    assert made["layer"]["kernel"].spec == PartitionSpec("tensor", None)
 
 
 def test_a_parameter_without_a_rule_is_a_mistake(mesh):
     with pytest.raises(ValueError, match=r"no sharding rule for parameter layer/bias \(6,\)"):
-        shard_parameters(mesh, PARAMS, RULES[:1])
+        shard_parameters(mesh, PARAMS, RULES[:1], stored=True)
 
 
 def test_a_rule_that_matches_nothing_is_a_mistake(mesh):
     with pytest.raises(ValueError, match=r"sharding rules that match no parameter: \['tabel\$'\]"):
-        shard_parameters(mesh, PARAMS, (*RULES, (r"tabel$", (None, None))))
+        shard_parameters(mesh, PARAMS, (*RULES, (r"tabel$", (None, None))), stored=True)
 
 
 def test_a_rule_for_another_number_of_axes_is_a_mistake(mesh):
-    with pytest.raises(ValueError):
-        shard_parameters(mesh, PARAMS, ((r"kernel$", ("fsdp",)), RULES[1]))
+    with pytest.raises(
+        ValueError, match=r"sharding rule kernel\$ says \('tensor',\) of parameter layer/kernel \(4, 6\)"
+    ):
+        shard_parameters(mesh, PARAMS, ((r"kernel$", ("tensor",)), RULES[1]), stored=True)
 
 
 def test_what_is_split_over_fsdp_is_gathered_for_use_and_its_gradient_parted_again(mesh):
-    places, params = shard_parameters(mesh, PARAMS, RULES), jax.tree.map(lambda x: x + 1.0, PARAMS)
+    places, params = shard_parameters(mesh, PARAMS, RULES, stored=True), jax.tree.map(lambda x: x + 1.0, PARAMS)
     assert places["layer"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
-    assert used((*RULES, ("x", (("fsdp", "tensor"), ("fsdp",)))))[0] == (r"kernel$", (None, "tensor"))
-    assert used((("x", (("fsdp", "tensor"), ("fsdp",))),)) == (("x", (("tensor",), None)),)
     stored = jax.device_put(params, places)
     assert gather(mesh, stored, RULES)["layer"]["kernel"].sharding.spec == PartitionSpec(None, "tensor")
 
@@ -192,7 +210,7 @@ def test_the_optimizers_moments_are_sharded_like_their_parameters(mesh, family, 
 
 
 def test_a_leaf_that_only_ends_like_a_parameter_is_replicated(mesh):
-    shardings = shard_parameters(mesh, PARAMS, RULES)
+    shardings = shard_parameters(mesh, PARAMS, RULES, stored=True)
     tree = {"mu": PARAMS, "sums": {"layer": {"kernel": np.zeros(4), "bias": np.zeros(())}}}
     made = shard_like_parameters(mesh, tree, PARAMS, shardings)
     assert made["mu"] == shardings

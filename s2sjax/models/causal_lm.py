@@ -45,8 +45,8 @@ class Config(BlockConfig):
 
 
 def sharding_rules(config: Config) -> Rules:
-    projection = () if config.tied else ((r"projection/kernel$", ("fsdp", "tensor")),)
-    return ((r"table$", ("tensor", "fsdp")), *projection, *block_rules(config))
+    projection = () if config.tied else ((r"projection/kernel$", (None, "tensor")),)
+    return ((r"table$", ("tensor", None)), *projection, *block_rules(config))
 
 
 def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "CausalLM":

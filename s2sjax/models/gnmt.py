@@ -72,8 +72,8 @@ class Config:
 
 def sharding_rules(config: Config) -> Rules:
     return (
-        (r"table$", ("tensor", "fsdp")),
-        (r"kernel$", ("fsdp", "tensor")),
+        (r"table$", ("tensor", None)),
+        (r"kernel$", (None, "tensor")),
         (r"(bias|v)$", (None,)),
     )
 

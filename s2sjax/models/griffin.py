@@ -77,18 +77,18 @@ def sharding_rules(config: Config) -> Rules:
     rules: list[tuple[str, tuple[str | None, ...]]] = []
     if "recurrent" in config.pattern:
         rules += [
-            (r"_gate/kernel$", ("tensor", "fsdp", None)),
-            (r"_gate/bias$", ("tensor", None)),
-            (r"input/kernel$", ("fsdp", "tensor")),
+            (r"_gate/kernel$", ("tensor", None)),
+            (r"_gate/bias$", ("tensor",)),
+            (r"input/kernel$", (None, "tensor")),
             (r"(decay|convolution_bias)$", ("tensor",)),
             (r"convolution$", (None, "tensor")),
         ]
     if "attention" in config.pattern:
-        rules.append((r"(query|key|value)/kernel$", ("fsdp", "tensor")))
+        rules.append((r"(query|key|value)/kernel$", (None, "tensor")))
     rules += [
-        (r"table$", ("tensor", "fsdp")),
-        (r"(up|gate)/kernel$", ("fsdp", "tensor")),
-        (r"(output|down)/kernel$", ("tensor", "fsdp")),
+        (r"table$", ("tensor", None)),
+        (r"(up|gate)/kernel$", (None, "tensor")),
+        (r"(output|down)/kernel$", ("tensor", None)),
         (r"scale$", (None,)),
     ]
     return tuple(rules)

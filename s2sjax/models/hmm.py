@@ -39,9 +39,9 @@ class Config:
 
 def sharding_rules(config: Config) -> Rules:
     return (
-        (r"emission$", (None, ("fsdp", "tensor"))),  # by words, never by states: every step of the chain sums over them
+        (r"emission$", (None, "tensor")),  # by words, never by states: every step of the chain sums over them
         (r"initial$", (None,)),
-        (r"transition$", ("fsdp", None)),
+        (r"transition$", (None, None)),
     )
 
 

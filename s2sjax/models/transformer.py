@@ -46,8 +46,8 @@ class Config(BlockConfig):
 
 
 def sharding_rules(config: Config) -> Rules:
-    projection = ((r"projection/kernel$", ("fsdp", "tensor")),) if config.tied == "none" else ()
-    return ((r"table$", ("tensor", "fsdp")), *projection, *block_rules(config))
+    projection = ((r"projection/kernel$", (None, "tensor")),) if config.tied == "none" else ()
+    return ((r"table$", ("tensor", None)), *projection, *block_rules(config))
 
 
 def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "Transformer":

@@ -75,18 +75,25 @@ class Recurrence(nn.Module):
 
 
 class BlockDiagonal(nn.Module):
-    """`x W + b` with a `W` of `blocks` square blocks along its diagonal, zeros elsewhere (De et al., section 4.1)."""
+    """`x W + b` with a `W` of `blocks` square blocks along its diagonal, zeros elsewhere (De et al., section 4.1).
+
+    The parameter has the blocks one below the other, [R, R / blocks]: a mesh axis that divides R splits it.
+    """
 
     blocks: int
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        size = x.shape[-1] // self.blocks
-        init = nn.initializers.lecun_normal(in_axis=-2, out_axis=-1, batch_axis=(0,))
-        kernel = self.param("kernel", init, (self.blocks, size, size), jnp.float32).astype(x.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.blocks, size), jnp.float32).astype(x.dtype)
-        y = jnp.einsum("...hi,hij->...hj", x.reshape(*x.shape[:-1], self.blocks, size), kernel) + bias
-        return y.reshape(x.shape)
+        R, size = x.shape[-1], x.shape[-1] // self.blocks
+        blocks = (self.blocks, size, size)
+
+        def init(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+            return nn.initializers.lecun_normal(batch_axis=(0,))(key, blocks, dtype).reshape(shape)
+
+        kernel = self.param("kernel", init, (R, size), jnp.float32).astype(x.dtype).reshape(blocks)
+        bias = self.param("bias", nn.initializers.zeros, (R,), jnp.float32).astype(x.dtype)
+        y = jnp.einsum("...hi,hij->...hj", x.reshape(*x.shape[:-1], self.blocks, size), kernel)
+        return y.reshape(x.shape) + bias
 
 
 def slow_decay(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:

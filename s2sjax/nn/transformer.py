@@ -330,18 +330,18 @@ class Stack(nn.Module):
 def block_rules(config: BlockConfig) -> Rules:
     """Sharding rules of a stack's parameters; embeddings and projections are the model's."""
     rules: list[tuple[str, tuple[str | None, ...]]] = [
-        (r"(query|key|value)/kernel$", ("fsdp", "tensor")),
-        (r"output/kernel$", ("tensor", "fsdp")),
+        (r"(query|key|value)/kernel$", (None, "tensor")),
+        (r"output/kernel$", ("tensor", None)),
         (r"scale$", (None,)),
     ]
     if config.experts:
         rules += [
-            (r"(up|gate)_kernels$", ("expert", "fsdp", "tensor")),
-            (r"down_kernels$", ("expert", "tensor", "fsdp")),
-            (r"router$", ("fsdp", None)),
+            (r"(up|gate)_kernels$", ("expert", None, "tensor")),
+            (r"down_kernels$", ("expert", "tensor", None)),
+            (r"router$", (None, None)),
         ]
     else:
-        rules += [(r"(up|gate)/kernel$", ("fsdp", "tensor")), (r"down/kernel$", ("tensor", "fsdp"))]
+        rules += [(r"(up|gate)/kernel$", (None, "tensor")), (r"down/kernel$", ("tensor", None))]
     if config.positions == "relative":
         rules.append((r"relative_bias$", (None, None)))
     if config.biases:

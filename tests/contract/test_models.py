@@ -272,7 +272,7 @@ def test_eight_devices_equal_one(subject, axes, precision):
     model, family = dropping(subject, precision), models.family(subject.family)
     mesh, rules = sharding.make_mesh(sharding.MeshConfig(*axes)), family.sharding_rules(model.config)
     params = to_differentiate(subject, precision)
-    places = sharding.shard_parameters(mesh, params, rules)
+    places = sharding.shard_parameters(mesh, params, rules, stored=True)
     by_layer = getattr(family, "GATHERS_LAYERS", False) and model.config.remat != "none" and mesh.shape["fsdp"] > 1
     knows_mesh, stacks = getattr(family, "SPLITS_TIME", False), set()
 

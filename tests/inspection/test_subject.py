@@ -2,6 +2,8 @@
 
 import functools
 import math
+import runpy
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from s2sjax.inspection.compiled import compile_step
 from s2sjax.inspection.cost import device_bytes, estimate_cost, list_parameters
 from s2sjax.inspection.subject import describe, described_devices
 
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/**/*.py"))
 VOCAB = 1000
 FLOAT = 4  # bytes
 
@@ -73,17 +76,27 @@ def test_nothing_is_allocated():
 
 @pytest.mark.parametrize("family", models.families())
 def test_fsdp_over_eight_devices_stores_an_eighth_and_little_more(family):
-    described = subject(family=family, vocab=8000, mesh__fsdp=8)
-    state = described.state
-    whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves((state.params, state.opt_state)))
-    assert device_bytes((state.params, state.opt_state)) <= 1.05 * whole / 8
+    assert_eighth(subject(family=family, vocab=8000, mesh__fsdp=8))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_so_does_every_config_whatever_the_vocabulary(path):
+    config = runpy.run_path(str(path))["get_config"]("")
+    config.mesh.fsdp = 8
+    assert_eighth(describe(resolve(config), jax.devices(), 33_277, None))
+
+
+def assert_eighth(described):
+    state = described.state.params, described.state.opt_state
+    whole = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert device_bytes(state) <= 1.05 * whole / 8
 
 
 def test_parameters_are_listed_with_what_each_dimension_is_split_over():
     listed = {p.path: p for p in list_parameters(subject(mesh__fsdp=2, mesh__tensor=2))}
     up = listed["decoder/layers_0/mlp/up/kernel"]
     assert (up.shape, up.type, up.split, up.bytes) == ((64, 128), "float32", ("fsdp", "tensor"), 64 * 128)
-    assert listed["decoder/norm/scale"].split == ("",)
+    assert listed["decoder/norm/scale"].split == ("fsdp",)
 
 
 def test_the_state_is_what_stays_on_a_device():

@@ -139,7 +139,7 @@ def test_every_parameter_of_every_pattern_has_a_rule_and_every_rule_a_parameter(
     batch = batch_of(TEXT[:, :1], TEXT[:, :2])
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, train=False)["params"])
     mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2))
-    placed = sharding.shard_parameters(mesh, shapes, griffin.sharding_rules(model.config))
+    placed = sharding.shard_parameters(mesh, shapes, griffin.sharding_rules(model.config), stored=True)
     assert jax.tree.structure(placed) == jax.tree.structure(shapes)
     assert all(leaf.shape[0] == TINY["repeats"] for leaf in jax.tree.leaves(shapes["layers"]))
 
