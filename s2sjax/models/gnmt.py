@@ -26,6 +26,7 @@ from s2sjax.config import check_at_least, check_rate, choose
 from s2sjax.errors import UserError
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
+from s2sjax.nn.remat import REMAT
 from s2sjax.ops.alignment import additive_scores, weighted_sum
 from s2sjax.ops.attention import masked_softmax, segment_mask
 from s2sjax.ops.linear import Precision, project
@@ -54,12 +55,12 @@ class Config:
     dropout: float = 0.2
     """On embeddings and on what each layer above the bottom reads."""
     remat: str = "none"
-    """What the backward pass computes again instead of keeping: "none", or "full", all inside the layers from the third
-    on."""
+    """What the backward pass computes again, of the layers from the third on: "none", "full" (all but each layer's
+    input), "dots" (all but the products with parameters)."""
 
     def __post_init__(self):
         choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
-        choose(self.remat, ("none", "full"), "config.model.remat")
+        choose(self.remat, REMAT, "config.model.remat")
         for name in ("encoder_layers", "decoder_layers"):
             if getattr(self, name) < 2:
                 raise UserError(
@@ -127,7 +128,8 @@ class Upper(nn.Module):
         def residual(layer: Layer, x: Array, _: None) -> tuple[Array, None]:
             return x + layer(x, context, starts, train=train), None
 
-        body = nn.remat(residual, prevent_cse=False) if self.config.remat == "full" else residual
+        kind = self.config.remat
+        body = residual if kind == "none" else nn.remat(residual, policy=REMAT[kind], prevent_cse=False)
         over = nn.scan(
             body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth
         )

@@ -67,7 +67,10 @@ VARIANTS = {
 """A family that is not listed runs with its defaults."""
 
 SLOW_VARIANTS = {
-    "transformer": [{"norm": "post", "positions": "alibi", "mlp": "swish", "encoder_layers": 3, "decoder_layers": 1}],
+    "transformer": [
+        {"norm": "post", "positions": "alibi", "mlp": "swish", "encoder_layers": 3, "decoder_layers": 1},
+        {"norm": "post", "mlp": "swish"},  # Marian
+    ],
     "griffin": [
         {"pattern": ("recurrent", "attention"), "repeats": 2, "window": 3, "recurrent_width": 20, "remat": "full"}
     ],
