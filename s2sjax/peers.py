@@ -3,7 +3,7 @@
 Process 0 has a hub, to which every process, itself too, keeps a TCP connection; lines of JSON go both ways:
 
     hello    who connects, with the hub's token, and the hub's answer: host and pid
-    beat     every second: the last step done, of the process, and back, of process 0
+    beat     every second, both ways: still here
     stop     somebody was asked to stop; the hub answers to all with `hold`, they with `at`, and it with `until`
     ended    this process ends before the others, with an exit code and a sentence; the hub decides what that means
     verdict  from the hub: everybody ends, with this exit code and this sentence
@@ -45,7 +45,6 @@ class _Peer:
     index: int = 0
     host: str = "?"
     pid: int = 0
-    step: int = 0
     heard: float = field(default_factory=time.monotonic)
     left: bool = False
     """It is done, or told why it ends."""
@@ -114,9 +113,8 @@ class Hub:
                 self._end(*self._ended[min(self._ended)])
             if now >= beaten + _BEAT:
                 beaten = now
-                step = max((peer.step for peer in self._peers if peer.index == 0), default=0)
                 for peer in self._peers:
-                    peer.send("beat", step=step)
+                    peer.send("beat")
 
     def _accept(self) -> None:
         connection, _ = self._listener.accept()
@@ -145,8 +143,6 @@ class Hub:
 
     def _follow(self, peer: _Peer, message: Message) -> None:
         match message["kind"]:
-            case "beat":
-                peer.step = message["step"]
             case "stop" if not self._holding:
                 self._holding = True
                 for each in self._peers:
@@ -229,7 +225,7 @@ class Link:
         all stop at the call after the furthest.
 
         Args:
-            step: done so far, for the others to know.
+            step: done so far, for what is said when another is lost: all do the same steps.
             stop: this process was asked to.
         """
         self._step = step
@@ -278,7 +274,7 @@ class Link:
                     self._judge(LOST, silent(self._hub, self._timeout))
                 if now >= beaten + _BEAT:
                     beaten = now
-                    self._send("beat", step=self._step)
+                    self._send("beat")
         if not self._done.is_set():
             self._judge(LOST, died(self._hub))
 
@@ -286,8 +282,6 @@ class Link:
         match message["kind"]:
             case "hello":
                 self._hub.host, self._hub.pid = message["host"], message["pid"]
-            case "beat":
-                self._hub.step = max(self._hub.step, message["step"])
             case "hold":
                 self._gate.acquire()
                 self._send("at", call=self._calls)
@@ -301,18 +295,21 @@ class Link:
 
     def _judge(self, code: int, text: str) -> None:
         """End this process, unless it is ending and waits to hear what to say."""
-        self._verdict = code, text if code == LOST or self._index == 0 else ""
+        if code == LOST:
+            self._verdict = code, f"{text}; the last step done here is {self._step}"
+        else:
+            self._verdict = code, text if self._index == 0 else ""
         self._decided.set()
         if not self._ending:
             leave(*self._verdict)
 
 
 def died(peer: _Peer) -> str:
-    return f"{peer} has died; its last step was {peer.step}"
+    return f"{peer} has died"
 
 
 def silent(peer: _Peer, timeout: float) -> str:
-    return f"{peer} has not answered for {timeout:g} s; its last step was {peer.step}"
+    return f"{peer} has not answered for {timeout:g} s"
 
 
 def leave(code: int, text: str) -> None:

@@ -83,13 +83,15 @@ def test_a_stop_is_agreed_on_though_one_has_left(ends):
 
 def test_whoever_closes_without_a_word_has_died_and_the_others_hear_his_name(ends):
     _, links = joined(3)
-    links[2].agree(7, stop=False)
-    time.sleep(0.3)
+    for number, link in enumerate(links):
+        link.agree(7 + number, stop=False)
     links[2]._done.set()  # its own thread shall not speak
     links[2]._hub.connection.shutdown(2)
     await_(lambda: len(ends) == 2)
     assert {code for _, code, _ in ends} == {LOST}
-    assert all("process 2 (" in text and text.endswith("has died; its last step was 7") for *_, text in ends)
+    assert all(text.startswith("process 2 (") for *_, text in ends)
+    said = {text.partition(") ")[2] for *_, text in ends}
+    assert said == {f"has died; the last step done here is {step}" for step in (7, 8)}
 
 
 def test_whoever_says_nothing_for_the_time_out_is_named(ends, monkeypatch):
@@ -109,9 +111,9 @@ def test_a_first_process_that_says_nothing_is_named_by_the_others(ends):
         connect(1, mute.getsockname()[1], "token", timeout=0.6)
         connection, _ = mute.accept()
         with connection:
-            connection.sendall(b'{"kind": "hello", "host": "there", "pid": 7}\n{"kind": "beat", "step": 3}\n')
+            connection.sendall(b'{"kind": "hello", "host": "there", "pid": 7}\n{"kind": "beat"}\n')
             await_(lambda: ends)
-    assert ends[0][1:] == (LOST, "process 0 (there, pid 7) has not answered for 0.6 s; its last step was 3")
+    assert ends[0][1:] == (LOST, "process 0 (there, pid 7) has not answered for 0.6 s; the last step done here is 0")
 
 
 def test_a_mistake_of_one_is_said_by_the_first_with_its_name(ends):

@@ -276,9 +276,9 @@ def test_a_killed_process_ends_the_other_by_name_and_nothing_is_lost(place, undi
         assert together.wait(1 - lost) == [76], together.everything()
         assert time.monotonic() - began < PATIENCE, "a connection that closes is noticed at once"
         pid = together.processes[lost].pid
-        words = rf"s2sjax: process {lost} \(\S+, pid {pid}\) has died; its last step was (\d+)"
+        words = rf"s2sjax: process {lost} \(\S+, pid {pid}\) has died; the last step done here is (\d+)"
         said = re.findall(words, together.err(1 - lost))
-        assert len(said) == 1 and 15 <= int(said[0]) <= 150, together.everything()
+        assert len(said) == 1 and 20 <= int(said[0]) <= 150, together.everything()
     finish_and_compare(place, name, undisturbed)
 
 
@@ -295,7 +295,7 @@ def test_a_process_that_stands_still_ends_the_other_by_name(place, undisturbed, 
         assert PATIENCE - 2 < time.monotonic() - began < 3 * PATIENCE
         pid = together.processes[stuck].pid
         assert re.search(
-            rf"process {stuck} \(\S+, pid {pid}\) has not answered for {PATIENCE} s; its last step was \d+",
+            rf"process {stuck} \(\S+, pid {pid}\) has not answered for {PATIENCE} s; the last step done here is \d+",
             together.err(1 - stuck),
         ), together.everything()
         together.processes[stuck].send_signal(signal.SIGCONT)
