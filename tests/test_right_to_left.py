@@ -132,7 +132,7 @@ def test_a_prefix_would_be_a_suffix_and_is_refused(runs, tmp_path, capsys):
 
 def test_the_two_directions_make_no_ensemble(runs):
     plain, run = runs
-    with pytest.raises(UserError, match="writes data.target_order='right_to_left' and not 'left_to_right'.*rerank"):
+    with pytest.raises(UserError, match="config.data.target_order='right_to_left' and not 'left_to_right'.*rerank"):
         s2sjax.load(plain.workdir, ensemble=[run.workdir])
 
 

@@ -39,5 +39,5 @@ def cache_errors(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"cannot use the cache directory {directory}: {error.strerror or error}; "
-            "make room there, or set data.cache_dir (or S2SJAX_CACHE) to a directory that can be written"
+            "make room there, or set config.data.cache_dir (or S2SJAX_CACHE) to a directory that can be written"
         ) from error

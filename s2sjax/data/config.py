@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from s2sjax.config import check_at_least, choose
 from s2sjax.errors import UserError
 
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
@@ -75,52 +76,54 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for field, choices in (("format", FORMATS), ("batching", BATCHINGS), ("target_order", TARGET_ORDERS)):
-            value = getattr(self, field)
-            if value not in choices:
-                raise UserError(f"data.{field} is {value!r}; expected one of {', '.join(choices)}")
-        for field in (
-            "max_source_length", "max_target_length", "batch_tokens", "row_multiple", "buckets",
-            "length_multiple", "pack_length",
-        ):  # fmt: skip
-            if getattr(self, field) < 1:
-                raise UserError(f"data.{field} is {getattr(self, field)}; expected at least 1")
-        if self.max_bad_records < 0:
-            raise UserError(f"data.max_bad_records is {self.max_bad_records}; expected 0 or more")
+            choose(getattr(self, field), choices, f"config.data.{field}")
+        lengths = ("max_source_length", "max_target_length", "length_multiple", "pack_length")
+        check_at_least(1, self, *lengths, "batch_tokens", "row_multiple", "buckets", where="config.data")
+        check_at_least(0, self, "max_bad_records", where="config.data")
 
         if self.source and (self.join or self.context):
-            raise UserError("data.join and data.context are for language modelling, which has an empty data.source")
+            raise UserError(
+                f"config.data.source is {self.source!r}, but config.data.join and config.data.context are for language "
+                "modelling, where it is empty"
+            )
         if self.context < 0 or self.context == 1 or not 0 <= self.stride < max(self.context, 1):
             raise UserError(
-                f"data.context is {self.context} and data.stride {self.stride}; expected a context of 0 or at least 2, "
-                "and a stride below it"
+                f"config.data.context is {self.context} and config.data.stride {self.stride}; expected a context of 0 "
+                "or at least 2, and a stride below it"
             )
         if self.join and not self.context:
-            raise UserError("data.join makes one text of a split: set data.context, the tokens of a window")
+            raise UserError(
+                "config.data.join makes one text of a split: set config.data.context, the tokens of a window"
+            )
         if self.context > self.max_target_length:
             raise UserError(
-                f"data.context is {self.context}, but examples of over {self.max_target_length} tokens are left out; "
-                "raise data.max_target_length to it"
+                f"config.data.context is {self.context}, but examples of over {self.max_target_length} tokens are left "
+                "out; raise config.data.max_target_length to it"
             )
         named = "".join((self.file, self.source, self.target))
         if self.pairs and not ("{source_language}" in named and "{target_language}" in named):
             raise UserError(
-                "data.pairs is set, but data.file, data.source and data.target do not hold {source_language} and "
+                "config.data.pairs is set, but config.data.file, source and target do not hold {source_language} and "
                 "{target_language}: every pair would read the same text"
             )
         if not self.pairs and "_language}" in named + self.prompt:
-            raise UserError("data.file, source, target or prompt names a language, but data.pairs is empty")
+            raise UserError("config.data.file, source, target or prompt names a language, but data.pairs is empty")
         if not self.source and self.prompt != "{source}":
-            raise UserError(f"data.prompt is {self.prompt!r}, but without data.source there is nothing to put into it")
+            raise UserError(
+                f"config.data.prompt is {self.prompt!r}, but without config.data.source there is nothing to put into it"
+            )
         if not self.source and self.right_to_left:
             raise UserError(
-                "data.target_order is 'right_to_left', but data.source is empty: a language model of plain text goes "
-                "on from what it reads, and would have to write what stands before; set target_order='left_to_right'"
+                "config.data.target_order is 'right_to_left', but config.data.source is empty: a language model of "
+                "plain text goes on from what it reads, and would have to write what stands before; set 'left_to_right'"
             )
         for pair in self.pairs:
             if len(pair.split("-")) != 2:
-                raise UserError(f"data.pairs holds {pair!r}; expected languages as in 'en-de'")
+                raise UserError(f"config.data.pairs holds {pair!r}; expected languages as in 'en-de'")
         if "{source}" not in self.prompt:
-            raise UserError(f"data.prompt is {self.prompt!r}; expected {{source}} in it, where the source belongs")
+            raise UserError(
+                f"config.data.prompt is {self.prompt!r}; expected {{source}} in it, where the source belongs"
+            )
 
     @property
     def right_to_left(self) -> bool:

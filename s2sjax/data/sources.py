@@ -215,7 +215,8 @@ def _tfds_message(config: DataConfig, split: str, error: Exception) -> str:
     import tensorflow_datasets as tfds
 
     reason = str(error.args[0] if error.args else error).partition("\n")[0]
-    message = f"cannot open split {split!r} of TFDS data.name={config.name!r} in data.dir={config.dir!r}: {reason}."
+    where = f"TFDS config.data.name={config.name!r} in config.data.dir={config.dir!r}"
+    message = f"cannot open split {split!r} of {where}: {reason}."
     if isinstance(error, tfds.core.DatasetNotFoundError):
         # Community data sets would be looked up in a bucket, through TensorFlow.
         names = tfds.list_builders(with_community_datasets=False)
@@ -232,19 +233,22 @@ def _find_file(config: DataConfig, field: str, split: str) -> Path:
     """The file of a split: the pattern in `data.<field>` as it is, or with .gz or .xz after it."""
     pattern = getattr(config, field)
     if "{split}" not in pattern:
-        raise UserError(f"data.{field} is {pattern!r}; expected a file name with {{split}} in it, such as {{split}}.en")
+        raise UserError(
+            f"config.data.{field} is {pattern!r}; expected a file name with {{split}} in it, such as {{split}}.en"
+        )
     path = Path(config.dir).expanduser() / pattern.replace("{split}", split)
     tried = [path, path.with_name(path.name + ".gz"), path.with_name(path.name + ".xz")]
     for candidate in tried:
         if candidate.is_file():
             return candidate
     if not path.parent.is_dir():
-        raise UserError(f"no file {path}: the directory {path.parent} does not exist (data.dir={config.dir!r})")
+        raise UserError(f"no file {path}: the directory {path.parent} does not exist (config.data.dir={config.dir!r})")
     names = [entry.name for entry in path.parent.iterdir()]
     near = sorted(difflib.get_close_matches(path.name, names, n=8, cutoff=0.4))
     raise UserError(
         f"no file for split {split!r}; tried {', '.join(map(str, tried))}. Near names in {path.parent}: "
-        f"{', '.join(near) or 'none'}. Set data.dir, data.{field}, or what the split is called (data.validation=...)"
+        f"{', '.join(near) or 'none'}. Set config.data.dir, config.data.{field}, or what the split is "
+        "called (config.data.validation=...)"
     )
 
 
@@ -257,7 +261,9 @@ def _columns(config: DataConfig, first: Sequence[str], path: Path) -> tuple[int 
                 raise UserError(f"{path}: no column {name!r}; {_alternatives(name, first)}")
             return first.index(name)
         if not name.isdecimal():
-            raise UserError(f"data.header is false, so columns are numbers from 0, but {name!r} was given for {path}")
+            raise UserError(
+                f"config.data.header is false, so columns are numbers from 0, but {name!r} was given for {path}"
+            )
         return int(name)
 
     return number(config.source) if config.source else None, number(config.target)

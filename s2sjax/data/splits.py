@@ -26,7 +26,9 @@ def open_split(config: DataConfig, split: str) -> Source:
     parts = [_open_pair(part, part.split_name(split)) for part in _parts(config)]
     source = leave_out_unreadable(parts[0] if len(parts) == 1 else _Concatenated(parts), config, split)
     if not len(source):
-        raise UserError(f"split {split!r} has no examples (data.format={config.format!r}, data.dir={config.dir!r})")
+        raise UserError(
+            f"split {split!r} has no examples (config.data.format={config.format!r}, config.data.dir={config.dir!r})"
+        )
     return source
 
 

@@ -23,6 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
+from s2sjax.config import check_at_least, choose
 from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer, in_text, text_ids
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
@@ -64,31 +65,35 @@ class TokenizerConfig:
     target_model: str = ""
 
     def __post_init__(self) -> None:
-        for field in ("kind", "target_kind"):
-            value = getattr(self, field)
-            if value not in KINDS and (field == "kind" or value):
-                raise UserError(f"tokenizer.{field} is {value!r}; expected one of {', '.join(KINDS)}")
+        choose(self.kind, KINDS, "config.tokenizer.kind")
+        if self.target_kind:
+            choose(self.target_kind, KINDS, "config.tokenizer.target_kind")
         if self.target_kind and (self.joint or self.source_model):
-            raise UserError("tokenizer.target_kind needs tokenizer.joint=False and no tokenizer.source_model")
+            raise UserError("config.tokenizer.target_kind needs config.tokenizer.joint=False and no source_model")
         if self.vocab_size <= len(SPECIALS):
-            raise UserError(f"tokenizer.vocab_size is {self.vocab_size}; expected more than {len(SPECIALS)}")
-        if self.max_train_sentences < 1:
-            raise UserError(f"tokenizer.max_train_sentences is {self.max_train_sentences}; expected at least 1")
+            raise UserError(f"config.tokenizer.vocab_size is {self.vocab_size}; expected more than {len(SPECIALS)}")
+        check_at_least(1, self, "max_train_sentences", where="config.tokenizer")
         if not 0 < self.character_coverage <= 1:
-            raise UserError(f"tokenizer.character_coverage is {self.character_coverage}; expected between 0 and 1")
+            raise UserError(
+                f"config.tokenizer.character_coverage is {self.character_coverage}; expected between 0 and 1"
+            )
         if not {self.kind, self.target_kind} & {"unigram", "bpe"}:
             for field in ("byte_fallback", "split_digits", "source_model"):
                 if getattr(self, field):
-                    raise UserError(f"tokenizer.{field} is for unigram and bpe; leave it out with kind={self.kind!r}")
+                    raise UserError(
+                        f"config.tokenizer.{field} is for unigram and bpe; leave it out with kind={self.kind!r}"
+                    )
         if self.target_model and (self.joint or not self.source_model):
-            raise UserError("tokenizer.target_model needs tokenizer.joint=False and a tokenizer.source_model")
+            raise UserError("config.tokenizer.target_model needs config.tokenizer.joint=False and a source_model")
         if self.source_model and not self.joint and not self.target_model:
-            raise UserError("tokenizer.joint is False: give tokenizer.target_model beside tokenizer.source_model")
+            raise UserError("config.tokenizer.joint is False: give config.tokenizer.target_model beside source_model")
         for symbol in self.user_symbols:
             if not symbol or symbol in SPECIALS or "▁" in symbol or re.search(r"\s", symbol):
-                raise UserError(f"tokenizer.user_symbols holds {symbol!r}; expected text without spaces, ▁, {SPECIALS}")
+                raise UserError(
+                    f"config.tokenizer.user_symbols holds {symbol!r}; expected text without spaces, ▁, {SPECIALS}"
+                )
         if len(set(self.user_symbols)) != len(self.user_symbols):
-            raise UserError(f"tokenizer.user_symbols holds a symbol twice: {self.user_symbols}")
+            raise UserError(f"config.tokenizer.user_symbols holds a symbol twice: {self.user_symbols}")
 
 
 class Tokenizer(Protocol):
@@ -322,8 +327,8 @@ def _train_sentencepiece(kind: str, config: TokenizerConfig, texts: list[str]) -
         )
     except RuntimeError as error:
         raise UserError(
-            f"SentencePiece cannot train tokenizer.kind={kind!r} with tokenizer.vocab_size={config.vocab_size} "
-            f"on {len(texts)} sentences: {error}"
+            f"SentencePiece cannot train config.tokenizer.kind={kind!r} with config.tokenizer.vocab_size="
+            f"{config.vocab_size} on {len(texts)} sentences: {error}"
         ) from None
     tokenizer = SentencePieceTokenizer(model.getvalue())
     if tokenizer.vocab_size < config.vocab_size:
@@ -335,12 +340,12 @@ def _read_model(path: str, field: str, symbols: Sequence[str]) -> SentencePieceT
     try:
         model = Path(path).expanduser().read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read tokenizer.{field}={path!r}: {error}") from None
-    tokenizer = SentencePieceTokenizer(model, f"tokenizer.{field}={path!r}")
+        raise UserError(f"cannot read config.tokenizer.{field}={path!r}: {error}") from None
+    tokenizer = SentencePieceTokenizer(model, f"config.tokenizer.{field}={path!r}")
     missing = [symbol for symbol in symbols if symbol not in tokenizer.pieces(tokenizer.encode([symbol])[0])]
     if missing:
         raise UserError(
-            f"tokenizer.{field}={path!r} does not know the user symbols {', '.join(missing)}; train it with "
+            f"config.tokenizer.{field}={path!r} does not know the user symbols {', '.join(missing)}; train it with "
             f"--user_defined_symbols={','.join(symbols)}"
         )
     return tokenizer

@@ -120,7 +120,7 @@ def test_a_member_that_is_no_run_or_reads_otherwise_is_refused(runs, tmp_path, c
     experiment = experiments.load(runs[1] / "config.json")
     data = dataclasses.replace(experiment.data, prompt="Reverse: {source}")
     other = write_run(tmp_path / "other", dataclasses.replace(experiment, data=data), {})
-    with pytest.raises(UserError, match="other cannot be in an ensemble .*data.prompt='Reverse: {source}'"):
+    with pytest.raises(UserError, match="other cannot be in an ensemble .*config.data.prompt='Reverse: {source}'"):
         s2sjax.load(runs[0], ensemble=[other])
     with pytest.raises(UserError, match="config.decode.ensemble is 'logits': did you mean 'log_probabilities'"):
         dataclasses.replace(experiment.decode, ensemble="logits")

@@ -188,9 +188,9 @@ def test_turning_round_twice_changes_nothing(row):
 
 
 def test_a_target_order_that_cannot_be_is_refused(data):
-    with pytest.raises(UserError, match="data.target_order is 'rtl'; expected one of left_to_right, right_to_left"):
+    with pytest.raises(UserError, match="config.data.target_order is 'rtl': known: left_to_right, right_to_left"):
         dataclasses.replace(data, target_order="rtl")
-    with pytest.raises(UserError, match="data.target_order is 'right_to_left', but data.source is empty"):
+    with pytest.raises(UserError, match="config.data.target_order is 'right_to_left', but config.data.source is empty"):
         dataclasses.replace(data, target_order="right_to_left", source="")
 
 

@@ -80,7 +80,7 @@ def test_a_missing_file_names_what_was_tried_and_what_is_near(tmp_path):
         assert expected in str(error.value)
     with pytest.raises(UserError, match="nowhere does not exist"):
         open_split(text_config(tmp_path / "nowhere"), "train")
-    with pytest.raises(UserError, match=r"data.source is 'train.en'; expected a file name with \{split\} in it"):
+    with pytest.raises(UserError, match=r"config.data.source is 'train.en'; expected a file name with \{split\} in it"):
         open_split(dataclasses.replace(text_config(tmp_path), source="train.en"), "train")
 
 
@@ -195,11 +195,11 @@ def test_phrases_are_a_source(monkeypatch):
 
 
 def test_an_unknown_choice_or_a_size_below_one_is_refused_with_the_choices():
-    with pytest.raises(UserError, match="data.format is 'json'; expected one of text, jsonl, tsv, csv, tfds, phrases"):
+    with pytest.raises(UserError, match="config.data.format is 'json': did you mean 'jsonl'.*phrases, text, tfds, tsv"):
         DataConfig(format="json")
-    with pytest.raises(UserError, match="data.batching is 'sort'; expected one of bucket, pack"):
+    with pytest.raises(UserError, match="config.data.batching is 'sort': known: bucket, pack"):
         DataConfig(batching="sort")
-    with pytest.raises(UserError, match="data.buckets is 0"):
+    with pytest.raises(UserError, match="config.data.buckets is 0, but must be at least 1"):
         DataConfig(buckets=0)
 
 

@@ -144,7 +144,7 @@ def test_a_corpus_too_small_for_the_vocabulary_gives_a_smaller_one_and_a_warning
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
 def test_a_vocabulary_too_small_for_the_characters_and_empty_text_are_user_errors(kind):
-    with pytest.raises(UserError, match="tokenizer.vocab_size=8 .* Increase vocab_size"):
+    with pytest.raises(UserError, match="config.tokenizer.vocab_size=8 .* Increase vocab_size"):
         train(kind=kind, vocab_size=8)
     with pytest.raises(UserError, match="cannot train"):
         train_tokenizers(TokenizerConfig(kind=kind), [("", "")])
@@ -191,21 +191,21 @@ def test_a_given_model_is_taken_if_its_special_ids_are_ours(tmp_path):
         (tmp_path / "default.model").write_bytes(content)
         with pytest.raises(UserError, match=message):
             tokenizers.given_tokenizers(TokenizerConfig(source_model=str(tmp_path / "default.model")))
-    with pytest.raises(UserError, match="cannot read tokenizer.source_model='nowhere'"):
+    with pytest.raises(UserError, match="cannot read config.tokenizer.source_model='nowhere'"):
         tokenizers.given_tokenizers(TokenizerConfig(source_model="nowhere"))
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "words"}, "tokenizer.kind is 'words'; expected one of unigram, bpe, char, byte"),
+        ({"kind": "words"}, "config.tokenizer.kind is 'words': did you mean 'word'.*unigram"),
         ({"vocab_size": 4}, "vocab_size is 4"),
         ({"user_symbols": ("<2 de>",)}, "user_symbols holds '<2 de>'"),
         ({"user_symbols": ("</s>",)}, "user_symbols holds '</s>'"),
         ({"user_symbols": ("a", "a")}, "a symbol twice"),
-        ({"kind": "char", "byte_fallback": True}, "tokenizer.byte_fallback is for unigram and bpe"),
-        ({"target_model": "x"}, "tokenizer.target_model needs"),
-        ({"source_model": "x", "joint": False}, "give tokenizer.target_model"),
+        ({"kind": "char", "byte_fallback": True}, "config.tokenizer.byte_fallback is for unigram and bpe"),
+        ({"target_model": "x"}, "config.tokenizer.target_model needs"),
+        ({"source_model": "x", "joint": False}, "give config.tokenizer.target_model"),
         ({"character_coverage": 0.0}, "character_coverage is 0.0"),
         ({"max_train_sentences": 0}, "max_train_sentences is 0"),
     ],
@@ -258,7 +258,7 @@ def test_source_and_target_may_be_of_different_kinds(tmp_path):
     pair = tokenizers.load(tmp_path / "t")
     assert pair.source.pieces(pair.source.encode(["god"])[0]) == ["g", "o", "d"]
     assert pair.target.pieces(pair.target.encode(["G AO1"])[0]) == ["G", "AO1"]
-    with pytest.raises(UserError, match="needs tokenizer.joint=False"):
+    with pytest.raises(UserError, match="needs config.tokenizer.joint=False"):
         TokenizerConfig(kind="char", target_kind="word")
-    with pytest.raises(UserError, match="expected one of"):
+    with pytest.raises(UserError, match="config.tokenizer.target_kind is"):
         TokenizerConfig(kind="char", target_kind="words", joint=False)
