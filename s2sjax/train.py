@@ -8,7 +8,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -48,6 +48,7 @@ from s2sjax.workdir import (
 
 INTERRUPTED = 75
 """Exit code of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"."""
+Metrics = Mapping[str, Array]
 
 
 def train(experiment: Experiment, workdir: Path) -> int:
@@ -82,7 +83,7 @@ class Setup:
     init: Callable[[Array], TrainState]
     abstract: TrainState
     schedule: optax.Schedule
-    step: Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Array]]]
+    step: Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
 
 
 def set_up(experiment: Experiment, workdir: Path) -> Setup:
@@ -148,115 +149,130 @@ class Run:
         self.checkpoints, self.ledger, self.watchdog, self.stop = checkpoints, ledger, watchdog, stop
         self.compiled: set[tuple[int, ...]] = set()
         self.news: tuple[str, ...] = ()
+        # Of an attempt: what is between two roll-backs.
+        self.report: Reporter
+        self.validator: Validator
+        self.window = Window()
+        self.pending: tuple[int, Metrics] | None = None
+        """The last step that was dispatched, whose metrics nobody has waited for."""
 
     def __call__(self) -> int:
-        setup, experiment, config = self.setup, self.experiment, self.experiment.train
+        """Train from the newest checkpoint to the last step, or until asked to stop. Returns the exit code."""
         with contextlib.ExitStack() as stack:
-            # ---- Restore or init ----
+            self.window, self.pending = Window(), None
             with self.stop.raising(), self.watchdog.phase("restore"):
-                began = time.monotonic()
-                restored = self.checkpoints.restore(setup.abstract, set_aside=True)
-                start = restored.step if restored else 0
-                report = stack.enter_context(Reporter(setup.workdir, total_steps=config.steps, resumed_from=start))
-                unreadable = (split.unreadable for split in setup.prepared.splits.values())
-                for message in filter(None, (*self.news, *(restored.messages if restored else ()), *unreadable)):
-                    report.message(message)
-                if restored:
-                    state = restored.state
-                    self.ledger.add("restore", step=start, seconds=time.monotonic() - began)
-                else:
-                    init = jax.jit(setup.init, out_shardings=shardings(setup.abstract))
-                    state = init(stream_key(experiment.seed, "init"))
-                describe(report, experiment, self.plan, setup.mesh, state, start)
-                validator = Validator(experiment, setup.prepared, setup.mesh, report, state.best_params)
-
-            place = sharding.batch_sharding(setup.mesh, split_time=experiment.splits_time)
-            feed = sharding.prefetch(
-                pipeline.batches(
-                    self.plan, setup.split, start=start, stop=config.steps,
-                    only=functools.partial(sharding.rows_here, place),
-                ),
-                lambda batch: sharding.to_devices(batch, place),
-            )  # fmt: skip
-            stack.callback(feed.close)
-
-            # ---- Loop ----
-            window = Window()
-            pending: tuple[int, Mapping[str, Array]] | None = None
+                state, start, validated = self._restore(stack)
+            feed = stack.enter_context(contextlib.closing(self._feed(start)))
             self.ledger.add("train", step=start)
             # A request to stop may have cut the last validation short, and this one may be.
-            due = restored and self._evaluates(start) and not restored.metrics
-            if due and not self._save(start, state, validator, window):
+            due = start and self._evaluates(start) and not validated
+            if (due and not self._save(start, state)) or not self._train(state, start, feed):
                 return INTERRUPTED
-
-            def settle() -> None:
-                """Read the metrics of the last dispatched step. Called after the next one is on its way."""
-                nonlocal pending
-                if pending is None:
-                    return
-                step, metrics = pending
-                pending = None
-                values = {name: float(value) for name, value in metrics.items()}
-                window.add(values)
-                if not values["taken"]:
-                    self._not_taken(step, values, report)
-                if step % config.log_every == 0 or step == config.steps:
-                    rate = {"learning_rate": float(setup.schedule(values["updates"]))}
-                    report.step_line(step, window.summary() | rate)
-                report.advance(step)
-                self.ledger.progress(step)
-                self.watchdog.step(step)
-
-            for step in range(start + 1, config.steps + 1):
-                batch = next(feed)
-                shape = batch["inputs"].shape + batch["targets"].shape[1:]
-                if shape in self.compiled:
-                    state, metrics = setup.step(state, batch)
-                else:
-                    settle()
-                    with self._waiting("compile", step - 1, window) as waited:
-                        state, metrics = setup.step(state, batch)
-                    self.compiled.add(shape)
-                    report.message(
-                        f"compiled shape {len(self.compiled)} of {len(set(self.plan.shapes))}, "
-                        f"{shape[0]}x({shape[1]}+{shape[2]}), in {waited():.1f} s"
-                    )
-                settle()
-                pending = step, metrics
-
-                last, asked = step == config.steps, self._asked(step)
-                if last or asked or self._evaluates(step) or step % experiment.checkpoint.every_steps == 0:
-                    settle()
-                    whole = self._save(step, state, validator, window)
-                    asked = None if last and whole else asked or self._asked(step)
-                for problem in self.checkpoints.poll():
-                    report.message(problem)
-                if asked:
-                    self.ledger.add("preempt", step=step, reason=asked)
-                    with self._waiting("save", step, window):
-                        self.checkpoints.wait()
-                    report.message(f"stopped at step {step}, which is saved; the same command goes on from there")
-                    return INTERRUPTED
-
-            # ---- Close ----
-            if start >= config.steps:
-                report.message(
-                    f"nothing to do: this run is at step {start} of {config.steps}; raise config.train.steps to go on"
-                )
-                return 0
-            with self._waiting("save", config.steps, window):
-                self.checkpoints.wait()
-            if jax.process_index() == 0:
-                with self._waiting("plot", config.steps, window), report.losing("plots/learning_curves.png"):
-                    learning_curves(setup.workdir / "metrics.jsonl", setup.workdir / "plots" / "learning_curves.png")
-            self._say_goodput(report)
+            self._close(start)
         return 0
 
-    def _not_taken(self, step: int, values: Mapping[str, float], report: Reporter) -> None:
+    def _restore(self, stack: contextlib.ExitStack) -> tuple[TrainState, int, bool]:
+        """The state to begin with, its step, and whether it was validated; and whom to tell, `stack` to close."""
+        setup, experiment, began = self.setup, self.experiment, time.monotonic()
+        restored = self.checkpoints.restore(setup.abstract, set_aside=True)
+        start = restored.step if restored else 0
+        self.report = stack.enter_context(
+            Reporter(setup.workdir, total_steps=experiment.train.steps, resumed_from=start)
+        )
+        unreadable = (split.unreadable for split in setup.prepared.splits.values())
+        for message in filter(None, (*self.news, *(restored.messages if restored else ()), *unreadable)):
+            self.report.message(message)
+        if restored:
+            state = restored.state
+            self.ledger.add("restore", step=start, seconds=time.monotonic() - began)
+        else:
+            state = jax.jit(setup.init, out_shardings=shardings(setup.abstract))(stream_key(experiment.seed, "init"))
+        describe(self.report, experiment, self.plan, setup.mesh, state, start)
+        self.validator = Validator(experiment, setup.prepared, setup.mesh, self.report, state.best_params)
+        return state, start, bool(restored and restored.metrics)
+
+    def _feed(self, start: int) -> Generator[dict[str, Array], None, None]:
+        """Batches from after a step on, on the devices."""
+        place = sharding.batch_sharding(self.setup.mesh, split_time=self.experiment.splits_time)
+        rows = functools.partial(sharding.rows_here, place)
+        batches = pipeline.batches(
+            self.plan, self.setup.split, start=start, stop=self.experiment.train.steps, only=rows
+        )
+        return sharding.prefetch(batches, lambda batch: sharding.to_devices(batch, place))
+
+    def _train(self, state: TrainState, start: int, feed: Iterator[dict[str, Array]]) -> bool:
+        """The steps after `start`. Whether that is all of them, and nobody asked to stop before."""
+        steps, every = self.experiment.train.steps, self.experiment.checkpoint.every_steps
+        for step in range(start + 1, steps + 1):
+            state, metrics = self._dispatch(step, state, next(feed))
+            self._settle()
+            self.pending = step, metrics
+
+            last, asked = step == steps, self._asked(step)
+            if last or asked or self._evaluates(step) or step % every == 0:
+                self._settle()
+                whole = self._save(step, state)
+                asked = None if last and whole else asked or self._asked(step)
+            for problem in self.checkpoints.poll():
+                self.report.message(problem)
+            if asked:
+                self.ledger.add("preempt", step=step, reason=asked)
+                with self._waiting("save", step):
+                    self.checkpoints.wait()
+                self.report.message(f"stopped at step {step}, which is saved; the same command goes on from there")
+                return False
+        return True
+
+    def _dispatch(self, step: int, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
+        """Set a step going, and compile it first if no batch had this shape before."""
+        shape = batch["inputs"].shape + batch["targets"].shape[1:]
+        if shape in self.compiled:
+            return self.setup.step(state, batch)
+        self._settle()
+        with self._waiting("compile", step - 1) as waited:
+            state, metrics = self.setup.step(state, batch)
+        self.compiled.add(shape)
+        self.report.message(
+            f"compiled shape {len(self.compiled)} of {len(set(self.plan.shapes))}, "
+            f"{shape[0]}x({shape[1]}+{shape[2]}), in {waited():.1f} s"
+        )
+        return state, metrics
+
+    def _settle(self) -> None:
+        """Read the metrics of the last dispatched step. Called when the next one is on its way."""
+        if self.pending is None:
+            return
+        (step, metrics), self.pending = self.pending, None
+        values = {name: float(value) for name, value in metrics.items()}
+        self.window.add(values)
+        if not values["taken"]:
+            self._not_taken(step, values)
+        if step % self.experiment.train.log_every == 0 or step == self.experiment.train.steps:
+            rate = {"learning_rate": float(self.setup.schedule(values["updates"]))}
+            self.report.step_line(step, self.window.summary() | rate)
+        self.report.advance(step)
+        self.ledger.progress(step)
+        self.watchdog.step(step)
+
+    def _close(self, start: int) -> None:
+        steps, workdir = self.experiment.train.steps, self.setup.workdir
+        if start >= steps:
+            self.report.message(
+                f"nothing to do: this run is at step {start} of {steps}; raise config.train.steps to go on"
+            )
+            return
+        with self._waiting("save", steps):
+            self.checkpoints.wait()
+        if jax.process_index() == 0:
+            with self._waiting("plot", steps), self.report.losing("plots/learning_curves.png"):
+                learning_curves(workdir / "metrics.jsonl", workdir / "plots" / "learning_curves.png")
+        self._say_goodput()
+
+    def _not_taken(self, step: int, values: Mapping[str, float]) -> None:
         """Tell of a bad step. Raises: TooManyBadSteps if it is one too many."""
         reason, bad = faults.reason(values), int(values["bad_steps"])
         self.ledger.add("skip", step=step, reason=reason)
-        report.message(
+        self.report.message(
             f"step {step} is skipped: {reason}; {bad} of the last {faults.WINDOW} were "
             f"(config.faults.max_skips={self.experiment.faults.max_skips})"
         )
@@ -295,37 +311,37 @@ class Run:
     def _evaluates(self, step: int) -> bool:
         return step == self.experiment.train.steps or step % self.experiment.evaluate.every_steps == 0
 
-    def _save(self, step: int, state: TrainState, validator: Validator, window: Window) -> bool:
+    def _save(self, step: int, state: TrainState) -> bool:
         """Save, after validating if that is due. Whether it was not cut short by a request to stop."""
         scores, whole = None, True
         if self._evaluates(step):
             # One process among several cannot leave the others alone in the middle of it.
             alone = self.stop.raising() if jax.process_count() == 1 else contextlib.nullcontext()
             try:
-                with self._waiting("validate", step, window), alone:
+                with self._waiting("validate", step), alone:
                     params = sharding.gather(self.setup.mesh, state.best_params, self.setup.rules)
-                    scores = validator(step, params)
+                    scores = self.validator(step, params)
             except Stopped:
                 whole = False
-        with self._waiting("save", step, window):
+        with self._waiting("save", step):
             self.checkpoints.save(step, state, scores)
         return whole
 
     @contextlib.contextmanager
-    def _waiting(self, event: str, step: int, window: Window) -> Iterator[Callable[[], float]]:
+    def _waiting(self, event: str, step: int) -> Iterator[Callable[[], float]]:
         """Time that is not spent on steps: into the ledger, and out of the rates. Gives a clock of it, in seconds."""
         began = time.monotonic()
         with self.watchdog.phase(event):
             yield lambda: time.monotonic() - began
         seconds = time.monotonic() - began
-        window.skip(seconds)
+        self.window.skip(seconds)
         self.ledger.add(event, step=step, seconds=seconds)
 
-    def _say_goodput(self, report: Reporter) -> None:
+    def _say_goodput(self) -> None:
         if jax.process_index() == 0:
-            with report.losing("goodput"), contextlib.suppress(UserError):
+            with self.report.losing("goodput"), contextlib.suppress(UserError):
                 found = goodput.compute(events.read(self.setup.workdir / events.NAME))
-                report.message(
+                self.report.message(
                     f"goodput {goodput.line(found)}: steps that count; s2sjax goodput --workdir={self.setup.workdir} "
                     "says where the rest went"
                 )
