@@ -1,11 +1,12 @@
 """Evaluation: the likelihood of every example once, and decoded text against references."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from s2sjax.ops.linear import Precision
 from s2sjax.plots import attention_map
 from s2sjax.report import Reporter
 from s2sjax.tasks.forced import cross_attention
+from s2sjax.tasks.gathering import gathering
 from s2sjax.tasks.scorers import Scorer, Single
 from s2sjax.tasks.translate import PositionLimit, Translator, best_text, padded_length
 
@@ -56,9 +58,11 @@ class LikelihoodEvaluator:
         mesh: Mesh,
         *,
         others: Sequence[Experiment] = (),
+        gathered: Callable[[Any], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ):
         """Args:
         others: configs of the other members of an ensemble, whose positions must suffice too.
+        gathered: from parameters as they are given to parameters as the scorer takes them; see `tasks.gathering`.
         """
         split = windowed(split, experiment.data, evaluation=True)
         self._split, self._mesh = split, mesh
@@ -80,7 +84,8 @@ class LikelihoodEvaluator:
         self._plan = make_plan(source, target, data, seed=0, divisor=shards, shuffle=False)
 
         def sums(params, batch):
-            nll = scorer.nll(params, batch, chunk=experiment.train.loss_chunk, shards=shards)
+            with gathered(params) as ready:
+                nll = scorer.nll(ready, batch, chunk=experiment.train.loss_chunk, shards=shards)
             return nll, batch["weights"].sum()
 
         self._sums = jax.jit(sums)
@@ -89,7 +94,10 @@ class LikelihoodEvaluator:
         nll = weight = 0.0
         place = sharding.batch_sharding(self._mesh)
         stream = pipeline.batches(
-            self._plan, self._split, start=0, stop=self._plan.batches_per_epoch,
+            self._plan,
+            self._split,
+            start=0,
+            stop=self._plan.batches_per_epoch,
             only=functools.partial(sharding.rows_here, place),
         )
         for batch in stream:
@@ -115,7 +123,7 @@ class Validator:
 
     def __init__(self, experiment: Experiment, prepared: Prepared, mesh: Mesh, report: Reporter, params):
         """Args:
-        params: as they are before the first step.
+        params: as they are stored before the first step.
 
         Raises:
             UserError: the config asks of decoding what cannot be.
@@ -127,14 +135,24 @@ class Validator:
         def scorer(precision: Precision) -> Single:
             return Single(family.build(experiment.model, *sizes, precision=precision), precision)
 
+        self._mesh, self._rules = mesh, family.sharding_rules(experiment.model)
         training = scorer(Precision(experiment.train.precision))
-        self._likelihood = LikelihoodEvaluator(training, experiment, prepared.splits["validation"], mesh)
+        self._likelihood = LikelihoodEvaluator(
+            training, experiment, prepared.splits["validation"], mesh,
+            gathered=functools.partial(
+                gathering, mesh=mesh, rules=self._rules, by_layer=experiment.gathers_layers
+            ),
+        )  # fmt: skip
         decoding = scorer(Precision(experiment.decode.precision))
         self._source = open_split(experiment.data, "validation")
         self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
         self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
+        self._translator.put(None)
 
     def __call__(self, step: int, params) -> dict[str, float]:
+        """Args:
+        params: as they are stored.
+        """
         experiment = self._experiment
         began = time.monotonic()
         likelihood = self._likelihood(params)
@@ -142,13 +160,17 @@ class Validator:
         if not experiment.data.source:
             measured = likelihood_metrics(*likelihood, (row["target"] for row in self._source))
             metrics |= {name: measured[name] for name in ("perplexity", "word_perplexity", "bits_per_byte")}
-        self._translator.put(params)
         samples = sample_rows(self._source, experiment.evaluate.samples)
         chosen = range(len(self._source)) if experiment.evaluate.decode else samples
         rows = [self._source[i] for i in chosen]
         if not experiment.data.source:
             rows = [halves(row["target"]) for row in rows]
-        hypotheses = [best_text(found) for found in self._translator([row["source"] for row in rows])] if rows else []
+        hypotheses = []
+        if rows:
+            params = sharding.gather(self._mesh, params, self._rules)
+            self._translator.put(params)
+            hypotheses = [best_text(found) for found in self._translator([row["source"] for row in rows])]
+            self._translator.put(None)  # or they would be whole on each device until the next time
         if experiment.evaluate.decode:
             scores = text_metrics(hypotheses, [row["target"] for row in rows])
             metrics |= {name: value for name, value in scores.items() if isinstance(value, float)}

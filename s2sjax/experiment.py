@@ -140,9 +140,8 @@ class Experiment:
 
     @property
     def gathers_layers(self) -> bool:
-        """Whether over `fsdp` each layer's parameters are gathered when it runs; else, all before a step begins."""
-        by_layer = getattr(models.family(self.model_name), "GATHERS_LAYERS", False)
-        return by_layer and self.model.remat != "none" and self.mesh.fsdp > 1
+        """Whether parameters are stored in parts, and the model can gather each layer's when that runs."""
+        return self.mesh.fsdp > 1 and getattr(models.family(self.model_name), "GATHERS_LAYERS", False)
 
     @property
     def splits_time(self) -> bool:

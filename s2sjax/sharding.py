@@ -5,6 +5,7 @@ there are.
 """
 
 import contextlib
+import functools
 import math
 import queue
 import re
@@ -190,7 +191,14 @@ def gather(mesh: Mesh, params: Any, rules: Rules, *, layers: bool = True) -> Any
         places = jax.tree.map_with_path(lambda path, a, b: b if _of_layer(path) else a, places, stored)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
         return jax.lax.with_sharding_constraint(params, places)
-    return jax.device_put(params, places)
+    # Not by `jax.device_put`, which would bring them together on the host.
+    leaves, structure = jax.tree.flatten(params)
+    return jax.tree.unflatten(structure, _moved(leaves, tuple(jax.tree.leaves(places))))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _moved(leaves: list[jax.Array], places: tuple[NamedSharding, ...]) -> list[jax.Array]:
+    return [jax.lax.with_sharding_constraint(leaf, place) for leaf, place in zip(leaves, places, strict=True)]
 
 
 def layer_gather(mesh: Mesh, params: Any, rules: Rules) -> Callable[[tuple[str, ...], Any], Any]:

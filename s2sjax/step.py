@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from s2sjax import faults, models, sharding
 from s2sjax.api import Batch
 from s2sjax.experiment import Experiment
-from s2sjax.nn.gathering import layers_gathered
 from s2sjax.ops.dropout import rows_of_batch
 from s2sjax.ops.linear import Precision
 from s2sjax.state import TrainState
+from s2sjax.tasks.gathering import gathering
 from s2sjax.tasks.likelihood import loss_sums, part_totals
 
 
@@ -41,12 +41,9 @@ def make_step(
     def within_mesh() -> contextlib.AbstractContextManager:
         return sharding.known(mesh) if experiment.knows_mesh else contextlib.nullcontext()
 
-    @contextlib.contextmanager
-    def gathered(params):
-        """Parameters as the model takes them: whole, or its layers' as they are stored, and it gathers them itself."""
-        by_layer = sharding.layer_gather(mesh, params, rules) if experiment.gathers_layers else None
-        with layers_gathered(by_layer):
-            yield sharding.gather(mesh, params, rules, layers=by_layer is None)
+    # Without rematerialisation a layer's parameters are kept for the backward pass whenever they are gathered.
+    by_layer = experiment.gathers_layers and experiment.model.remat != "none"
+    gathered = functools.partial(gathering, mesh=mesh, rules=rules, by_layer=by_layer)
 
     def loss(params, batch: Batch, key: Array, totals: Mapping[str, Any] | None = None):
         with within_mesh(), gathered(params) as ready:
@@ -121,7 +118,6 @@ def make_step(
     return jax.jit(step, donate_argnums=0, out_shardings=(state_shardings, None))
 
 
-@functools.cache
 def stream_key(seed: int, stream: str) -> Array:
     """The key of one use of randomness ("init", "dropout"): distinct streams never meet."""
     return jax.random.fold_in(jax.random.key(seed), ("init", "dropout").index(stream))

@@ -18,7 +18,6 @@ from jax import Array
 from jax.sharding import Mesh
 
 from s2sjax import distributed, events, faults, goodput, models, optim, sharding
-from s2sjax.api import Rules
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.data import pipeline
 from s2sjax.data.plan import Plan, make_plan
@@ -79,7 +78,6 @@ class Setup:
     prepared: Prepared
     split: TokenizedSplit
     plan: Plan
-    rules: Rules
     init: Callable[[Array], TrainState]
     abstract: TrainState
     schedule: optax.Schedule
@@ -106,13 +104,12 @@ def set_up(experiment: Experiment, workdir: Path) -> Setup:
     optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
     schedule = optim.make_schedule(experiment.optimizer, config.steps)
     init = initializer(model, optimizer, ema=config.ema_decay > 0)
-    rules = family.sharding_rules(experiment.model)
-    abstract = abstract_state(init, mesh, rules)
+    abstract = abstract_state(init, mesh, family.sharding_rules(experiment.model))
     claim_workdir(experiment, workdir, prepared)
 
     # ---- Step function ----
     step = make_step(model, optimizer, experiment, mesh, shardings(abstract))
-    return Setup(experiment, workdir, mesh, prepared, split, plan, rules, init, abstract, schedule, step)
+    return Setup(experiment, workdir, mesh, prepared, split, plan, init, abstract, schedule, step)
 
 
 def go_on(setup: Setup, stop: StopRequests, began: float) -> int:
@@ -319,8 +316,7 @@ class Run:
             alone = self.stop.raising() if jax.process_count() == 1 else contextlib.nullcontext()
             try:
                 with self._waiting("validate", step), alone:
-                    params = sharding.gather(self.setup.mesh, state.best_params, self.setup.rules)
-                    scores = self.validator(step, params)
+                    scores = self.validator(step, state.best_params)
             except Stopped:
                 whole = False
         with self._waiting("save", step):

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import gc
 import math
 import os
 import shutil
@@ -18,12 +20,13 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import prepare
 from s2sjax.errors import UserError
-from s2sjax.evaluate import LikelihoodEvaluator
+from s2sjax.evaluate import LikelihoodEvaluator, Validator
 from s2sjax.ops.linear import Precision
 from s2sjax.report import Reporter
 from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer, shardings
 from s2sjax.step import make_step
+from s2sjax.tasks.gathering import gathering
 from s2sjax.tasks.likelihood import loss_sums
 from s2sjax.tasks.scorers import Single
 from s2sjax.train import INTERRUPTED, train
@@ -277,6 +280,57 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
         nll, tokens = nll + float(sums(params, alone).nll), tokens + len(split.target[i])
     assert len(split) == 5
     assert value.loss == pytest.approx(nll / tokens, rel=1e-5) and value.tokens == tokens
+
+
+DEEP = {"model__width": 64, "model__hidden": 128, "model__layers": 8, "model__scan": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_validation_leaves_no_parameters_behind(data, tmp_path, monkeypatch, precision):
+    """Those that it decodes with are whole on each device, or rounded: neither may stay while training goes on."""
+    held, validate = [], Validator.__call__
+
+    def on_one_device():
+        gc.collect()
+        held = ((math.prod(x.sharding.shard_shape(x.shape)), x.dtype.itemsize) for x in jax.live_arrays())
+        return sum(count * size for count, size in held)
+
+    def watched(self, step, params):
+        before = on_one_device()
+        metrics = validate(self, step, params)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        held.append((on_one_device() - before) / size)
+        return metrics
+
+    monkeypatch.setattr(Validator, "__call__", watched)
+    options = {"evaluate__samples": 2, "decode__beam_size": 1, "decode__precision": precision, "mesh__fsdp": 8}
+    train(tiny(data, "causal_lm", train__steps=2, evaluate__every_steps=1, **options, **DEEP), tmp_path / "run")
+    assert len(held) == 2 and max(held) < 0.01
+
+
+@pytest.mark.slow
+def test_a_validation_loss_gathers_a_layer_at_a_time(data):
+    experiment = tiny(data, "causal_lm", mesh__fsdp=8, train__loss_chunk=16, **DEEP)
+    mesh, family = sharding.make_mesh(experiment.mesh), models.family("causal_lm")
+    prepared, rules = prepare(experiment.data, experiment.tokenizer), family.sharding_rules(experiment.model)
+    vocab = prepared.tokenizers.source.vocab_size
+    model = family.build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
+    init = initializer(model, optim.make_optimizer(experiment.optimizer, 1), ema=False)
+    params = jax.device_put(init(jax.random.key(1)).params, shardings(abstract_state(init, mesh, rules)).params)
+    losses, temporaries = [], []
+    for by_layer in (True, False):
+        evaluator = LikelihoodEvaluator(
+            Single(model, Precision.FLOAT32), experiment, prepared.splits["validation"], mesh,
+            gathered=functools.partial(gathering, mesh=mesh, rules=rules, by_layer=by_layer),
+        )  # fmt: skip
+        sums, seen = evaluator._sums, []
+        evaluator._sums = lambda params, batch, sums=sums, seen=seen: seen.append(batch) or sums(params, batch)
+        losses.append(evaluator(params).loss)
+        temporaries.append(sums.lower(params, seen[0]).compile().memory_analysis().temp_size_in_bytes)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert temporaries[0] < temporaries[1] - 0.7 * size
 
 
 def test_a_run_leaves_metrics_samples_plots_and_its_config(one_device, data, tmp_path, capsys):

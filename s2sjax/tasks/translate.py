@@ -171,8 +171,8 @@ class Translator:
         self._search = jax.jit(search, static_argnums=3)
 
     def put(self, params) -> None:
-        """Go on with other parameters, the scorer's again."""
-        self.params = self.scorer.rounded(params)
+        """Go on with other parameters, the scorer's again; with None, keep none until there are others."""
+        self.params = None if params is None else self.scorer.rounded(params)
 
     def __call__(
         self,

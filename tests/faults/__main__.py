@@ -34,6 +34,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the random kills")
     parser.add_argument("--keep", type=Path, help="work in this new directory, and leave it there")
     arguments = parser.parse_args()
+    others = ("only", "list", "table", "jobs") if arguments.kills else ("processes", "family", "seed")
+    if idle := [name for name in others if getattr(arguments, name) != parser.get_default(name)]:
+        parser.error(f"--{idle[0]} goes {'not ' if arguments.kills else 'only '}with --kills")
     chosen = [name for name in FAULTS if not arguments.only or any(part in name for part in arguments.only)]
     if arguments.list:
         print("\n".join(chosen))

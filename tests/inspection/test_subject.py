@@ -22,6 +22,10 @@ VOCAB = 1000
 FLOAT = 4  # bytes
 
 
+def config_name(path):
+    return f"{path.parent.name}-{path.stem}"
+
+
 def experiment(family="causal_lm", **overrides):
     """A small model on text without sources if its family can read that, on batches of 16 rows of 32 tokens."""
     config = base_config(model=family)
@@ -79,7 +83,7 @@ def test_fsdp_over_eight_devices_stores_an_eighth_and_little_more(family):
     assert_eighth(subject(family=family, vocab=8000, mesh__fsdp=8))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", CONFIGS, ids=config_name)
 def test_so_does_every_config_whatever_the_vocabulary(path):
     config = runpy.run_path(str(path))["get_config"]("")
     config.mesh.fsdp = 8
@@ -235,6 +239,15 @@ LARGER |= {"data__batch_tokens": 2048, "train__loss_chunk": 256, "model__scan": 
 def test_the_estimate_of_memory_is_within_15_percent_of_xlas(overrides):
     described, program = compiled(**({"devices": 1} | overrides if "mesh__tensor" not in overrides else overrides))
     assert estimate_cost(described, "cpu").memory.peak == pytest.approx(program.peak, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=config_name)
+def test_so_is_that_of_every_config(path):
+    vocabularies = {"wikitext2": 33_278, "cmudict": 60, "sigmorphon2020": 60, "tinyshakespeare": 69}
+    config = resolve(runpy.run_path(str(path))["get_config"](""))
+    described = describe(config, jax.devices()[:1], vocabularies.get(path.parent.name, 8000), None)
+    assert estimate_cost(described, "cpu").memory.peak == pytest.approx(compile_step(described).peak, rel=0.15)
 
 
 @pytest.mark.slow
