@@ -147,7 +147,7 @@ class Validator:
         self._source = open_split(experiment.data, "validation")
         self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
         self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
-        self._translator.put(None)
+        self._translator.put(None)  # these are about to be donated
 
     def __call__(self, step: int, params) -> dict[str, float]:
         """Args:
