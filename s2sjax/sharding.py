@@ -34,8 +34,8 @@ class MeshConfig:
     """Rows of the batch; -1 takes all devices that the other axes leave."""
     fsdp: int = 1
     """Rows of the batch; and parameters, their gradients and optimizer state where they are stored. The families
-    transformer, causal_lm and griffin, with `model.remat`, gather a layer's parameters when it runs and again when its
-    gradient is computed; all others are gathered before a step begins, and whole on each device while it runs."""
+    transformer, causal_lm, griffin and gnmt, with `model.remat`, gather a layer's parameters when it runs and again when
+    its gradient is computed; all others are gathered before a step begins, and whole on each device while it runs."""
     tensor: int = 1
     """Parameters where they are used: heads, hidden units, words of the vocabulary."""
     sequence: int = 1

@@ -126,16 +126,16 @@ def go_on(setup: Setup, stop: StopRequests, began: float) -> int:
         watchdog = stack.enter_context(
             Watchdog(workdir, experiment.faults.watchdog_seconds, lambda text: ledger.add("stuck", reason=text))
         )
-        run = Run(setup, checkpoints, ledger, watchdog, stop)
+        loop = Loop(setup, checkpoints, ledger, watchdog, stop)
         while True:
             try:
-                return run()
+                return loop()
             except TooManyBadSteps as bad:
-                run.roll_back(bad)
+                loop.roll_back(bad)
 
 
-class Run:
-    """The loop, and all that it holds."""
+class Loop:
+    """From the newest checkpoint to the last step, and again after a roll-back; and all that this holds."""
 
     def __init__(
         self, setup: Setup, checkpoints: Checkpointer, ledger: events.Ledger, watchdog: Watchdog, stop: StopRequests
@@ -240,7 +240,7 @@ class Run:
         if self.pending is None:
             return
         (step, metrics), self.pending = self.pending, None
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}  # together
         self.window.add(values)
         if not values["taken"]:
             self._not_taken(step, values)

@@ -37,6 +37,7 @@ REMATERIALISED = {
     "causal_lm": ("causal_lm", {"model__dropout": 0.2, "model__remat": "dots"}),
     "transformer, scan": ("transformer", SCAN | {"model__remat": "dots"}),
     "griffin": ("griffin", {"model__dropout": 0.2, "model__remat": "full", "model__repeats": 2}),
+    "gnmt": ("gnmt", {"model__dropout": 0.2, "model__remat": "full", "model__encoder_layers": 4}),
     "experts, scan": ("causal_lm", SCAN | {"model__experts": 4}),
 }
 """They gather each layer's parameters when it runs, if these are split over `fsdp`."""

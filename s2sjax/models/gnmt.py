@@ -24,6 +24,7 @@ from jax import Array
 from s2sjax.api import Batch, Output, Rules
 from s2sjax.config import check_at_least, check_rate, choose
 from s2sjax.errors import UserError
+from s2sjax.nn.gathering import gathered
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
 from s2sjax.nn.remat import REMAT
@@ -41,6 +42,8 @@ from s2sjax.ops.recurrent import (
     zero_state,
 )
 from s2sjax.vocabulary import check_tied
+
+GATHERS_LAYERS = True
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,12 @@ class Upper(nn.Module):
         def residual(layer: Layer, x: Array, _: None) -> tuple[Array, None]:
             return x + layer(x, context, starts, train=train), None
 
+        def whole(variables: dict) -> dict:
+            return {"params": gathered(self.layers.path, variables["params"])}
+
         kind = self.config.remat
-        body = residual if kind == "none" else nn.remat(residual, policy=REMAT[kind], prevent_cse=False)
+        body = nn.map_variables(residual, "params", whole, init=self.is_initializing())
+        body = body if kind == "none" else nn.remat(body, policy=REMAT[kind], prevent_cse=False)
         over = nn.scan(
             body, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True}, length=self.depth
         )
