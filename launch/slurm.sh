@@ -116,7 +116,11 @@ else
 fi
 
 # Who cancels a job stops it for good. A job that is preempted or near its time limit is still running.
-state="$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" || echo unknown)"
+for _ in {1..30}; do
+  state="$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID" || echo unknown)"
+  [[ "$state" == SIGNALING ]] || break # a signal of Slurm's is on its way, the one that ended the run perhaps
+  sleep 1
+done
 if [[ "$state" != RUNNING ]]; then
   say "$why; not starting again, since the job is $state"
   exit "$status"

@@ -153,7 +153,7 @@ def agree(step: int, stop: bool) -> bool:
     """Whether all processes stop after this step. Each calls it once a step.
 
     Args:
-        step: done so far.
+        step: the last that was begun.
         stop: this process was asked to. Then all stop within a step or two, at the same one.
     """
     return stop if _link is None else _link.agree(step, stop)

@@ -135,13 +135,12 @@ class Validator:
         def scorer(precision: Precision) -> Single:
             return Single(family.build(experiment.model, *sizes, precision=precision), precision)
 
-        self._mesh, self._rules = mesh, family.sharding_rules(experiment.model)
-        training = scorer(Precision(experiment.train.precision))
+        rules = family.sharding_rules(experiment.model)
+        self._whole = functools.partial(sharding.gather, mesh, rules=rules)
+        by_layer = functools.partial(gathering, mesh=mesh, rules=rules, by_layer=True)
         self._likelihood = LikelihoodEvaluator(
-            training, experiment, prepared.splits["validation"], mesh,
-            gathered=functools.partial(
-                gathering, mesh=mesh, rules=self._rules, by_layer=experiment.gathers_layers
-            ),
+            scorer(Precision(experiment.train.precision)), experiment, prepared.splits["validation"], mesh,
+            gathered=by_layer if experiment.gathers_layers else contextlib.nullcontext,
         )  # fmt: skip
         decoding = scorer(Precision(experiment.decode.precision))
         self._source = open_split(experiment.data, "validation")
@@ -155,6 +154,8 @@ class Validator:
         """
         experiment = self._experiment
         began = time.monotonic()
+        if not experiment.gathers_layers:
+            params = self._whole(params)
         likelihood = self._likelihood(params)
         metrics: dict[str, float] = {"loss": likelihood.loss}
         if not experiment.data.source:
@@ -167,10 +168,12 @@ class Validator:
             rows = [halves(row["target"]) for row in rows]
         hypotheses = []
         if rows:
-            params = sharding.gather(self._mesh, params, self._rules)
+            params = self._whole(params)
             self._translator.put(params)
-            hypotheses = [best_text(found) for found in self._translator([row["source"] for row in rows])]
-            self._translator.put(None)  # or they would be whole on each device until the next time
+            try:
+                hypotheses = [best_text(found) for found in self._translator([row["source"] for row in rows])]
+            finally:
+                self._translator.put(None)  # or they would be whole on each device until the next time
         if experiment.evaluate.decode:
             scores = text_metrics(hypotheses, [row["target"] for row in rows])
             metrics |= {name: value for name, value in scores.items() if isinstance(value, float)}

@@ -206,7 +206,8 @@ class Link:
         self._hub = _Peer(socket.create_connection(address, timeout=timeout))
         self._mutex = threading.Lock()  # two threads send
         self._send("hello", token=token, index=index, host=platform.node(), pid=os.getpid())
-        self._step = 0
+        self._step: int | None = None
+        """The last that was begun here."""
         # Closed while the processes tell each other where they are.
         self._gate = threading.Lock()
         self._calls = 0
@@ -225,7 +226,7 @@ class Link:
         all stop at the call after the furthest.
 
         Args:
-            step: done so far, for what is said when another is lost: all do the same steps.
+            step: the last that was begun, for what is said when another is lost: all do the same steps.
             stop: this process was asked to.
         """
         self._step = step
@@ -296,7 +297,8 @@ class Link:
     def _judge(self, code: int, text: str) -> None:
         """End this process, unless it is ending and waits to hear what to say."""
         if code == LOST:
-            self._verdict = code, f"{text}; the last step done here is {self._step}"
+            begun = "no step was begun here" if self._step is None else f"step {self._step} was the last begun here"
+            self._verdict = code, f"{text}; {begun}"
         else:
             self._verdict = code, text if self._index == 0 else ""
         self._decided.set()

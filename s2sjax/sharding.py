@@ -33,9 +33,10 @@ class MeshConfig:
     data: int = -1
     """Rows of the batch; -1 takes all devices that the other axes leave."""
     fsdp: int = 1
-    """Rows of the batch; and parameters, their gradients and optimizer state where they are stored. The families
-    transformer, causal_lm, griffin and gnmt, with `model.remat`, gather a layer's parameters when it runs and again when
-    its gradient is computed; all others are gathered before a step begins, and whole on each device while it runs."""
+    """Rows of the batch; and parameters, their gradients and optimizer state where they are stored. With `model.remat`
+    the families transformer, causal_lm, griffin and gnmt (from its third layers on) gather a layer's parameters when it
+    runs and again when its gradient is computed; all others are gathered before a step begins, and whole on each device
+    while it runs."""
     tensor: int = 1
     """Parameters where they are used: heads, hidden units, words of the vocabulary."""
     sequence: int = 1
@@ -153,6 +154,8 @@ def shard_parameters(mesh: Mesh, params: Any, rules: Rules, *, stored: bool) -> 
             raise ValueError(f"no sharding rule for parameter {name} {leaf.shape}")
         if len(axes) != leaf.ndim - first:
             raise ValueError(f"sharding rule {pattern} says {axes} of parameter {name} {leaf.shape}")
+        if "fsdp" in axes:
+            raise ValueError(f"sharding rule {pattern} says {axes}, but fsdp is no matter of rules")
         unused.discard(pattern)
         fitting = [
             axis if axis is not None and size % mesh.shape[axis] == 0 else None
@@ -179,7 +182,7 @@ def _with_fsdp(mesh: Mesh, axes: Sequence[Axis], shape: tuple[int, ...], first: 
 
 
 def gather(mesh: Mesh, params: Any, rules: Rules, *, layers: bool = True) -> Any:
-    """Parameters as they are used, in a function that is traced or as arrays; itself `params` if nothing differs.
+    """Parameters as they are used, in a function that is traced or as arrays; what is so already stays the same array.
 
     Args:
         layers: those of layers too; if not, they stay as they are, for `layer_gather`.
@@ -193,7 +196,11 @@ def gather(mesh: Mesh, params: Any, rules: Rules, *, layers: bool = True) -> Any
         return jax.lax.with_sharding_constraint(params, places)
     # Not by `jax.device_put`, which would bring them together on the host.
     leaves, structure = jax.tree.flatten(params)
-    return jax.tree.unflatten(structure, _moved(leaves, tuple(jax.tree.leaves(places))))
+    wanted = jax.tree.leaves(places)
+    split = [n for n, leaf in enumerate(leaves) if not leaf.sharding.is_equivalent_to(wanted[n], leaf.ndim)]
+    for n, leaf in zip(split, _moved([leaves[n] for n in split], tuple(wanted[n] for n in split)), strict=True):
+        leaves[n] = leaf
+    return jax.tree.unflatten(structure, leaves)
 
 
 @functools.partial(jax.jit, static_argnums=1)

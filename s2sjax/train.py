@@ -149,8 +149,8 @@ class Loop:
         # Of an attempt: what is between two roll-backs.
         self.report: Reporter
         self.validator: Validator
-        self.window = Window()
-        self.pending: tuple[int, Metrics] | None = None
+        self.window: Window
+        self.pending: tuple[int, Metrics] | None
         """The last step that was dispatched, whose metrics nobody has waited for."""
 
     def __call__(self) -> int:
@@ -162,8 +162,9 @@ class Loop:
             feed = stack.enter_context(contextlib.closing(self._feed(start)))
             self.ledger.add("train", step=start)
             # A request to stop may have cut the last validation short, and this one may be.
-            due = start and self._evaluates(start) and not validated
-            if (due and not self._save(start, state)) or not self._train(state, start, feed):
+            if start and self._evaluates(start) and not validated and not self._save(start, state):
+                return INTERRUPTED
+            if not self._train(state, start, feed):
                 return INTERRUPTED
             self._close(start)
         return 0

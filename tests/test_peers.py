@@ -91,7 +91,7 @@ def test_whoever_closes_without_a_word_has_died_and_the_others_hear_his_name(end
     assert {code for _, code, _ in ends} == {LOST}
     assert all(text.startswith("process 2 (") for *_, text in ends)
     said = {text.partition(") ")[2] for *_, text in ends}
-    assert said == {f"has died; the last step done here is {step}" for step in (7, 8)}
+    assert said == {f"has died; step {step} was the last begun here" for step in (7, 8)}
 
 
 def test_whoever_says_nothing_for_the_time_out_is_named(ends, monkeypatch):
@@ -113,7 +113,7 @@ def test_a_first_process_that_says_nothing_is_named_by_the_others(ends):
         with connection:
             connection.sendall(b'{"kind": "hello", "host": "there", "pid": 7}\n{"kind": "beat"}\n')
             await_(lambda: ends)
-    assert ends[0][1:] == (LOST, "process 0 (there, pid 7) has not answered for 0.6 s; the last step done here is 0")
+    assert ends[0][1:] == (LOST, "process 0 (there, pid 7) has not answered for 0.6 s; no step was begun here")
 
 
 def test_a_mistake_of_one_is_said_by_the_first_with_its_name(ends):

@@ -191,6 +191,26 @@ def test_a_run_goes_on_with_half_the_processes_and_again_with_half_the_devices(p
     np.testing.assert_allclose(losses(place / "halves"), losses(place / "halves-one"), rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_processes_validate_and_decode_what_they_store_in_parts(place):
+    settings = {"train__steps": 4, "evaluate__every_steps": 2, "evaluate__decode": True, "evaluate__samples": 2}
+    config = config_file(place / "parts.py", place / "data", decode__beam_size=2, **settings)
+    made = {}
+    for count in (1, 2):
+        workdir = place / f"parts{count}"
+        flags = f"--config={config}", f"--workdir={workdir}", f"--config.mesh.fsdp={count}"
+        run(place / f"parts{count}.run", "train", *flags, count=count)
+        validated = records(workdir, "validation")
+        assert [each["step"] for each in validated] == [2, 4] and all("chrf" in each for each in validated)
+        assert (workdir / "plots" / "attention_2.png").is_file()
+        made[count] = validated, (workdir / "samples.jsonl").read_text()
+    assert made[2][1] == made[1][1]
+    for one, two in zip(made[1][0], made[2][0], strict=True):
+        assert one.pop("kind") == two.pop("kind")
+        assert two == pytest.approx(one, rel=1e-5)
+
+
 SEARCH = ("--config.decode.beam_size=4", "--config.decode.nbest=4", "--config.decode.batch_size=6")
 
 
@@ -276,7 +296,7 @@ def test_a_killed_process_ends_the_other_by_name_and_nothing_is_lost(place, undi
         assert together.wait(1 - lost) == [76], together.everything()
         assert time.monotonic() - began < PATIENCE, "a connection that closes is noticed at once"
         pid = together.processes[lost].pid
-        words = rf"s2sjax: process {lost} \(\S+, pid {pid}\) has died; the last step done here is (\d+)"
+        words = rf"s2sjax: process {lost} \(\S+, pid {pid}\) has died; step (\d+) was the last begun here"
         said = re.findall(words, together.err(1 - lost))
         assert len(said) == 1 and 20 <= int(said[0]) <= 150, together.everything()
     finish_and_compare(place, name, undisturbed)
@@ -295,7 +315,7 @@ def test_a_process_that_stands_still_ends_the_other_by_name(place, undisturbed, 
         assert PATIENCE - 2 < time.monotonic() - began < 3 * PATIENCE
         pid = together.processes[stuck].pid
         assert re.search(
-            rf"process {stuck} \(\S+, pid {pid}\) has not answered for {PATIENCE} s; the last step done here is \d+",
+            rf"process {stuck} \(\S+, pid {pid}\) has not answered for {PATIENCE} s; step \d+ was the last begun here",
             together.err(1 - stuck),
         ), together.everything()
         together.processes[stuck].send_signal(signal.SIGCONT)

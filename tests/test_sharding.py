@@ -161,6 +161,11 @@ def test_a_rule_for_another_number_of_axes_is_a_mistake(mesh):
         shard_parameters(mesh, PARAMS, ((r"kernel$", ("tensor",)), RULES[1]), stored=True)
 
 
+def test_a_rule_for_fsdp_is_a_mistake(mesh):
+    with pytest.raises(ValueError, match="kernel.* says .*, but fsdp is no matter of rules"):
+        shard_parameters(mesh, PARAMS, ((r"kernel$", ("fsdp", None)), RULES[1]), stored=False)
+
+
 def test_what_is_split_over_fsdp_is_gathered_for_use_and_its_gradient_parted_again(mesh):
     places, params = shard_parameters(mesh, PARAMS, RULES, stored=True), jax.tree.map(lambda x: x + 1.0, PARAMS)
     assert places["layer"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
@@ -173,6 +178,9 @@ def test_what_is_split_over_fsdp_is_gathered_for_use_and_its_gradient_parted_aga
 
     np.testing.assert_array_equal(gradient(stored)["layer"]["kernel"], 2 * params["layer"]["kernel"])
     assert gather(make_mesh(MeshConfig()), params, RULES) is params, "nothing to gather"
+    whole = gather(mesh, stored, RULES)
+    again = gather(mesh, whole, RULES)
+    assert all(a is b for a, b in zip(*map(jax.tree.leaves, (again, whole)), strict=True)), "nothing left to gather"
 
 
 def test_fsdp_leaves_each_device_its_share_of_experts_too():

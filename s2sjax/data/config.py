@@ -107,7 +107,9 @@ class DataConfig:
                 "{target_language}: every pair would read the same text"
             )
         if not self.pairs and "_language}" in named + self.prompt:
-            raise UserError("config.data.file, source, target or prompt names a language, but data.pairs is empty")
+            raise UserError(
+                "config.data.pairs is empty, but config.data.file, source, target or prompt names a language"
+            )
         if not self.source and self.prompt != "{source}":
             raise UserError(
                 f"config.data.prompt is {self.prompt!r}, but without config.data.source there is nothing to put into it"

@@ -6,7 +6,7 @@
 
 A family of language models, which can read plain text without a source, also says `LANGUAGE_MODEL = True`. One whose
 layers mix positions by attention alone, so that devices can share a row's positions, says `SPLITS_TIME = True`. One
-whose rematerialised layers gather their own parameters (`nn.gathering`) says `GATHERS_LAYERS = True`.
+all of whose stacks gather their layers' parameters by themselves (`nn.gathering`) says `GATHERS_LAYERS = True`.
 
 `model.name` is the module's name. Adding a family is adding a file: the registry is the folder.
 """

@@ -27,6 +27,6 @@ def layers_gathered(gather: Gather | None) -> Iterator[None]:
 
 
 def gathered(path: tuple[str, ...], parameters: Any) -> Any:
-    """A layer's parameters, whole; for functions that `remat.rematerialised` wraps, so that they are not kept."""
+    """A layer's parameters, whole. Called inside of what is rematerialised: the backward pass does not keep them."""
     gather = _GATHER.get()
     return parameters if gather is None else gather(path, parameters)

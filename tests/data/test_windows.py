@@ -86,7 +86,7 @@ def test_settings_that_contradict_each_other_are_refused():
         ({"source": "", "context": 300}, "raise config.data.max_target_length"),
         ({"source": "", "prompt": "Say {source}"}, "nothing to put into it"),
         ({"pairs": ("en-de",)}, "every pair would read the same text"),
-        ({"prompt": "<2{target_language}> {source}"}, "data.pairs is empty"),
+        ({"prompt": "<2{target_language}> {source}"}, "config.data.pairs is empty"),
     ):
         with pytest.raises(UserError, match=words):
             DataConfig(**fields)

@@ -159,7 +159,7 @@ def test_what_xla_counts_as_arguments_is_what_is_stored():
 def test_fsdp_gathers_each_parameter_once_and_sums_its_gradient_once():
     described, program = compiled(mesh__fsdp=8)
     assert sent_along(program, "all-gather", "fsdp") == pytest.approx(parameter_bytes(described, split=True), abs=100)
-    assert sent_along(program, "all-reduce", "fsdp") == pytest.approx(parameter_bytes(described) + TABLE, abs=300)
+    assert sent_along(program, "all-reduce", "fsdp") == pytest.approx(parameter_bytes(described) + TABLE, rel=0.001)
     assert not sent_along(program, "all-to-all", "fsdp")
 
 

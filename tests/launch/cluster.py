@@ -86,7 +86,7 @@ class Cluster:
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             job = self.job(number)
-            if job["JobState"] not in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING"):
+            if job["JobState"] not in ("PENDING", "CONFIGURING", "RUNNING", "SIGNALING", "COMPLETING", "REQUEUED"):
                 return job
             time.sleep(0.3)
         raise AssertionError(f"job {number} is still {job['JobState']} after {timeout} s{self.logs()}")

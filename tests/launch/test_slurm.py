@@ -1,6 +1,7 @@
 """launch/slurm.sh on a Slurm cluster of one machine: real sbatch, srun, preemption and requeueing."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -187,6 +188,21 @@ def test_the_time_limit_has_processes_save_and_the_job_starts_again(slurm, tmp_p
     ended = slurm.wait(job)
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1")
     assert ["saved" in log for log in logs(home / "run")] == [True, True]
+
+
+def test_a_job_that_slurm_is_still_signalling_starts_again(slurm, tmp_path):
+    home = install(tmp_path, 'if [[ "$SLURM_RESTART_COUNT" != 1 ]]; then exit 75; fi')
+    squeue = tmp_path / "squeue"
+    squeue.write_text(
+        f"#!/bin/bash\necho called >>{tmp_path}/calls\n"
+        f'[[ $(wc -l <{tmp_path}/calls) -gt 2 ]] || {{ echo SIGNALING; exit; }}\nexec {shutil.which("squeue")} "$@"\n'
+    )
+    squeue.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{slurm.environment['PATH']}"}
+    job = slurm.submit(home, SCRIPT, "train", "--workdir=run", environment=path)
+    ended = slurm.wait(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), said(home, job)
+    assert (tmp_path / "calls").read_text() == "called\n" * 3
 
 
 def test_a_lost_process_has_the_job_requeued_and_only_so_often_without_a_new_checkpoint(slurm, tmp_path):
