@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "s2sjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "vocabulary", "api", "config"}
+GROUND = {"errors", "vocabulary", "api", "config", "jsontext", "rundir"}
 LEAVES = {
     "checkpoints",
     "optim",
@@ -55,6 +55,8 @@ FOREIGN = {
     "errors": {"jax", "flax", "numpy", "ml_collections"},
     "vocabulary": {"jax", "flax", "numpy", "ml_collections"},
     "config": {"jax", "flax", "ml_collections"},
+    "jsontext": {"jax", "flax", "numpy", "ml_collections"},
+    "rundir": {"jax", "flax", "numpy", "ml_collections"},
     "data": {"jax", "flax", "optax", "orbax", "ml_collections"},
     "ops": {"flax", "ml_collections"},
     "nn": {"ml_collections"},

@@ -1,0 +1,89 @@
+"""JSON that comes from files, read in one place: whatever is wrong with it becomes a sentence.
+
+`json.loads` alone lets through what fails later, each in its own way: NaN and infinities, integers that no float can
+hold, lone surrogates that cannot be printed, nesting that ends in a RecursionError.
+"""
+
+import json
+import math
+from typing import Any
+
+from s2sjax.errors import UserError
+
+DEEPEST = 64
+"""Levels of nesting. What s2sjax writes has at most 6."""
+_LEAST, _BEYOND = -(2**63), 2**64
+
+
+def parse(content: bytes | str, where: object, *, of: type = dict, strict: bool = True) -> Any:
+    """The value in a JSON text.
+
+    Args:
+        where: the file, and the line if it is one of many, for the message.
+        of: the type that the whole has to be, such as `dict`; `object` for any.
+        strict: refuse too what only fails when it is used: NaN, numbers beyond 64 bits, lone surrogates. Records of a
+            data set are not read so: most of their fields are none of our business.
+
+    Raises:
+        UserError: it is not valid UTF-8 or not JSON, is nested deeper than `DEEPEST`, or is of another type.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        value = (_STRICT if strict else _PLAIN).decode(text)
+        if not _is_shallow(value):
+            raise ValueError(f"nested more than {DEEPEST} levels deep")
+        if strict and "\\u" in text:  # the only way to spell a lone surrogate in valid UTF-8
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not valid JSON: byte {error.start} is not UTF-8") from None
+    except UnicodeEncodeError:
+        raise UserError(f"{where} is not valid JSON: it spells half of a character (a lone surrogate)") from None
+    except RecursionError:
+        raise UserError(f"{where} is not valid JSON: nested more than {DEEPEST} levels deep") from None
+    except ValueError as error:
+        raise UserError(f"{where} is not valid JSON: {str(error)[:200]}") from None
+    if not isinstance(value, of):
+        raise UserError(f"{where} holds {_NAMES[type(value)]}, expected {_NAMES.get(of, of.__name__)}")
+    return value
+
+
+_NAMES: dict[type, str] = {
+    dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false",
+    type(None): "null",
+}  # fmt: skip
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or not _LEAST <= (value := int(digits)) < _BEYOND:
+        raise ValueError(f"the integer {digits[:20]}{'...' * (len(digits) > 20)} has more than 64 bits")
+    return value
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {digits[:20]}{'...' * (len(digits) > 20)} is too large")
+    return value
+
+
+_STRICT = json.JSONDecoder(parse_constant=_constant, parse_int=_integer, parse_float=_number)
+_PLAIN = json.JSONDecoder()
+
+
+def _is_shallow(value: Any) -> bool:
+    """Level by level: a walk that calls itself would fail where this has to decide."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return True
+    return False

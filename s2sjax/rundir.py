@@ -1,0 +1,230 @@
+"""The files of a run directory, opened so that nothing in it leads elsewhere.
+
+A run directory may come from a stranger, and the stranger may still be at work in it. So every file in it is opened
+from the directory's own descriptor, one name after the other, and none of the names may be a link: there is no moment
+between a check and a use in which the path could come to mean another file. What was opened must be a regular file: a
+FIFO would wait for ever, a device may do anything. The run directory itself may be a link, because the user named it.
+
+A file with a second name (a hard link) may be somebody else's. Files are replaced by a rename, which leaves the other
+name as it is, and a file that is appended to is first made one of its own.
+
+Names are relative to the run directory, such as "checkpoints/12/manifest.json".
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from s2sjax.errors import UserError
+
+LARGEST = 1 << 28
+"""Bytes of a file that is read as a whole. A manifest of 100,000 arrays has 20 MB."""
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class ForeignError(UserError):
+    """What stands in a run directory is a link, a FIFO or a device, or a file where a folder belongs."""
+
+
+def read(workdir: Path, name: str, *, most: int = LARGEST) -> bytes:
+    """The content of a file.
+
+    Raises:
+        FileNotFoundError: there is none. OSError: it cannot be read.
+        ForeignError: it is a link or no file, or a folder on the way is. UserError: it has more than `most` bytes.
+    """
+    with open_for_reading(workdir, name) as handle:
+        size = os.fstat(handle).st_size
+        if size > most:
+            raise UserError(f"{workdir / name} has {size:,} bytes, expected at most {most:,}")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read(most)
+
+
+@contextlib.contextmanager
+def open_for_reading(workdir: Path, name: str) -> Iterator[int]:
+    """The descriptor of a file that is there. Raises: as `read`."""
+    with _parent(workdir, name) as (folder, last):
+        handle = _open_file(workdir / name, folder, last, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def write(workdir: Path, name: str, content: bytes) -> None:
+    """Put a file in place of what has this name, whole or not at all; its folder is made.
+
+    Raises:
+        OSError: it cannot be written. ForeignError: a folder on the way is a link or none, or the name is a folder's.
+    """
+    with _parent(workdir, name, make=True) as (folder, last):
+        _check(workdir / name, folder, last)
+        _replace(folder, last, content)
+
+
+def open_for_appending(workdir: Path, name: str) -> int:
+    """A descriptor to read and append with, of a file that is made if there is none; its folder is too.
+
+    Raises:
+        OSError: it cannot be written. ForeignError: it is a link or no file, or a folder on the way is.
+    """
+    with _parent(workdir, name, make=True) as (folder, last):
+        handle = _open_file(workdir / name, folder, last, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+        if os.fstat(handle).st_nlink == 1:
+            return handle
+        with open(handle, "rb") as file:
+            _replace(folder, last, file.read())
+        return _open_file(workdir / name, folder, last, os.O_RDWR | os.O_APPEND)
+
+
+def remove(workdir: Path, name: str) -> None:
+    """Delete a file, or a folder with all in it, without following links. Raises: OSError, ForeignError as `read`."""
+    with _parent(workdir, name) as (folder, last):
+        if stat.S_ISDIR(os.stat(last, dir_fd=folder, follow_symlinks=False).st_mode):
+            shutil.rmtree(last, dir_fd=folder)
+        else:
+            os.unlink(last, dir_fd=folder)
+
+
+def exists(workdir: Path, name: str) -> bool:
+    """Whether there is a file. Raises: ForeignError if it is a link or no file, or a folder on the way is."""
+    try:
+        with _parent(workdir, name) as (folder, last):
+            return _check(workdir / name, folder, last)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def names(workdir: Path, folder: str = "") -> list[str]:
+    """What is in a folder, ascending; nothing if there is none. Raises: OSError; ForeignError if it is a link."""
+    try:
+        with open_folder(workdir, folder) as handle:
+            return sorted(os.listdir(handle))
+    except FileNotFoundError:
+        return []
+
+
+@contextlib.contextmanager
+def open_folder(workdir: Path, name: str = "", *, make: bool = False) -> Iterator[int]:
+    """The descriptor of a folder, which `make` makes if there is none.
+
+    Raises:
+        FileNotFoundError: there is none. OSError: it cannot be opened or made.
+        ForeignError: it is a link or no folder, or one on the way is.
+    """
+    handle = os.open(workdir, _FOLDER)
+    try:
+        path = workdir
+        for part in _parts(name):
+            path = path / part
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=handle)
+            inner = _open_folder(path, handle, part)
+            os.close(handle)
+            handle = inner
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def path_of(handle: int, path: Path) -> Path:
+    """A path for libraries that want one: it leads to the opened folder, whatever has its name by now.
+
+    Only Linux has such paths; elsewhere it is `path`, which was no link when the folder was opened.
+    """
+    through = Path(f"/proc/self/fd/{handle}")
+    return through if through.is_dir() else path
+
+
+def check_file_name(name: str, what: str) -> str:
+    """`name`, which becomes part of a file's name in a run directory.
+
+    Raises:
+        UserError: it would leave its folder, hide the file, or cannot be part of a name.
+    """
+    if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 100:
+        raise UserError(
+            f"{what} is {name[:100]!r}, and names a file in the run directory: expected up to 100 bytes without "
+            "slashes, line ends and a dot at the beginning"
+        )
+    return name
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    path = PurePosixPath(name)
+    assert not path.is_absolute() and ".." not in path.parts, name
+    return path.parts
+
+
+@contextlib.contextmanager
+def _parent(workdir: Path, name: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+    """The descriptor of the folder that a file is in, and the file's own name."""
+    *folders, last = _parts(name)
+    with open_folder(workdir, "/".join(folders), make=make) as handle:
+        yield handle, last
+
+
+def _open_folder(path: Path, folder: int, name: str) -> int:
+    try:
+        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):  # which of the two a link gives, systems differ in
+            raise _foreign(path, os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode, "a folder") from None
+        raise
+
+
+def _check(path: Path, folder: int, name: str) -> bool:
+    """Whether there is a file of this name, which is no link, FIFO, device or folder."""
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise _foreign(path, mode, "a file")
+    return True
+
+
+def _open_file(path: Path, folder: int, name: str, flags: int) -> int:
+    _check(path, folder, name)  # to open a device may be too much already; the descriptor is what is believed
+    try:
+        handle = os.open(name, flags | _SAFE, 0o644, dir_fd=folder)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # changed since: a link, a FIFO or socket, a folder
+            raise ForeignError(f"{path} is no file; put the file itself there") from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise _foreign(path, mode, "a file")
+    return handle
+
+
+def _replace(folder: int, name: str, content: bytes) -> None:
+    temporary = f".{name}.{os.getpid()}.tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=folder)  # of a process with this number that was killed
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o644, dir_fd=folder), "wb") as file:
+            file.write(content)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+def _foreign(path: Path, mode: int, expected: str) -> ForeignError:
+    if stat.S_ISLNK(mode):
+        return ForeignError(
+            f"{path} is a link, and a run directory is not followed outside: put {expected} itself there. To keep a "
+            "run on another disk, give that as --workdir (which may be a link itself), or mount it here"
+        )
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    return ForeignError(f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}, expected {expected}; move it away")
