@@ -12,7 +12,7 @@ import s2sjax
 from s2sjax import experiment as experiments
 from s2sjax.average import average
 from s2sjax.errors import UserError
-from s2sjax.train import train
+from s2sjax.training import train
 from tests.tiny import compiling_once, on_devices, random_state, read_state, tiny, write_run, write_text
 
 LOSSES = {100: 3.0, 200: 1.0, 300: 2.0, 400: 5.0}

@@ -10,15 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax import faults
-from s2sjax import train as training
+from s2sjax import faults, training
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.errors import UserError
 from s2sjax.evaluate import Validator
 from s2sjax.faults import FaultsConfig, Health, healthy, judge
-from s2sjax.train import INTERRUPTED, train
+from s2sjax.training import INTERRUPTED, train
 from s2sjax.workdir import Skipped, check_workdir, read_skipped, write_skipped
 from tests.test_train import Update, terminated_at, train_with_interruptions
 from tests.tiny import assert_same_state, compiling_once, on_devices, read_state, records, tiny, write_text

@@ -10,7 +10,7 @@ import pytest
 
 import s2sjax
 from s2sjax.errors import UserError
-from s2sjax.train import train
+from s2sjax.training import train
 from s2sjax.vocabulary import BOS, EOS
 from tests.tiny import compiling_once, on_devices, random_state, records, tiny, write_run, write_split, write_text
 

@@ -12,7 +12,7 @@ import s2sjax
 from s2sjax.cli import run_command
 from s2sjax.errors import UserError
 from s2sjax.tasks import tagging
-from s2sjax.train import train
+from s2sjax.training import train
 from tests.tiny import compiling_once, on_devices, random_state, tiny, write_run
 
 

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax import models, optim, sharding
-from s2sjax import train as training
+from s2sjax import models, optim, sharding, training
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import prepare
@@ -29,7 +28,7 @@ from s2sjax.step import make_step
 from s2sjax.tasks.gathering import gathering
 from s2sjax.tasks.likelihood import loss_sums
 from s2sjax.tasks.scorers import Single
-from s2sjax.train import INTERRUPTED, train
+from s2sjax.training import INTERRUPTED, train
 from s2sjax.workdir import check_workdir
 from tests.tiny import (
     assert_same_state,

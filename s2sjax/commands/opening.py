@@ -2,7 +2,8 @@
 
 from s2sjax import environment
 from s2sjax.experiment import resolve
-from s2sjax.run import Run, load
+from s2sjax.loading import load
+from s2sjax.run import Run
 
 
 def open_run(values: dict) -> Run:

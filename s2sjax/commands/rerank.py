@@ -14,8 +14,9 @@ from s2sjax.commands.remarks import say_cut
 from s2sjax.config import choose
 from s2sjax.errors import UserError
 from s2sjax.flags import USAGE, parse
+from s2sjax.loading import load
 from s2sjax.report import progress
-from s2sjax.run import Run, load
+from s2sjax.run import Run
 from s2sjax.streams import count_lines, read_lines, reading, windows, writing
 from s2sjax.tasks.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank
 from s2sjax.tasks.risk import UTILITIES

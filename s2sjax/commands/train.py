@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from s2sjax import environment, train
+from s2sjax import environment, training
 from s2sjax.experiment import resolve
 from s2sjax.flags import parse
 
@@ -10,4 +10,4 @@ from s2sjax.flags import parse
 def run(argv: list[str]) -> int:
     values = parse(argv, {"workdir": None}, config_file=True)
     environment.configure_jax()
-    return train.train(resolve(values["config"]), Path(values["workdir"]))
+    return training.train(resolve(values["config"]), Path(values["workdir"]))

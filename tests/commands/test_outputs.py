@@ -14,7 +14,7 @@ from s2sjax.cli import run_command
 from s2sjax.data.tokenizer import TokenizerPair, save
 from s2sjax.data.units import CharTokenizer
 from s2sjax.tasks.translate import Hypothesis
-from s2sjax.train import train
+from s2sjax.training import train
 from tests.tiny import compiling_once, on_devices, random_state, tiny, write_run, write_split
 
 LINES = ["ab dc", "", "d", "c  ba\tz", "c d a b"]

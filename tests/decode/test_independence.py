@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import pytest
 
-from s2sjax import run as runs
+import s2sjax
 from s2sjax.data.phrases import TAGS, phrases
 from s2sjax.experiment import base_config, resolve
 from s2sjax.tasks.translate import Hypothesis
-from s2sjax.train import train
+from s2sjax.training import train
 from tests.tiny import compiling_once, on_devices
 
 TOLERANCE = 1e-4
@@ -43,13 +43,13 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, compiling_once(place / "xla"):
         on_devices(patch, 1)
         train(resolve(config), place / "run")
-        yield runs.load(place / "run")
+        yield s2sjax.load(place / "run")
 
 
 def translations(run, groups: Iterable[list[str]], **decode) -> dict[str, Hypothesis]:
     """The best hypothesis of each sentence, where each group is decoded by a call of its own."""
     experiment = dataclasses.replace(run.experiment, decode=dataclasses.replace(run.experiment.decode, **decode))
-    here = runs.load(run.workdir, experiment=experiment)
+    here = s2sjax.load(run.workdir, experiment=experiment)
     return {
         source: hypotheses[0]
         for group in groups

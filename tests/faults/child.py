@@ -97,12 +97,12 @@ class Faults:
     def install(self) -> None:
         import jax
 
-        from s2sjax import train
+        from s2sjax import training
         from s2sjax.checkpoints import checkpointer, copies, manifest
         from s2sjax.data import prepare
 
         self._before(prepare, "_write_array", lambda *_: self.reach("preparing"))
-        self._before(train, "Validator.__call__", lambda _, step, *__: self.reach("validating", step))
+        self._before(training, "Validator.__call__", lambda _, step, *__: self.reach("validating", step))
         self._before(checkpointer, "Checkpointer._finish", lambda _, step, *__: self.reach("writing", step))
         self._before(manifest, "seal", lambda folder, *_: self.reach("sealing", int(folder.name.split("-")[1])))
         self._before(checkpointer, "Checkpointer._commit", lambda _, step, *__: self.reach("naming", step))
@@ -111,7 +111,7 @@ class Faults:
             lambda path: path.name.endswith("-old") and self.reach("deleting"),
         )  # fmt: skip
         self._before(copies, "LocalFileSystem.put_file", self._copying)
-        make_step = train.make_step
+        make_step = training.make_step
 
         def faulty_step(*arguments, **options):
             step_fn = make_step(*arguments, **options)
@@ -123,7 +123,7 @@ class Faults:
 
             return step
 
-        train.make_step = faulty_step
+        training.make_step = faulty_step
 
         def lowered(event: str, seconds: float, **details) -> None:
             if event.endswith("jaxpr_to_mlir_module_duration") and details.get("fun_name") == "jit(step)":

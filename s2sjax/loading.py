@@ -1,0 +1,155 @@
+"""Opening run directories: one, or several that decode together. It needs nothing but the directories.
+
+A run directory is data. Reading one never runs code: the config is JSON, checkpoints are arrays and JSON, SentencePiece
+models are read by SentencePiece.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from s2sjax import experiment as experiments
+from s2sjax import models, optim, sharding
+from s2sjax.api import Rules
+from s2sjax.checkpoints.restore import CheckpointReader
+from s2sjax.data import tokenizer as tokenizers_lib
+from s2sjax.data.tokenizer import Tokenizer
+from s2sjax.errors import UserError
+from s2sjax.evaluate import make_translator
+from s2sjax.experiment import Experiment
+from s2sjax.ops.linear import Precision
+from s2sjax.run import Run
+from s2sjax.sharding import MeshConfig
+from s2sjax.state import abstract_state, initializer
+from s2sjax.tasks.scorers import Ensemble, Single
+
+_log = logging.getLogger(__name__)
+
+
+def load(
+    workdir: str | Path, *, experiment: Experiment | None = None, ensemble: Sequence[str | Path] = ()
+) -> Run:  # fmt: skip
+    """Open a run directory, or several that decode together.
+
+    Args:
+        experiment: the run's config with other `decode`, `data` or `mesh` values; the saved one if None.
+        ensemble: directories of more runs, of any family, with the vocabularies of the first, whose `decode` section
+            says how to search; which checkpoint of a member is read, its own does.
+
+    Raises:
+        UserError: if a directory is no run, has no undamaged checkpoint, or does not go with the first; or if another
+            language is asked for than the run has learned.
+    """
+    workdir = Path(workdir)
+    saved = experiments.load(workdir / "config.json")
+    experiment = experiment or saved
+    learned, asked = _languages(saved), _languages(experiment)
+    if learned and not asked <= learned:
+        raise UserError(
+            f"config.data.pairs names {', '.join(sorted(asked - learned))}, and what {workdir} has learned is "
+            f"{', '.join(sorted(learned))}"
+        )
+    mesh = _mesh_here(experiment.mesh, saved.mesh)
+    tokenizers = tokenizers_lib.load(workdir / "tokenizer")
+    family = models.family(experiment.model_name)
+    sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
+    model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
+    step, params = _restore(workdir, experiment, model, mesh, family.sharding_rules(experiment.model))
+    scorer = Single(model, Precision(experiment.decode.precision))
+    translator = make_translator(experiment, scorer, params, tokenizers, mesh)
+    run = Run(workdir, experiment, step, params, tokenizers, mesh, model, translator)
+    return _joined(run, [_member(run, Path(other)) for other in ensemble]) if ensemble else run
+
+
+def _mesh_here(asked: MeshConfig, trained: MeshConfig) -> Mesh:
+    """The mesh asked for or, if that is training's and does not fit these devices, all of them along `data`."""
+    try:
+        return sharding.make_mesh(asked)
+    except UserError:
+        if asked != trained:
+            raise
+    _log.warning("trained on a mesh that does not fit the devices here; all of them take rows (config.mesh.data)")
+    return sharding.make_mesh(MeshConfig())
+
+
+def _languages(experiment: Experiment) -> set[str]:
+    return {language for pair in experiment.data.pairs for language in pair.split("-")}
+
+
+def _member(first: Run, workdir: Path) -> Run:
+    """Another run, in the precision and on the devices of the first. Raises: UserError if it does not go with it."""
+    experiment = experiments.load(workdir / "config.json")
+    decode = dataclasses.replace(experiment.decode, precision=first.experiment.decode.precision)
+    tokenizers = tokenizers_lib.load(workdir / "tokenizer")
+    for side in ("source", "target"):
+        one, other = getattr(first.tokenizers, side), getattr(tokenizers, side)
+        if (one.kind, one.to_bytes()) != (other.kind, other.to_bytes()):
+            raise UserError(
+                f"{workdir} cannot be in an ensemble with {first.workdir}: its {side} vocabulary is another "
+                f"({_first_difference(one, other)}). Train it on the same data with the same config.tokenizer, or, if "
+                f"that is SentencePiece, with config.tokenizer.{side}_model={first.workdir}/tokenizer/{side}.model"
+            )
+    mine, theirs = first.experiment.data, experiment.data
+    if (not mine.source, mine.prompt) != (not theirs.source, theirs.prompt):
+        raise UserError(
+            f"{workdir} cannot be in an ensemble with {first.workdir}: it reads config.data.source={theirs.source!r} "
+            f"as config.data.prompt={theirs.prompt!r}, and not {mine.source!r} as {mine.prompt!r}; choose runs that "
+            "read the same"
+        )
+    if mine.target_order != theirs.target_order:
+        raise UserError(
+            f"{workdir} cannot be in an ensemble with {first.workdir}: it writes config.data.target_order="
+            f"'{theirs.target_order}' and not '{mine.target_order}', so the two never ask for the same token; let one "
+            "rerank what the other finds (s2sjax rerank)"
+        )
+    return load(workdir, experiment=dataclasses.replace(experiment, decode=decode, mesh=first.experiment.mesh))
+
+
+def _first_difference(one: Tokenizer, other: Tokenizer) -> str:
+    """What the other vocabulary has in place of what the one has."""
+    if one.vocab_size != other.vocab_size:
+        return f"of {other.vocab_size} tokens, not {one.vocab_size}"
+    pairs = zip(*(tokenizer.pieces(range(one.vocab_size)) for tokenizer in (one, other)), strict=True)
+    for number, (piece, others) in enumerate(pairs):
+        if piece != others:
+            return f"token {number} is '{others}', not '{piece}'"
+    return "of the same tokens, but it cuts text otherwise"
+
+
+def _joined(first: Run, others: Sequence[Run]) -> Run:
+    """The first run, with a translator that asks all of them."""
+    decode, members = first.experiment.decode, (first, *others)
+    scorer = Ensemble(tuple(Single(run.model, Precision(decode.precision)) for run in members), decode.ensemble)
+    translator = make_translator(
+        first.experiment, scorer, tuple(run.params for run in members), first.tokenizers, first.mesh,
+        others=[run.experiment for run in others],
+    )  # fmt: skip
+    return dataclasses.replace(first, others=tuple(others), translator=translator)
+
+
+def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh, rules: Rules):
+    """The step and, as they are used, the parameters that `decode.checkpoint` names; nothing else is read."""
+    reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
+    optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
+    ema = experiment.train.ema_decay > 0
+    abstract = abstract_state(initializer(model, optimizer, ema=ema), mesh, rules, stored=False)
+    wanted = {"ema": abstract.ema} if ema else {"params": abstract.params}
+    choice = experiment.decode.checkpoint
+    step = int(choice) if choice.isdecimal() else None
+    if choice == "best" and (step := reader.best_step()) is None and reader.steps():
+        _log.warning(
+            "no checkpoint of %s has config.checkpoint.metric '%s'; the newest is read",
+            workdir,
+            experiment.checkpoint.metric,
+        )
+    restored = reader.restore(wanted, step, partial=True, cast=experiment.checkpoint.cast)
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint yet; train it first, or wait for its first one")
+    for message in restored.messages:
+        _log.warning("%s", message)
+    (params,) = restored.state.values()
+    return restored.step, params
