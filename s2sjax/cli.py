@@ -5,6 +5,7 @@ Python file of the user's own that is run; the others start from the config that
 """
 
 import contextlib
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -17,29 +18,49 @@ from s2sjax.config import nearest
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.flags import USAGE
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 def run_command(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0, 2 for a mistake of the user's, 75 for a training run told to stop that saved, 76 for
     a process of a run of several that lost another one."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    text, bug = "", None
+    text = ""
+    bug: Exception | None = None
     try:
         code = _dispatch(argv)
-        sys.stdout.flush()
     except UserError as error:
         code, text = 2, str(error)
     except BrokenPipeError:
-        # The reader of our output has gone, as `head` does. Nothing more can be said to it.
-        with contextlib.suppress(BrokenPipeError):
-            sys.stdout.close()
         code = 141
     except KeyboardInterrupt:
         code, text = 130, "interrupted"
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0
+    except OSError as error:
+        code, text, bug = 1, in_one_line(error), error
+        if error.filename is None and error.errno in _FULL:  # of a stream that was open: what is printed goes there
+            code, text, bug = 2, f"cannot write standard output: {error.strerror}", None
     except Exception as error:
         code, text, bug = 1, in_one_line(error), error
+    lost = _flush()
+    if isinstance(lost, BrokenPipeError):
+        code, text, bug = 141, "", None  # the reader of our output has gone, as `head` does
+    elif lost and code == 0:
+        code, text, bug = 2, f"cannot write standard output: {lost.strerror}", None
     sys.exit(distributed.finish(code, text, bug))
+
+
+def _flush() -> OSError | None:
+    """What keeps standard output from taking what was printed, if anything does; then it is closed."""
+    try:
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return error
+    return None
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -1,14 +1,17 @@
 """Lines of text in and out: files, pipes, and a terminal."""
 
 import contextlib
+import gzip
 import io
+import json
+import lzma
 import os
 import queue
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from s2sjax import distributed
 from s2sjax.errors import UserError
@@ -22,6 +25,8 @@ def reading(path: str) -> Iterator[IO[bytes]]:
     """What stands in `path`; nothing in all processes but the first, which get its lines by `windows`."""
     path = path if distributed.index() == 0 else os.devnull
     if path == "-":
+        if sys.stdin is None:
+            raise UserError("standard input is closed; name a file")
         yield sys.stdin.buffer
         return
     try:
@@ -32,29 +37,82 @@ def reading(path: str) -> Iterator[IO[bytes]]:
         yield stream
 
 
-@contextlib.contextmanager
-def writing(path: str, *read: str) -> Iterator[IO[str]]:
-    """A stream of text to `path`, which must be none of the files that are `read` meanwhile: they would be emptied.
+class Output:
+    """Text on its way to a file, a pipe or a screen. What cannot be written is a `UserError` that names the place."""
 
-    Of several processes the first writes; what the others write is dropped.
+    def __init__(self, stream: IO[str], name: str) -> None:
+        self._stream, self._name = stream, name
+
+    def write(self, text: str) -> None:
+        with _telling(self._name):
+            self._stream.write(text)
+
+    def writelines(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.write(text)
+
+    def flush(self) -> None:
+        with _telling(self._name):
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _telling(name: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads has gone, which is no mistake
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write {name}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def writing(path: str, *read: str) -> Iterator[Output]:
+    """What is written to `path`, which must be none of the files that are `read` meanwhile: they would be emptied.
+
+    A path that ends in .gz or .xz is compressed. Of several processes the first writes; what the others write is
+    dropped.
     """
     for other in read:
         if "-" not in (path, other) and Path(path).exists() and Path(other).exists() and Path(path).samefile(other):
             raise UserError(f"{path} is read from and cannot be written to at the same time; name another output")
     path = path if distributed.index() == 0 else os.devnull
     if path == "-":
+        if sys.stdout is None:
+            raise UserError("standard output is closed; name a file with --output")
         cast(io.TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", newline="\n")
-        yield sys.stdout
+        output = Output(sys.stdout, "standard output")
+        yield output
+        output.flush()
         return
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+    with _telling(path):
+        stream = openers.get(Path(path).suffix, open)(path, "wt", encoding="utf-8", newline="\n")
     try:
-        stream = open(path, "w", encoding="utf-8", newline="\n")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with stream:
-            yield stream
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        yield Output(stream, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            stream.close()
+        raise
+    with _telling(path):
+        stream.close()
+
+
+_LINE_ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+"""What `str.splitlines` ends a line at, and with it what any other reader does."""
+
+
+def one_line(text: str) -> str:
+    """A text as one line, whoever reads it: each character that ends a line for some reader is a space."""
+    return text.translate(dict.fromkeys(map(ord, _LINE_ENDS), " "))
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON, its end included; texts are exact, and the line is one to every reader."""
+    line = json.dumps(record, ensure_ascii=False)
+    # JSON escapes control characters, but not these, which can stand in a string only; nor half a surrogate pair.
+    line = line.translate({ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
+    return line.encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def read_lines(stream: IO[bytes], path: str) -> Iterator[str]:

@@ -1,15 +1,20 @@
 """Lines in and out: none is lost, joined or waited for, and files that cannot be read or written are one sentence."""
 
+import gzip
 import io
+import json
+import lzma
 import os
+import sys
 import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2sjax.cli import run_command
 from s2sjax.errors import UserError
-from s2sjax.streams import WINDOW, count_lines, read_lines, reading, windows, writing
+from s2sjax.streams import WINDOW, count_lines, json_line, one_line, read_lines, reading, windows, writing
 
 
 def lines_of(content: bytes) -> list[str]:
@@ -87,3 +92,62 @@ def test_a_place_that_is_not_there_or_is_full_is_named(tmp_path):
     if os.path.exists("/dev/full"):
         with pytest.raises(UserError, match="cannot write /dev/full: No space left"), writing("/dev/full") as stream:
             stream.write("text")
+
+
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=20))
+def test_a_text_is_one_line_to_every_reader(texts):
+    lines = [one_line(text) for text in texts]
+    written = "".join(f"{line}\n" for line in lines)
+    assert written.splitlines() == written.split("\n")[:-1] == lines
+    assert list(io.StringIO(written, newline=None)) == [f"{line}\n" for line in lines], "universal newlines"
+    assert [len(line) for line in lines] == [len(text) for text in texts], "a space for each line end, and no more"
+
+
+@given(text=st.text(st.characters()))
+def test_a_record_of_json_is_one_line_to_every_reader_and_keeps_its_text(text):
+    line = json_line({"text": text, text: [text]})
+    assert line.splitlines() == [line[:-1]] and list(io.StringIO(line, newline=None)) == [line]
+    assert json.loads(line) == {"text": text} | {text: [text]} and line.encode()
+
+
+def test_what_is_no_line_end_stays_as_it_is():
+    assert one_line("a\tb\u00a0c\u200bd\x1ff") == "a\tb\u00a0c\u200bd\x1ff"
+
+
+@pytest.mark.parametrize("name, opener", [("o.gz", gzip.open), ("o.xz", lzma.open), ("o.txt", open)])
+def test_an_output_is_compressed_as_its_name_says(tmp_path, name, opener):
+    with writing(str(tmp_path / name)) as output:
+        output.writelines(["ü\n", "b\n"])
+        output.flush()
+        output.write("c\n")
+    with opener(tmp_path / name, "rb") as file:
+        assert file.read() == "ü\nb\nc\n".encode()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("write", [print, lambda text: sys.stdout.write(text)], ids=["print", "write"])
+def test_a_full_disk_behind_standard_output_is_a_sentence(monkeypatch, capsys, write):
+    """Of every command, whether it prints, or leaves what it wrote to the end."""
+
+    class Command:
+        @staticmethod
+        def run(argv):
+            write("text " * int(argv[0]))
+            return 0
+
+    monkeypatch.setitem(sys.modules, "s2sjax.commands.goodput", Command)
+    for length in ("1", "100000"):
+        with open("/dev/full", "w") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            with pytest.raises(SystemExit) as stopped:
+                run_command(["goodput", length])
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err == "s2sjax: cannot write standard output: No space left on device\n"
+
+
+def test_standard_streams_that_are_closed_are_a_sentence(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(sys, "stdout", None)
+    for opened in (reading("-"), writing("-")):
+        with pytest.raises(UserError, match="standard (in|out)put is closed"), opened:
+            pass

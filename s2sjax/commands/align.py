@@ -1,7 +1,6 @@
 """`s2sjax align`: which words of given pairs belong together, by the attention of forced decoding."""
 
 import contextlib
-import json
 from pathlib import Path
 
 from s2sjax import distributed
@@ -12,7 +11,7 @@ from s2sjax.errors import UserError
 from s2sjax.flags import parse
 from s2sjax.plots import attention_map
 from s2sjax.report import progress
-from s2sjax.streams import all_lines, reading, writing
+from s2sjax.streams import all_lines, json_line, reading, writing
 from s2sjax.tasks.word_alignment import Alignment
 
 _TOGETHER = 512
@@ -77,7 +76,7 @@ def _format(source: str, target: str, alignment: Alignment, kind: str) -> str:
         "target_tokens": alignment.target_tokens,
         "attention": alignment.rounded(),
     }
-    return json.dumps(record, ensure_ascii=False) + "\n"
+    return json_line(record)
 
 
 def _plot(alignment: Alignment, path: Path) -> None:

@@ -1,7 +1,6 @@
 """`s2sjax decode`: text in, the best hypotheses out, in the order of the lines."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from s2sjax.errors import UserError
 from s2sjax.flags import parse
 from s2sjax.report import progress
 from s2sjax.run import Run
-from s2sjax.streams import all_lines, count_lines, read_lines, reading, windows, writing
+from s2sjax.streams import all_lines, count_lines, json_line, one_line, read_lines, reading, windows, writing
 from s2sjax.tasks.details import Details
 from s2sjax.tasks.translate import Hypothesis, best_text
 
@@ -51,7 +50,7 @@ def run(argv: list[str]) -> int:
             wanted = None if phrases is None else [line.split("\t") for line in phrases]
             found = opened.decode(lines, prefixes=prefixes, phrases=wanted, choices=choices, progress=advance)
             if values["format"] == "text":
-                output.writelines(best_text(hypotheses).replace("\n", " ") + "\n" for hypotheses in found)
+                output.writelines(one_line(best_text(hypotheses)) + "\n" for hypotheses in found)
             else:
                 output.writelines(_records(opened, lines, found, values["details"]))
             output.flush()
@@ -86,7 +85,7 @@ def _records(run: Run, lines: Sequence[str], found: Sequence[Sequence[Hypothesis
             explained = run.explain(sources, listed)
         for source, hypotheses, details in zip(sources, listed, explained, strict=True):
             entries = [_entry(h, d, wanted) for h, d in zip(hypotheses, details, strict=True)]
-            yield json.dumps({"source": source, "hypotheses": entries}, ensure_ascii=False) + "\n"
+            yield json_line({"source": source, "hypotheses": entries})
 
 
 def _entry(h: Hypothesis, details: Details | None, wanted: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from s2sjax.flags import USAGE, parse
 from s2sjax.loading import load
 from s2sjax.report import progress
 from s2sjax.run import Run
-from s2sjax.streams import count_lines, read_lines, reading, windows, writing
+from s2sjax.streams import count_lines, json_line, one_line, read_lines, reading, windows, writing
 from s2sjax.tasks.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank
 from s2sjax.tasks.risk import UTILITIES
 from s2sjax.tasks.translate import Hypothesis
@@ -71,12 +70,12 @@ def run(argv: list[str]) -> int:
 def _format(record: dict, ranked: Sequence[Ranked], kind: str) -> str:
     """A line for a source: the best hypothesis's text, or all of them with what the record said of each."""
     if kind == "text":
-        return (ranked[0].hypothesis.text if ranked else "").replace("\n", " ") + "\n"
+        return one_line(ranked[0].hypothesis.text if ranked else "") + "\n"
     hypotheses = [
         record["hypotheses"][r.place] | {"ranking_score": r.hypothesis.ranking_score, "components": r.components}
         for r in ranked
     ]
-    return json.dumps(record | {"hypotheses": hypotheses}, ensure_ascii=False) + "\n"
+    return json_line(record | {"hypotheses": hypotheses})
 
 
 def _judges(values: dict[str, str]) -> list[Judge]:

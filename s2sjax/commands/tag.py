@@ -1,13 +1,12 @@
 """`s2sjax tag`: the hidden states of a hidden Markov model for every token of every line, by Viterbi."""
 
 import contextlib
-import json
 
 from s2sjax.commands.opening import open_run
 from s2sjax.config import choose
 from s2sjax.flags import parse
 from s2sjax.report import progress
-from s2sjax.streams import count_lines, read_lines, reading, windows, writing
+from s2sjax.streams import count_lines, json_line, read_lines, reading, windows, writing
 
 
 def run(argv: list[str]) -> int:
@@ -30,4 +29,4 @@ def _format(line: str, tagged: list[tuple[str, int]], kind: str) -> str:
     tokens, states = zip(*tagged, strict=True)
     if kind == "text":
         return " ".join(map(str, states[:-1])) + "\n"  # without end-of-sentence's: a number for every token of the line
-    return json.dumps({"text": line, "tokens": tokens, "states": states}, ensure_ascii=False) + "\n"
+    return json_line({"text": line, "tokens": tokens, "states": states})

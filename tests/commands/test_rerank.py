@@ -167,6 +167,15 @@ def test_a_source_for_which_nothing_was_found_has_an_empty_line(tmp_path):
     assert rerank(tmp_path / "nbest", tmp_path, "--utility=chrf").read_text() == "\n"
 
 
+def test_an_output_with_line_ends_is_one_line_of_text_and_itself_in_json(tmp_path):
+    text = "a\rb\u2028c\x85d\n"
+    found = {"text": text, "tokens": ["a"], "score": -1.0, "ranking_score": -1.0, "ids": [4]}
+    (tmp_path / "nbest").write_text(json.dumps({"source": "a", "hypotheses": [found]}) + "\n")
+    assert rerank(tmp_path / "nbest", tmp_path, "--utility=chrf").read_text() == "a b c d \n"
+    (record,) = read(rerank(tmp_path / "nbest", tmp_path, "--utility=chrf", "--format=jsonl"))
+    assert record["hypotheses"][0]["text"] == text
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
