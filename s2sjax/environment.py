@@ -3,7 +3,8 @@
 import os
 import platform
 import sys
-from pathlib import Path
+
+from s2sjax.paths import cache_root
 
 TUNABLES = "GLIBC_TUNABLES"
 
@@ -22,16 +23,15 @@ def restart_with_huge_pages() -> None:
 
 
 def configure_jax() -> None:
-    """Products of float32 in float32, and compiled programs kept in $S2SJAX_CACHE/xla.
+    """Products of float32 in float32, and compiled programs kept in the directory xla of `paths.cache_root`.
 
     By default JAX lets GPUs round float32 operands to TF32, and TPUs to bfloat16; here bfloat16 is asked for by its
-    name. The cache (default ~/.cache/s2sjax) holds 2 GiB, and the least recently used go first.
+    name. The cache holds 2 GiB, and the least recently used go first.
     """
     import jax
 
     if jax.config.jax_default_matmul_precision is None:  # type: ignore[attr-defined]
         jax.config.update("jax_default_matmul_precision", "highest")
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        base = Path(os.environ.get("S2SJAX_CACHE") or Path.home() / ".cache" / "s2sjax")
-        jax.config.update("jax_compilation_cache_dir", str(base / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
         jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "s2sjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "vocabulary", "api", "config", "jsontext", "rundir"}
+GROUND = {"errors", "vocabulary", "api", "config", "jsontext", "rundir", "paths"}
 LEAVES = {
     "checkpoints",
     "optim",
@@ -58,6 +58,7 @@ FOREIGN = {
     "config": {"jax", "flax", "ml_collections"},
     "jsontext": {"jax", "flax", "numpy", "ml_collections"},
     "rundir": {"jax", "flax", "numpy", "ml_collections"},
+    "paths": {"jax", "flax", "numpy", "ml_collections"},
     "data": {"jax", "flax", "optax", "orbax", "ml_collections"},
     "ops": {"flax", "ml_collections"},
     "nn": {"ml_collections"},

@@ -9,11 +9,11 @@ from typing import IO
 
 from s2sjax.data.config import DataConfig
 from s2sjax.errors import UserError
+from s2sjax.paths import cache_root, expand
 
 
 def cache_directory(data: DataConfig) -> Path:
-    default = os.environ.get("S2SJAX_CACHE") or "~/.cache/s2sjax"
-    return Path(data.cache_dir or default).expanduser()
+    return expand(data.cache_dir) if data.cache_dir else cache_root()
 
 
 def write(path: Path, write: Callable[[IO[bytes]], object]) -> None:

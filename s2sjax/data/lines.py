@@ -1,18 +1,44 @@
-"""Lines of UTF-8 files by number, however large the file."""
+r"""Lines of UTF-8 files: by number, however large the file (`Lines`), or one after the other (`iterate_lines`).
+
+Everything that reads lines reads them alike. Only "\n" ends a line: U+2028, \x0b and their like are text. One "\r"
+before it is dropped, so is a byte order mark at the beginning. A file whose first bytes are those of gzip or xz is
+read decompressed, whatever it is called. Text in UTF-16 or UTF-32, and text whose lines end with "\r" alone, is refused
+by name: read as UTF-8 it would be nonsense, or one long line.
+"""
 
 import codecs
+import contextlib
 import gzip
 import hashlib
+import io
 import lzma
 import mmap
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any, cast
 
 import numpy as np
 
 from s2sjax.errors import UserError
 
 _CHUNK = 1 << 24  # bytes looked at in one go while indexing: bounds memory whatever the size of the file
+_HEAD = 1024  # first bytes by which compression and encoding are recognised
+_COMPRESSED: dict[str, tuple[bytes, str, Callable[..., Any]]] = {
+    ".gz": (b"\x1f\x8b", "gzip", gzip.open),
+    ".xz": (b"\xfd7zXZ\x00", "xz", lzma.open),
+}
+_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "UTF-32"),
+    (codecs.BOM_UTF32_BE, "UTF-32"),
+    (codecs.BOM_UTF16_LE, "UTF-16"),
+    (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+_ZEROS = {  # by the width of a unit: which of its bytes are zero in at least such a share of them, and which never are
+    4: {"UTF-32LE": ([2, 3], 0.99, [0]), "UTF-32BE": ([0, 1], 0.99, [3])},
+    2: {"UTF-16LE": ([1], 0.05, [0]), "UTF-16BE": ([0], 0.05, [1])},
+}
+_DECOMPRESSION_ERRORS = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 class BadRecord(UserError):
@@ -20,20 +46,20 @@ class BadRecord(UserError):
 
 
 class Lines:
-    r"""The lines of one UTF-8 file (plain, .gz or .xz), by number from 0.
-
-    Only "\n" ends a line: U+2028, \x0b and their like are text. One "\r" before it is dropped, so is a byte order mark.
+    """The lines of one file by number from 0.
 
     Args:
       strict: check all of it now; else a line that is not UTF-8 raises `BadRecord` when it is read.
+      only_line_feeds: refuse a file whose lines end with carriage returns alone. CSV has a reader that knows them.
 
     Raises:
       UserError: the file cannot be read or is not UTF-8 (line and byte offset are named).
     """
 
-    def __init__(self, path: Path, *, strict: bool = True) -> None:
+    def __init__(self, path: Path, *, strict: bool = True, only_line_feeds: bool = True) -> None:
         self.path = path
         self.data = _read(path)
+        check_encoding(self.data[:_HEAD], str(path))
         newlines = [np.zeros(0, np.int64)]
         decoder = codecs.getincrementaldecoder("utf-8")()
         for begin in range(0, len(self.data), _CHUNK):
@@ -49,6 +75,8 @@ class Lines:
                 line = int(np.searchsorted(np.concatenate(newlines), offset))
                 raise self._not_utf8(line, offset, error) from None
         ends = np.concatenate(newlines)
+        if only_line_feeds and not len(ends) and _old_line_ends(self.data):
+            raise UserError(_OLD_LINE_ENDS.format(name=path))
         if len(self.data) and self.data[-1:] != b"\n":
             ends = np.append(ends, len(self.data))
         self._ends = ends
@@ -65,6 +93,14 @@ class Lines:
         except UnicodeDecodeError as error:
             raise self._not_utf8(index, int(self._starts[index]) + error.start, error) from None
 
+    def filled(self) -> np.ndarray:
+        """Numbers of the lines that hold anything, ascending."""
+        lengths = self._ends - self._starts
+        empty = lengths == 0
+        single = np.flatnonzero(lengths == 1)
+        empty[single] = np.frombuffer(self.data, np.uint8)[self._starts[single]] == ord("\r")
+        return np.flatnonzero(~empty)
+
     def _not_utf8(self, index: int, offset: int, error: UnicodeDecodeError) -> BadRecord:
         return BadRecord(
             f"{self.where(index)}, byte offset {offset}: not valid UTF-8 ({error.reason}, byte "
@@ -78,6 +114,82 @@ class Lines:
         """Hash of the file as it is stored."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def check_encoding(head: bytes, name: str) -> None:
+    """Refuse text that is not UTF-8 but UTF-16 or UTF-32, by the first bytes of a file.
+
+    Raises:
+      UserError: they begin with a byte order mark of those encodings, or hold zeros where these put them.
+    """
+    encoding = _encoding(head)
+    if encoding:
+        raise UserError(
+            f"{name} is text in {encoding}, and UTF-8 is read; convert it: iconv -f {encoding.lower()} -t utf-8 OLD > "
+            "NEW"
+        )
+
+
+def iterate_lines(stream: IO[bytes], name: str) -> Iterator[str]:
+    """The lines of a stream, such as `open_bytes` gives, one after the other.
+
+    Raises:
+      UserError: a line is not UTF-8, the text is of another encoding, or what is compressed is damaged.
+    """
+    try:
+        for number, line in enumerate(stream, start=1):
+            if number == 1:
+                # A line of UTF-16 in little-endian order breaks within its line end; the rest of that is the next line.
+                check_encoding(line[:_HEAD], name)
+                if not line.endswith(b"\n") and _old_line_ends(line):
+                    raise UserError(_OLD_LINE_ENDS.format(name=name))
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{name}, line {number}: byte {error.start} is not valid UTF-8; convert the file first, for "
+                    "instance with iconv -f latin1 -t utf-8"
+                ) from error
+            yield text.removesuffix("\n").removesuffix("\r")
+    except _DECOMPRESSION_ERRORS as error:
+        raise UserError(_damaged(name, error)) from None
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file to read as a stream, decompressed if its first bytes say that it is gzip or xz.
+
+    Raises:
+      UserError: it cannot be opened, or its name ends with .gz or .xz and it is not that.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb"))
+            stream = stack.enter_context(decompressed(file, str(path)))
+        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+            raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        yield stream
+
+
+def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
+    """The same stream, decompressed if its first bytes are those of gzip or xz; nothing of it is lost.
+
+    Args:
+      stream: one that can be peeked into, as `open` and `sys.stdin.buffer` give.
+
+    Raises:
+      UserError: its name ends with .gz or .xz and it is not that.
+    """
+    # A pipe may hand over less than the six bytes that xz begins with, but never none before its end.
+    head = cast(io.BufferedReader, stream).peek(_HEAD)[:_HEAD]
+    for suffix, (magic, kind, opener) in _COMPRESSED.items():
+        if head.startswith(magic):
+            return cast(IO[bytes], opener(stream))
+        if head and name.endswith(suffix):
+            raise UserError(f"cannot read {name}: it is not {kind}, as its name says; rename it, or compress it again")
+    return stream
 
 
 def misalignment(source: Lines, target: Lines) -> str:
@@ -100,17 +212,45 @@ def _cut(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
+_OLD_LINE_ENDS = (
+    "{name} has lines that end with a carriage return alone, as old Macintosh files have; convert it: "
+    r"tr '\r' '\n' < OLD > NEW"
+)
+
+
+def _old_line_ends(data: bytes | mmap.mmap) -> bool:
+    """Whether bytes without a line feed hold several lines all the same."""
+    return 0 <= data.find(b"\r") < len(data) - 1
+
+
+def _encoding(head: bytes) -> str:
+    """UTF-16 or UTF-32, with its byte order where no mark says it; empty if it is neither."""
+    for mark, encoding in _MARKS:
+        if head.startswith(mark):
+            return encoding
+    # Letters of one script, spaces and line ends have zeros in always the same places, and only there.
+    for width, orders in _ZEROS.items():
+        units = np.frombuffer(head[: len(head) // width * width], np.uint8).reshape(-1, width)
+        zeros = (units == 0).mean(axis=0) if len(units) else np.zeros(width)
+        for encoding, (often, least, never) in orders.items():
+            if zeros[often].min() >= least and zeros[never].max() == 0:
+                return encoding
+    return ""
+
+
+def _damaged(name: str, error: Exception) -> str:
+    return f"cannot read {name}: the compressed data is damaged or cut off ({error}); compress or copy it again"
+
+
 def _read(path: Path) -> bytes | mmap.mmap:
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path) as file:
-                return file.read()
-        if path.suffix == ".xz":
-            with lzma.open(path) as file:
-                return file.read()
-        if path.stat().st_size == 0:
-            return b""  # mmap refuses empty files
-        with path.open("rb") as file:
+        with path.open("rb") as file, decompressed(file, str(path)) as stream:
+            if stream is not file:
+                return stream.read()
+            if path.stat().st_size == 0:
+                return b""  # mmap refuses empty files
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except _DECOMPRESSION_ERRORS as error:
+        raise UserError(_damaged(str(path), error)) from None
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from None

@@ -17,6 +17,7 @@ from typing import Any
 from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import BadRecord, Lines, misalignment
 from s2sjax.errors import UserError
+from s2sjax.paths import expand
 
 
 class Source(ABC):
@@ -190,8 +191,9 @@ class _Tfds(Source):
     def __init__(self, config: DataConfig, split: str) -> None:
         import tensorflow_datasets as tfds
 
+        directory = str(expand(config.dir)) if config.dir else None
         try:
-            builder = tfds.builder(config.name, data_dir=config.dir or None, file_format="array_record")
+            builder = tfds.builder(config.name, data_dir=directory, file_format="array_record")
             self._records = builder.as_data_source(split)
         # TFDS says "no such builder", "no such config", "not prepared" and "no such split" in all these ways.
         except (ValueError, LookupError, AssertionError, NotImplementedError, ImportError, OSError) as error:
@@ -236,7 +238,7 @@ def _find_file(config: DataConfig, field: str, split: str) -> Path:
         raise UserError(
             f"config.data.{field} is {pattern!r}; expected a file name with {{split}} in it, such as {{split}}.en"
         )
-    path = Path(config.dir).expanduser() / pattern.replace("{split}", split)
+    path = expand(config.dir) / pattern.replace("{split}", split)
     tried = [path, path.with_name(path.name + ".gz"), path.with_name(path.name + ".xz")]
     for candidate in tried:
         if candidate.is_file():

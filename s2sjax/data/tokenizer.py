@@ -26,6 +26,7 @@ import numpy as np
 from s2sjax.config import check_at_least, choose
 from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer, in_text, text_ids
 from s2sjax.errors import UserError
+from s2sjax.paths import expand
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
 KINDS = ("unigram", "bpe", "char", "byte", "word")
@@ -338,7 +339,7 @@ def _train_sentencepiece(kind: str, config: TokenizerConfig, texts: list[str]) -
 
 def _read_model(path: str, field: str, symbols: Sequence[str]) -> SentencePieceTokenizer:
     try:
-        model = Path(path).expanduser().read_bytes()
+        model = expand(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read config.tokenizer.{field}={path!r}: {error}") from None
     tokenizer = SentencePieceTokenizer(model, f"config.tokenizer.{field}={path!r}")

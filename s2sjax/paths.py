@@ -1,0 +1,72 @@
+"""Paths that a user gives, in the config or in the environment: `~` in them, and what stands in their place."""
+
+import functools
+import logging
+import os
+import pwd
+import stat
+import tempfile
+from pathlib import Path
+
+from s2sjax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+def expand(path: str | Path) -> Path:
+    """A path with `~`, or `~NAME`, at its beginning replaced by that user's home directory.
+
+    Raises:
+        UserError: that user has none.
+    """
+    first, *rest = Path(path).parts or ("",)
+    if first == "~":
+        if (home := _home()) is None:
+            raise UserError(
+                f"{path} begins with ~, but there is no home directory: HOME is not set, and the system does not know "
+                f"the user id {os.getuid()}; give the whole path, or set HOME"
+            )
+        return home.joinpath(*rest)
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path} begins with {first}, but there is no such user; give the whole path") from None
+
+
+def cache_root() -> Path:
+    """Where prepared data and compiled programs are kept: $S2SJAX_CACHE if it is set and not empty, else
+    ~/.cache/s2sjax, else, for a user without a home directory, a directory of their own among temporary files.
+
+    Raises:
+        UserError: `~` in $S2SJAX_CACHE means nothing here, or another user could write where temporary files go.
+    """
+    if given := os.environ.get("S2SJAX_CACHE"):
+        return expand(given)
+    home = _home()
+    return home / ".cache" / "s2sjax" if home else _temporary_cache()
+
+
+def _home() -> Path | None:
+    """An empty HOME is none; then the system's list of users is asked, which knows no user of many a container."""
+    if given := os.environ.get("HOME"):
+        return Path(given)
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir or "/")
+    except KeyError:
+        return None
+
+
+@functools.cache
+def _temporary_cache() -> Path:
+    directory = Path(tempfile.gettempdir()) / f"s2sjax-{os.getuid()}"
+    way_out = "set S2SJAX_CACHE to a directory that can be written"
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        found = directory.lstat()
+    except OSError as error:
+        raise UserError(f"there is no home directory, and {directory} cannot be made: {error}; {way_out}") from error
+    # Its name is known to everybody: it must not be a link, nor another user's, nor open to others.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise UserError(f"there is no home directory, and others can write to {directory}; {way_out}")
+    _log.warning("there is no home directory: prepared data is kept in %s (S2SJAX_CACHE says where else)", directory)
+    return directory
