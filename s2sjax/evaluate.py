@@ -20,7 +20,7 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit
 from s2sjax.data.sources import Source
-from s2sjax.data.splits import open_split
+from s2sjax.data.splits import blank_of, open_split
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
@@ -234,7 +234,7 @@ def make_translator(
     members = (experiment, *others)
     return Translator(
         scorer, params, tokenizers, experiment.decode, mesh=mesh, continues=not experiment.data.source,
-        right_to_left=experiment.data.right_to_left,
+        right_to_left=experiment.data.right_to_left, blank=blank_of(experiment.data),
         max_source_length=min(member.data.max_source_length for member in members),
         positions=[
             PositionLimit(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None

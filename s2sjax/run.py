@@ -61,8 +61,8 @@ class Run:
     ) -> list[list[Hypothesis]]:
         """The `decode.nbest` best translations of each source, best first, or `decode.samples` draws.
 
-        An empty source gives an empty one; where nothing meets the constraints, there is none. A language model of
-        plain text gives continuations instead, of an empty source a text from its beginning.
+        A blank source gives an empty one, whatever the prompt; where nothing meets the constraints, there is none. A
+        language model of plain text gives continuations instead, of an empty source a text from its beginning.
 
         Args:
             prefixes: what each translation has to begin with.
@@ -73,8 +73,8 @@ class Run:
             UserError: the run knows several pairs of languages, and `data.pairs` names more than one.
         """
         prompt = prompt_of(self.experiment.data)
-        sources = [prompt(s) if s.strip() else s for s in sources]
-        return self.translator(sources, prefixes=prefixes, phrases=phrases, choices=choices, progress=progress)
+        prompted = [prompt(source) for source in sources]
+        return self.translator(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=progress)
 
     def score(
         self,

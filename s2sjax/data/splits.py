@@ -48,6 +48,12 @@ def prompt_of(config: DataConfig) -> Callable[[str], str]:
     return lambda source: prompt.replace("{source}", source)
 
 
+def blank_of(config: DataConfig) -> Callable[[str], bool]:
+    """Whether a source as a model reads it holds nothing beside its prompt, so that there is nothing to translate."""
+    alone = {" ".join(part.prompt.replace("{source}", blank).split()) for part in _parts(config) for blank in ("", " ")}
+    return lambda source: " ".join(source.split()) in {"", *alone}
+
+
 def _parts(config: DataConfig) -> list[DataConfig]:
     """The config of each pair of languages, its names filled in."""
     if not config.pairs:

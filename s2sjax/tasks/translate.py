@@ -110,12 +110,14 @@ class Translator:
         continues: bool = False,
         right_to_left: bool = False,
         positions: Sequence[PositionLimit] = (),
+        blank: Callable[[str], bool] = lambda source: not source.strip(),
     ):
         """Args:
         params: the scorer's.
         continues: a language model of plain text.
         right_to_left: the models write an output's last token first; hypotheses are in reading order all the same.
         positions: what sources and outputs have to fit into, of each model that has learned positions.
+        blank: whether there is nothing to translate in a source, prompt and all.
 
         Raises:
             UserError: config asks for a coverage penalty, and no model has attention over a source; or it forbids a
@@ -136,6 +138,7 @@ class Translator:
         """Sources so far without an output that meets the constraints."""
         self._tokenizers, self._config, self._mesh = tokenizers, config, mesh
         self._continues, self._right_to_left, self._positions = continues, right_to_left, tuple(positions)
+        self._blank = blank
         # At least one position is the output's.
         self.max_source_length = min([max_source_length, *(p.limit - p.one_sequence for p in positions)])
         """The most tokens of a source that are read."""
@@ -185,7 +188,7 @@ class Translator:
     ) -> list[list[Hypothesis]]:
         """The n best translations of each source, best first, or its draws in their order.
 
-        An empty source has one translation, which is empty, but a text that is gone on with may begin from nothing.
+        A blank source has one translation, which is empty, but a text that is gone on with may begin from nothing.
         Where nothing was found that meets the constraints there is none, and `unmet` counts it.
 
         Args:
@@ -211,7 +214,7 @@ class Translator:
                 "that writes left to right"
             )
         results: list[list[Hypothesis]] = [[Hypothesis("", (), 0.0, 0.0, ())] for _ in sources]
-        filled = [i for i, source in enumerate(sources) if self._continues or source.strip()]
+        filled = [i for i, source in enumerate(sources) if self._continues or not self._blank(source)]
         blank = len(sources) - len(filled)
         progress(blank)
         self.sources += blank

@@ -64,6 +64,14 @@ def decoded(workdir, place):
     return records(place / "all.jsonl")
 
 
+def test_a_blank_source_has_an_empty_output_with_its_prompt_too(workdir, monkeypatch):
+    """`decode` puts the prompt before it; evaluation and validation get it from the data with the prompt."""
+    run = s2sjax.load(workdir)
+    monkeypatch.setattr(run.translator, "_search", None)  # there is nothing to search
+    for found in (run.decode(["", " \t"]), run.translator(["<up> ", "<up>  \t", "  ", "<up>"])):
+        assert [[h.ids for h in hypotheses] for hypotheses in found] == [[()]] * len(found)
+
+
 def test_token_log_probabilities_add_up_to_the_score_and_scores_are_of_each_convention(decoded):
     for record in decoded:
         for h in record["hypotheses"]:

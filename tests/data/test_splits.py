@@ -3,9 +3,11 @@
 import dataclasses
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from s2sjax.data.config import DataConfig
-from s2sjax.data.splits import open_split, prompt_of
+from s2sjax.data.splits import blank_of, open_split, prompt_of
 from s2sjax.errors import UserError
 
 
@@ -93,3 +95,27 @@ def test_without_a_source_every_format_gives_targets_alone(directory, tmp_path):
         assert list(open_split(data, "x")) == expected, kind
     text = open_split(config(directory, source=""), "train")
     assert text[4] == {"source": "", "target": "de4"}
+
+
+SPACES = st.text(st.sampled_from(" \t\u3000\u2009\x0b"))
+
+
+@given(before=st.text("ab< "), after=st.text("ab> "), source=st.one_of(SPACES, st.text()))
+@example(before="a", after="b", source="")
+@example(before="a", after="b", source=" ")
+@example(before="", after="", source="\n")
+def test_a_source_is_blank_with_its_prompt_where_it_is_without(before, after, source):
+    data = DataConfig(prompt=f"{before}{{source}}{after}")
+    assert blank_of(data)(prompt_of(data)(source)) == (not source.strip())
+
+
+def test_a_blank_source_is_blank_in_whatever_languages(directory):
+    multi = config(
+        directory,
+        source="{split}.{source_language}",
+        target="{split}.{target_language}",
+        prompt="<2{target_language}> {source}",
+        pairs=("en-de", "fr-en"),
+    )
+    (directory / "train.fr").write_text("\n \nfr\n" + "fr\n" * 7)
+    assert [i for i, row in enumerate(open_split(multi, "train")) if blank_of(multi)(row["source"])] == [10, 11]
