@@ -7,16 +7,19 @@ Python file of the user's own that is run; the others start from the config that
 import contextlib
 import errno
 import importlib
+import platform
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 
 from absl import flags
 
 from s2sjax import distributed
-from s2sjax.commands import ALONE, COMMANDS
+from s2sjax.commands.table import COMMANDS
 from s2sjax.config import nearest
 from s2sjax.errors import UserError, in_one_line
-from s2sjax.flags import USAGE
+from s2sjax.flags import help_for, parse
+from s2sjax.helptext import asked, overview
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
@@ -64,14 +67,32 @@ def _flush() -> OSError | None:
 
 
 def _dispatch(argv: list[str]) -> int:
-    if not argv or argv[0] in ("help", "-h", "--help"):
-        print(USAGE, end="", file=sys.stdout if argv else sys.stderr)
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help", *argv[2:]]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(overview(COMMANDS), end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
+    if argv[0] in ("--version", "-V"):
+        print(_versions())
+        return 0
     if argv[0] not in COMMANDS:
-        raise UserError(f"'{argv[0]}' is not a command: {nearest(argv[0], COMMANDS)}\n\n{USAGE}")
+        raise UserError(f"'{argv[0]}' is not a command: {nearest(argv[0], COMMANDS)} (s2sjax --help explains)")
+    command, rest = COMMANDS[argv[0]], argv[1:]
     # grain reads absl flags, and refuses to work until they are parsed.
     flags.FLAGS.mark_as_parsed()
+    if (prefix := asked(rest)) is not None:
+        print(help_for(rest, command, prefix), end="")
+        return 0
     distributed.start()
-    if argv[0] in ALONE and distributed.count() > 1:
-        raise UserError(f"{argv[0]} is work for one process, and {distributed.count()} were started: start it once")
-    return importlib.import_module(f"s2sjax.commands.{argv[0]}").run(argv[1:])
+    if command.alone and distributed.count() > 1:
+        raise UserError(
+            f"{command.name} is work for one process, and {distributed.count()} were started: start it once"
+        )
+    values = parse(rest, command)
+    return importlib.import_module(f"s2sjax.commands.{command.name}").run(values)
+
+
+def _versions() -> str:
+    """Of the program and of what its results depend on, by the installed packages: JAX is not loaded."""
+    versions = [f"{name} {metadata.version(name)}" for name in ("s2sjax", "jax", "jaxlib", "flax")]
+    return ", ".join([*versions, f"Python {platform.python_version()}"])

@@ -87,7 +87,25 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
 def choose(value: str, choices: Iterable[str], where: str) -> None:
     """Raise a `UserError` unless `value` is one of `choices`."""
     if value not in (choices := tuple(choices)):
-        raise UserError(f"{where} is '{value}': {nearest(value, choices)}")
+        raise UserError(f"{where} is '{value}': {nearest(value, filter(None, choices))}")
+
+
+def one_of(choices: Iterable[str], default: Any) -> Any:
+    """A field of a config dataclass that takes one of `choices`, or a tuple of them.
+
+    Written `kind: str = one_of(KINDS, "bpe")`. `check_choices` validates it, and `--help` and completion list the same
+    choices (`s2sjax.reference`).
+    """
+    return dataclasses.field(default=default, metadata={"choices": tuple(map(str, choices))})
+
+
+def check_choices(section: Any, where: str) -> None:
+    """Raise a `UserError` for the first field made by `one_of` that is none of its choices."""
+    for field in dataclasses.fields(section):
+        if "choices" in field.metadata:
+            value = getattr(section, field.name)
+            for each in value if isinstance(value, tuple) else (value,):
+                choose(each, field.metadata["choices"], f"{where}.{field.name}")
 
 
 def check_at_least(least: float, section: Any, *names: str, where: str = "config.model") -> None:

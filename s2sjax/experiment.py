@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from s2sjax import models
 from s2sjax.checkpoints.retention import CheckpointConfig
-from s2sjax.config import build, choose, nearest, to_json
+from s2sjax.config import build, check_choices, nearest, one_of, to_json
 from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
@@ -35,23 +35,34 @@ from s2sjax.tasks.decoding import DecodeConfig
 
 @dataclass(frozen=True)
 class TrainConfig:
+    """The `train` section: how long training is, and how a step is computed.
+
+    Attributes:
+      steps: Steps of training in all. A run that is resumed with more goes on to the new number.
+      precision: What is computed in which floating-point type: "bfloat16" is for GPUs and TPUs, "bfloat16_products" for
+        CPUs. See `ops.linear`.
+      label_smoothing: Share of the target's probability that is spread over the whole vocabulary (Szegedy et al. 2016).
+      z_loss: Weight of the square of the log of the softmax's sum, which keeps logits small; 0: none.
+      loss_chunk: Tokens whose logits exist at one time, on each device. Fewer save memory.
+      accumulate: Parts that a batch is computed in, one after the other, to save memory. The result is that of the
+        whole batch, dropout and the balance of experts included (theirs costs a second forward pass), but for
+        `model.routing=capacity`: what an expert takes is of each part.
+      ema_decay: Decay of the moving average of the parameters, which is then what is evaluated and decoded with; 0:
+        none.
+      log_every: Steps from one line of the log to the next.
+    """
+
     steps: int = 10_000
-    precision: str = "float32"
-    """"float32", "bfloat16" (for GPUs and TPUs) or "bfloat16_products" (for CPUs): see `ops.linear`."""
+    precision: str = one_of(Precision, "float32")
     label_smoothing: float = 0.1
     z_loss: float = 0.0
     loss_chunk: int = 256
-    """Tokens whose logits exist at one time, on each device."""
     accumulate: int = 1
-    """Parts that a batch is computed in, one after the other, to save memory. The result is that of the whole batch,
-    dropout and the balance of experts included (theirs costs a second forward pass), but for `model.routing=capacity`:
-    what an expert takes is of each part."""
     ema_decay: float = 0.0
-    """Decay of the moving average of the parameters, which is then what is evaluated and decoded with; 0: none."""
     log_every: int = 100
 
     def __post_init__(self):
-        choose(self.precision, tuple(Precision), "config.train.precision")
+        check_choices(self, "config.train")
         for name in ("steps", "loss_chunk", "accumulate", "log_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"config.train.{name} is {getattr(self, name)}, but must be at least 1")
@@ -62,12 +73,17 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
+    """The `evaluate` section: when a run is validated, and what validation does.
+
+    Attributes:
+      every_steps: Steps from one validation to the next. The last step is always validated.
+      decode: Decode the validation split too, for BLEU, chrF and exact match. Otherwise only the loss is computed.
+      samples: Validation sentences whose translations are shown in the log.
+    """
+
     every_steps: int = 1000
-    """A multiple of this many steps, and the last one, is evaluated on the validation split."""
     decode: bool = True
-    """Decode the validation split too, for BLEU, chrF and exact match; else only the loss is computed."""
     samples: int = 3
-    """Validation sentences whose translations are shown in the log."""
 
     def __post_init__(self):
         if self.every_steps < 1 or self.samples < 0:
@@ -76,7 +92,11 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything a run depends on. `model` is the `Config` of the family called `model_name`."""
+    """Everything a run depends on. `model` is the `Config` of the family called `model_name`.
+
+    Attributes:
+      seed: Seed of the initial parameters, of dropout and of the order of the data.
+    """
 
     model_name: str
     model: Any

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.config import choose
+from s2sjax.config import check_choices, one_of
 from s2sjax.errors import UserError
 
 WINDOW = 32
@@ -28,25 +28,32 @@ _HORIZON = 50
 
 @dataclass(frozen=True)
 class FaultsConfig:
-    """What a run does about bad steps, whose update is not taken, and about steps that stop coming."""
+    """The `faults` section: what a run does about bad steps, whose update is not taken, and about steps that stop
+    coming.
+
+    Attributes:
+      loss_spike: A step is bad if its loss a token is above this many times the average of the last 50 updates; 0:
+        whatever it is. A loss or a gradient that is not finite always makes a step bad.
+      gradient_spike: A step is bad if the norm of its gradient, before it is clipped, is above this many times the
+        average of the last 50 updates; 0: whatever it is.
+      max_skips: Bad steps among the last 32 that are only skipped; with 0 the first is one too many.
+      beyond_max_skips: What happens after more bad steps than `max_skips`: "rollback" to the newest checkpoint before
+        the last 32 steps, to go on without their batches; or "stop".
+      max_rollbacks: Roll-backs of a run; the next one stops it.
+      watchdog_seconds: Seconds without a step after which the process writes what it was doing and ends itself, for the
+        launcher to start it again; compiling, validating, saving and restoring may take four times as long. 0: whatever
+        it takes.
+    """
 
     loss_spike: float = 0.0
-    """A step is bad if its loss a token is above this many times the average of the last 50 updates; 0: whatever it is.
-    A loss or a gradient that is not finite always makes a step bad."""
     gradient_spike: float = 0.0
-    """The same for the norm of the gradient, before it is clipped."""
     max_skips: int = 10
-    """Bad steps among the last 32 that are only skipped; with 0 the first is one too many."""
-    beyond_max_skips: str = "rollback"
-    """"rollback": to the newest checkpoint before the last 32 steps, to go on without their batches; or "stop"."""
+    beyond_max_skips: str = one_of(("rollback", "stop"), "rollback")
     max_rollbacks: int = 3
-    """The next one stops the run."""
     watchdog_seconds: float = 1800.0
-    """Seconds without a step after which the process writes what it was doing and ends itself, for the launcher to
-    start it again; compiling, validating, saving and restoring may take four times as long. 0: whatever it takes."""
 
     def __post_init__(self) -> None:
-        choose(self.beyond_max_skips, ("rollback", "stop"), "config.faults.beyond_max_skips")
+        check_choices(self, "config.faults")
         for name in ("loss_spike", "gradient_spike"):
             value = getattr(self, name)
             if value != 0 and not (value > 1 and math.isfinite(value)):

@@ -8,36 +8,49 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from s2sjax.config import choose
+from s2sjax.config import check_choices, one_of
 from s2sjax.errors import UserError
 from s2sjax.sharding import path_name
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    name: str = "adamw"
-    """"adamw", "adafactor", "lion", "sgd" (with momentum b1), or "em", for models that learn by counting."""
+    """The `optimizer` section: the optimizer and its learning rate over time.
+
+    Attributes:
+      name: The update rule: "sgd" has momentum b1; "em" is for models that learn by counting (the family hmm).
+      learning_rate: The peak, reached at the end of warm-up. For em, the share of the newest batch in the average of
+        counts.
+      schedule: The learning rate after warm-up: "constant"; "inverse_sqrt"; "cosine" to `final_fraction` of the peak;
+        or "wsd", which stays at the peak and falls in a line to `final_fraction` over the last `decay_fraction` of the
+        steps.
+      warmup_steps: Updates in which the learning rate rises in a line from 0 to its peak.
+      decay_fraction: Share of all steps in which the schedule "wsd" falls.
+      final_fraction: Share of the peak at which the schedules "cosine" and "wsd" end.
+      weight_decay: Decoupled weight decay, on matrices only: not on biases and normalisation.
+      b1: Decay of the average of gradients (adamw, lion), or momentum (sgd).
+      b2: Decay of the average of squared gradients (adamw); for lion, of the average of gradients that is kept.
+      epsilon: What adamw adds to the root of the average of squared gradients.
+      clip_norm: Global gradient norm at which gradients are scaled down; 0 leaves them alone.
+      em_smoothing: For em: share of the uniform distribution in what an update estimates, so that nothing becomes
+        impossible.
+    """
+
+    name: str = one_of(("adamw", "adafactor", "lion", "sgd", "em"), "adamw")
     learning_rate: float = 1e-3
-    """The peak, reached at the end of warm-up. For em, the share of the newest batch in the average of counts."""
-    schedule: str = "inverse_sqrt"
-    """After warm-up: "constant"; "inverse_sqrt"; "cosine" to `final_fraction` of the peak; or "wsd", which stays at the
-    peak and falls in a line to `final_fraction` over the last `decay_fraction` of the steps."""
+    schedule: str = one_of(("constant", "inverse_sqrt", "cosine", "wsd"), "inverse_sqrt")
     warmup_steps: int = 1000
     decay_fraction: float = 0.2
     final_fraction: float = 0.0
     weight_decay: float = 0.0
-    """Decoupled, on matrices only: not on biases and normalisation."""
     b1: float = 0.9
     b2: float = 0.98
     epsilon: float = 1e-9
     clip_norm: float = 0.0
-    """Global gradient norm at which gradients are scaled down; 0 leaves them alone."""
     em_smoothing: float = 1e-3
-    """For em: share of the uniform distribution in what an update estimates, so that nothing becomes impossible."""
 
     def __post_init__(self):
-        choose(self.name, ("adamw", "adafactor", "lion", "sgd", "em"), "config.optimizer.name")
-        choose(self.schedule, ("constant", "inverse_sqrt", "cosine", "wsd"), "config.optimizer.schedule")
+        check_choices(self, "config.optimizer")
         if not self.learning_rate > 0:
             raise UserError(f"config.optimizer.learning_rate is {self.learning_rate}, but must be above 0")
         if not 0 <= self.decay_fraction <= 1:

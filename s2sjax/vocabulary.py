@@ -14,6 +14,10 @@ def check_one_vocabulary(source: int, target: int) -> None:
         )
 
 
+TIED = ("all", "decoder", "none")
+"""Which embeddings may share one table: source, target and output projection; target and output projection; none."""
+
+
 def check_tied(tied: str, source: int, target: int) -> None:
     """Raise a `UserError` if all embeddings are to be one table, and the vocabularies differ in size."""
     if tied == "all" and source != target:

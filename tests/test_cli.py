@@ -320,7 +320,8 @@ def mistake(capsys, *arguments) -> str:
     assert s2s(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == "" and "Traceback" not in err
-    assert err.count("s2sjax: ") >= 1
+    last = err.rstrip("\n").rpartition("s2sjax: ")[2]
+    assert last and "usage:" not in err and len(last.splitlines()) <= 6, "the error stands last, not above a page"
     return err
 
 
@@ -468,10 +469,11 @@ def test_a_split_name_does_not_lead_out_of_the_results(copy, place, capsys):
 def test_help_is_printed_and_is_no_mistake(workdir, capsys):
     assert s2s("--help") == 0
     assert "usage: s2sjax COMMAND" in capsys.readouterr().out
-    assert s2s("decode", "--help") == 0
-    assert "usage: s2sjax COMMAND" in capsys.readouterr().out
+    for arguments in ("decode --help", "decode -h", "help decode", "decode --help --workdir=none"):
+        assert s2s(*arguments.split()) == 0
+        assert "usage: s2sjax decode --workdir=DIR" in capsys.readouterr().out
     assert s2s("decode", f"--workdir={workdir}", "--help") == 0
-    assert "beam_size: 4" in capsys.readouterr().out
+    assert "decode.beam_size=4  (whole number; default 5)" in capsys.readouterr().out
     assert s2s() == 2
     out, err = capsys.readouterr()
     assert out == "" and "usage: s2sjax COMMAND" in err

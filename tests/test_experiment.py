@@ -87,7 +87,7 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ({"evaluate": {"every_steps": 0}}, "every_steps must be at least 1"),
         ({"decode": {"nbest": 9}}, "nbest is 9, but a beam of 5"),
         ({"decode": {"checkpoint": "newest"}}, "config.decode.checkpoint is 'newest': expected best, last or a step"),
-        ({"checkpoint": {"metric": "blue"}}, "checkpoint.metric 'blue'"),
+        ({"checkpoint": {"metric": "blue"}}, "checkpoint.metric is 'blue': did you mean 'bleu'"),
         ({"data": {"batching": "bukket"}}, "config.data.batching is 'bukket': did you mean 'bucket'"),
         ({"data": {"source": ""}}, "config.model.name=transformer needs sources; .* causal_lm, griffin"),
         ({"data": {"source": ""}, "model": {"name": "hmm"}}, "set config.evaluate.decode=False"),

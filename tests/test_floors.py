@@ -26,6 +26,9 @@ LEAVES = {
     "stopping",
     "window",
     "environment",
+    "options",
+    "reference",
+    "helptext",
 }
 """They stand beside the floors: they know the ground and each other, and only `tasks` and what is above know them."""
 FLOORS = (

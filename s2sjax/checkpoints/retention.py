@@ -4,28 +4,33 @@ import dataclasses
 from collections.abc import Sequence
 
 from s2sjax.checkpoints.restore import METRIC_SIGNS
+from s2sjax.config import check_choices, one_of
 from s2sjax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When a checkpoint is written, which ones stay, and how one is read back."""
+    """The `checkpoint` section: when a checkpoint is written, which ones stay, and how one is read back.
+
+    Attributes:
+      every_steps: Steps from one checkpoint to the next. Each validated step is saved too.
+      keep_last: Newest checkpoints that stay.
+      keep_best: Besides the last ones, this many of the best by `metric`.
+      metric: A validation metric: 'loss' (lower is better), 'bleu', 'chrf' or 'exact_match' (higher is better).
+      copy_to: A directory or bucket (s3://, gs://: whatever fsspec has a driver for) in which the run directory gets a
+        second copy under its own name; empty: none.
+      cast: Restore arrays that were saved in another floating-point type, and say so, instead of refusing them.
+    """
 
     every_steps: int = 1000
     keep_last: int = 3
     keep_best: int = 1
-    """Besides the last ones, this many of the best by `metric`."""
-    metric: str = "loss"
-    """A validation metric: 'loss' (lower is better), 'bleu', 'chrf' or 'exact_match' (higher is better)."""
+    metric: str = one_of(METRIC_SIGNS, "loss")
     copy_to: str = ""
-    """A directory or bucket (s3://, gs://: whatever fsspec has a driver for) in which the run directory gets a second
-    copy under its own name; empty: none."""
     cast: bool = False
-    """Restore arrays that were saved in another floating-point type, and say so, instead of refusing them."""
 
     def __post_init__(self) -> None:
-        if self.metric not in METRIC_SIGNS:
-            raise UserError(f"config.checkpoint.metric '{self.metric}' is not one of {', '.join(METRIC_SIGNS)}")
+        check_choices(self, "config.checkpoint")
         for name, least in (("every_steps", 1), ("keep_last", 1), ("keep_best", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"config.checkpoint.{name} {getattr(self, name)} is too small: at least {least}")

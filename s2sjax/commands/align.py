@@ -2,13 +2,12 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from s2sjax import distributed
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import say_cut
-from s2sjax.config import choose
 from s2sjax.errors import UserError
-from s2sjax.flags import parse
 from s2sjax.plots import attention_map
 from s2sjax.report import progress
 from s2sjax.streams import all_lines, json_line, reading, writing
@@ -18,15 +17,7 @@ _TOGETHER = 512
 """Pairs whose attention is kept at a time."""
 
 
-def run(argv: list[str]) -> int:
-    values = parse(
-        argv,
-        {
-            "workdir": None, "source": None, "target": None, "output": "-", "format": "pharaoh", "layer": "all",
-            "plot": "",
-        },
-    )  # fmt: skip
-    choose(values["format"], ("pharaoh", "jsonl"), "--format")
+def run(values: dict[str, Any]) -> int:
     layer = _layer(values["layer"])
     with contextlib.ExitStack() as stack:
         names = (values["source"], values["target"])

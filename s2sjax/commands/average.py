@@ -2,19 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from s2sjax import environment
 from s2sjax.average import average
 from s2sjax.errors import UserError
 from s2sjax.experiment import resolve
-from s2sjax.flags import parse
 
 Number = TypeVar("Number", int, float)
 
 
-def run(argv: list[str]) -> int:
-    values = parse(argv, {"workdir": None, "output": None, "last": "", "best": "", "ema": ""})
+def run(values: dict[str, Any]) -> int:
     environment.configure_jax()
     experiment = resolve(values["config"])
     made = average(

@@ -7,9 +7,7 @@ from typing import Any
 
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import say_cut
-from s2sjax.config import choose
 from s2sjax.errors import UserError
-from s2sjax.flags import parse
 from s2sjax.report import progress
 from s2sjax.run import Run
 from s2sjax.streams import all_lines, count_lines, json_line, one_line, read_lines, reading, windows, writing
@@ -21,16 +19,7 @@ _TOGETHER = 256
 _WIDER = " (a wider config.decode.beam_size may find some)"
 
 
-def run(argv: list[str]) -> int:
-    values = parse(
-        argv,
-        {
-            "workdir": None, "input": "-", "output": "-", "format": "text", "details": "none", "prefix": "",
-            "phrases": "", "choices": "", "ensemble": "",
-        },
-    )  # fmt: skip
-    choose(values["format"], ("text", "jsonl"), "--format")
-    choose(values["details"], ("none", "tokens", "attention"), "--details")
+def run(values: dict[str, Any]) -> int:
     if values["details"] != "none" and values["format"] == "text":
         raise UserError(f"--details={values['details']} has no place in plain text; give --format=jsonl too")
     with contextlib.ExitStack() as stack:

@@ -1,13 +1,13 @@
 """`s2sjax evaluate`: loss and metrics of a split, as a table and as a file."""
 
+from typing import Any
+
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import say_cut
-from s2sjax.flags import parse
 from s2sjax.report import align
 
 
-def run(argv: list[str]) -> int:
-    values = parse(argv, {"workdir": None, "split": "test", "ensemble": ""})
+def run(values: dict[str, Any]) -> int:
     opened = open_run(values)
     results = opened.evaluate(values["split"])
     rows = [(name, _shown(value)) for name, value in results.items()]

@@ -11,21 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from s2sjax import environment
-from s2sjax.config import choose
 from s2sjax.errors import UserError
 from s2sjax.experiment import resolve
-from s2sjax.flags import parse
 from s2sjax.inspection.compiled import Compiled, compile_step
 from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_parameters
 from s2sjax.inspection.subject import Subject, describe, described_devices
 from s2sjax.report import progress
 
 
-def run(argv: list[str]) -> int:
-    options = {"devices": "", "vocab": "", "platform": "", "format": "text"}
-    values = parse(argv, options, config_file=True, switches=("compile",))
-    choose(values["format"], ("text", "json"), "--format")
-    choose(values["platform"] or "cpu", ("cpu", "gpu", "tpu"), "--platform")
+def run(values: dict[str, Any]) -> int:
     experiment, vocab = resolve(values["config"]), _number(values["vocab"], "--vocab")
     environment.configure_jax()
     devices = described_devices(_number(values["devices"], "--devices"))

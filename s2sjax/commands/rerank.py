@@ -5,14 +5,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from s2sjax import environment
 from s2sjax import experiment as experiments
 from s2sjax.commands.records import read_record
 from s2sjax.commands.remarks import say_cut
-from s2sjax.config import choose
+from s2sjax.commands.table import COMMANDS
 from s2sjax.errors import UserError
-from s2sjax.flags import USAGE, parse
 from s2sjax.loading import load
 from s2sjax.report import progress
 from s2sjax.run import Run
@@ -25,15 +25,7 @@ _TOGETHER = 256
 """Sources whose hypotheses are scored together."""
 
 
-def run(argv: list[str]) -> int:
-    values = parse(
-        argv,
-        {
-            "input": "-", "output": "-", "format": "text", "utility": "", "weights": "", "runs": "", "channel": "",
-            "original": "", "normalize": "",
-        },
-    )  # fmt: skip
-    choose(values["format"], ("text", "jsonl"), "--format")
+def run(values: dict[str, Any]) -> int:
     judges = _judges(values)
     original = _weight(values["original"] or "1", "--original")
     with contextlib.ExitStack() as stack:
@@ -86,21 +78,13 @@ def _judges(values: dict[str, str]) -> list[Judge]:
     """
     named = values["runs"] or values["channel"]
     if bool(values["utility"]) == bool(named):
-        raise UserError(
+        raise COMMANDS["rerank"].misuse(
             f"choose one: --utility={'|'.join(UTILITIES)} for minimum Bayes risk, or --runs=DIR:WEIGHT,... and "
-            f"--channel=DIR:WEIGHT,... for the scores of more runs\n\n{USAGE}"
+            "--channel=DIR:WEIGHT,... for the scores of more runs"
         )
-    if values["utility"]:
-        choose(values["utility"], UTILITIES, "--utility")
-    for name, choices, beside in (
-        ("weights", ("uniform", "model"), "utility"),
-        ("normalize", ("none", "length"), "runs"),
-        ("original", (), "runs"),
-    ):
+    for name, beside in (("weights", "utility"), ("normalize", "runs"), ("original", "runs")):
         if values[name] and bool(named) == (beside == "utility"):
-            raise UserError(f"--{name} goes with --{beside}, which is not given\n\n{USAGE}")
-        if values[name] and choices:
-            choose(values[name], choices, f"--{name}")
+            raise COMMANDS["rerank"].misuse(f"--{name} goes with --{beside}, which is not given")
     if not named:
         return []
     environment.configure_jax()

@@ -2,28 +2,26 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.records import read_record
 from s2sjax.commands.remarks import say_cut
+from s2sjax.commands.table import COMMANDS
 from s2sjax.errors import UserError
-from s2sjax.flags import USAGE, parse
 from s2sjax.report import progress
 from s2sjax.streams import all_lines, reading, writing
 from s2sjax.tasks.translate import Hypothesis
 
 
-def run(argv: list[str]) -> int:
-    values = parse(
-        argv, {"workdir": None, "source": "", "target": "", "hypotheses": "", "output": "-", "ensemble": ""}
-    )  # fmt: skip
+def run(values: dict[str, Any]) -> int:
     wanted = ("hypotheses",) if values["hypotheses"] else ("source", "target")
     if not (values["hypotheses"] or values["config"].data.source):
         wanted = ("target",)  # of a language model of plain text
     for name in ("source", "target", "hypotheses"):
         if (name in wanted) != bool(values[name]):
-            raise UserError(
-                f"--{name} is {'missing' if name in wanted else 'not read beside --' + wanted[-1]}\n\n{USAGE}"
+            raise COMMANDS["score"].misuse(
+                f"--{name} is {'missing' if name in wanted else 'not read beside --' + wanted[-1]}"
             )
     with contextlib.ExitStack() as stack:
         read = [all_lines(stack.enter_context(reading(values[name])), values[name]) for name in wanted]

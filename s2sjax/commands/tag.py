@@ -1,17 +1,14 @@
 """`s2sjax tag`: the hidden states of a hidden Markov model for every token of every line, by Viterbi."""
 
 import contextlib
+from typing import Any
 
 from s2sjax.commands.opening import open_run
-from s2sjax.config import choose
-from s2sjax.flags import parse
 from s2sjax.report import progress
 from s2sjax.streams import count_lines, json_line, read_lines, reading, windows, writing
 
 
-def run(argv: list[str]) -> int:
-    values = parse(argv, {"workdir": None, "input": "-", "output": "-", "format": "text"})
-    choose(values["format"], ("text", "jsonl"), "--format")
+def run(values: dict[str, Any]) -> int:
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(reading(values["input"]))
         opened = open_run(values)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from s2sjax.config import check_at_least, choose
+from s2sjax.config import check_at_least, check_choices, one_of
 from s2sjax.errors import UserError
 
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
@@ -42,11 +42,13 @@ class DataConfig:
       batch_tokens: padded tokens a batch may hold on its longer side.
       row_multiple: every batch has a multiple of this many rows, so that up to as many devices can share it. The plan
         depends on it, not on the devices: the same batches arrive on 1 and on 8.
-      buckets: number of bucket shapes. length_multiple: they are rounded up to a multiple of this.
-      pack_length: tokens on the longer side of a packed row. shuffle: a new order every epoch.
+      buckets: number of bucket shapes.
+      length_multiple: bucket shapes are rounded up to a multiple of this.
+      pack_length: tokens on the longer side of a packed row.
+      shuffle: a new order every epoch.
     """
 
-    format: str = "text"
+    format: str = one_of(FORMATS, "text")
     dir: str = ""
     name: str = ""
     file: str = ""
@@ -55,7 +57,7 @@ class DataConfig:
     target: str = "target"
     pairs: tuple[str, ...] = ()
     prompt: str = "{source}"
-    target_order: str = "left_to_right"
+    target_order: str = one_of(TARGET_ORDERS, "left_to_right")
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
@@ -66,7 +68,7 @@ class DataConfig:
     cache_dir: str = ""
     max_source_length: int = 256
     max_target_length: int = 256
-    batching: str = "bucket"
+    batching: str = one_of(BATCHINGS, "bucket")
     batch_tokens: int = 4096
     row_multiple: int = 8
     buckets: int = 6
@@ -75,8 +77,7 @@ class DataConfig:
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        for field, choices in (("format", FORMATS), ("batching", BATCHINGS), ("target_order", TARGET_ORDERS)):
-            choose(getattr(self, field), choices, f"config.data.{field}")
+        check_choices(self, "config.data")
         lengths = ("max_source_length", "max_target_length", "length_multiple", "pack_length")
         check_at_least(1, self, *lengths, "batch_tokens", "row_multiple", "buckets", where="config.data")
         check_at_least(0, self, "max_bad_records", where="config.data")

@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from s2sjax.config import check_at_least, choose
+from s2sjax.config import check_at_least, check_choices, one_of
 from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer, in_text, text_ids
 from s2sjax.errors import UserError
 from s2sjax.paths import expand
@@ -53,8 +53,8 @@ class TokenizerConfig:
       source_model, target_model: paths of SentencePiece models to take instead of training; joint has only the first.
     """
 
-    kind: str = "bpe"
-    target_kind: str = ""
+    kind: str = one_of(KINDS, "bpe")
+    target_kind: str = one_of(("", *KINDS), "")
     vocab_size: int = 8000
     joint: bool = True
     user_symbols: tuple[str, ...] = ()
@@ -66,9 +66,7 @@ class TokenizerConfig:
     target_model: str = ""
 
     def __post_init__(self) -> None:
-        choose(self.kind, KINDS, "config.tokenizer.kind")
-        if self.target_kind:
-            choose(self.target_kind, KINDS, "config.tokenizer.target_kind")
+        check_choices(self, "config.tokenizer")
         if self.target_kind and (self.joint or self.source_model):
             raise UserError("config.tokenizer.target_kind needs config.tokenizer.joint=False and no source_model")
         if self.vocab_size <= len(SPECIALS):

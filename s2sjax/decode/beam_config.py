@@ -12,34 +12,41 @@ STOPS = ("bound", "first", "never", "present")
 
 @dataclasses.dataclass(frozen=True)
 class BeamConfig:
-    """How to search. Hashable, so it can be a static argument of `jax.jit`."""
+    """How to search. Hashable, so it can be a static argument of `jax.jit`.
+
+    Attributes:
+      beam_size: K: live hypotheses a sentence, and places in its pool of finished ones. 1 is greedy search.
+      nbest: N: finished hypotheses returned, at most `beam_size`. It does not change what is searched.
+      max_len: T: the most tokens a hypothesis may have, end-of-sentence counted; the length of the static buffers.
+      length_penalty: What a log-probability is divided by: "none", "power", "gnmt" or "sockeye" (see
+        `s2sjax.decode.penalty`).
+      alpha: Strength of the length penalty, at least 0; 0 means none.
+      eos_id: Token that ends a hypothesis.
+      pad_id: Token that fills the buffers after it.
+      beta: The constant of the "sockeye" length penalty, at least 0.
+      brevity: Weight of the brevity penalty, at least 0; above 0 it needs `reference_lengths`.
+      stop: When a sentence is done: "bound", "first", "never" or "present" (observation 3 of `beam_search`).
+      no_repeat_ngram: No n-gram of this many tokens occurs twice in a hypothesis; 0 is off.
+      repetition_penalty: What log-probabilities of words that a hypothesis already has are multiplied by, above 0; 1 is
+        off.
+      groups: Groups that the beam is divided into, each pushed away from those before it (Vijayakumar et al. 2018).
+      diversity: How strongly, in nats for each hypothesis of an earlier group that chose the same word; at least 0.
+    """
 
     beam_size: int = 5
-    """K: live hypotheses a sentence, and places in its pool of finished ones. 1 is greedy search."""
     nbest: int = 1
-    """N: finished hypotheses returned, at most `beam_size`. It does not change what is searched."""
     max_len: int = 128
-    """T: the most tokens a hypothesis may have, end-of-sentence counted; the length of the static buffers."""
     length_penalty: str = "gnmt"
-    """What a log-probability is divided by: "none", "power", "gnmt" or "sockeye" (see `s2sjax.decode.penalty`)."""
     alpha: float = 0.6
-    """Strength of the length penalty, at least 0; 0 means none."""
     eos_id: int = EOS
     pad_id: int = PAD
     beta: float = 0.0
-    """The constant of the "sockeye" length penalty, at least 0."""
     brevity: float = 0.0
-    """Weight of the brevity penalty, at least 0; above 0 it needs `reference_lengths`."""
     stop: str = "bound"
-    """When a sentence is done: "bound", "first", "never" or "present" (observation 3 of `beam_search`)."""
     no_repeat_ngram: int = 0
-    """No n-gram of this many tokens occurs twice in a hypothesis; 0 is off."""
     repetition_penalty: float = 1.0
-    """What log-probabilities of words that a hypothesis already has are multiplied by, above 0; 1 is off."""
     groups: int = 1
-    """Groups that the beam is divided into, each pushed away from those before it (Vijayakumar et al. 2018)."""
     diversity: float = 0.0
-    """How strongly, in nats for each hypothesis of an earlier group that chose the same word; at least 0."""
 
     def __post_init__(self):
         for name, least in (("beam_size", 1), ("nbest", 1), ("max_len", 1), ("groups", 1), ("no_repeat_ngram", 0)):

@@ -37,27 +37,32 @@ class SampleConfig:
 
     What changes the distribution is applied in the order of the fields, and the result is normalised. With the
     defaults it is the model's own, but for padding, which is never drawn.
+
+    Attributes:
+      samples: N: hypotheses drawn for each sentence; the width K of the cache.
+      max_len: T: the most tokens a hypothesis may have, end-of-sentence counted; at the limit it is drawn for sure.
+      repetition_penalty: What log-probabilities of words that a hypothesis already has are multiplied by, above 0; 1 is
+        off.
+      no_repeat_ngram: No n-gram of this many tokens occurs twice in a hypothesis; 0 is off.
+      temperature: What log-probabilities are divided by, above 0: below 1 sharper, above 1 flatter. For greedy search,
+        use a beam of 1.
+      top_k: Only the k most probable words; 0 is off. This and the next three: `s2sjax.decode.truncation`.
+      top_p: Only the most probable words that have this probability together, above 0; 1 is off.
+      min_p: Only words at least this many times as probable as the most probable, below 1; 0 is off.
+      typical: Only the words nearest to the entropy that have this probability together, above 0; 1 is off.
+      eos_id: Token that ends a hypothesis.
+      pad_id: Token that fills the buffers after it.
     """
 
     samples: int = 1
-    """N: hypotheses drawn for each sentence; the width K of the cache."""
     max_len: int = 128
-    """T: the most tokens a hypothesis may have, end-of-sentence counted; at the limit it is drawn for sure."""
     repetition_penalty: float = 1.0
-    """What log-probabilities of words that a hypothesis already has are multiplied by, above 0; 1 is off."""
     no_repeat_ngram: int = 0
-    """No n-gram of this many tokens occurs twice in a hypothesis; 0 is off."""
     temperature: float = 1.0
-    """What log-probabilities are divided by, above 0: below 1 sharper, above 1 flatter. For greedy search, use a beam
-    of 1."""
     top_k: int = 0
-    """Only the k most probable words; 0 is off. This and the next three: `s2sjax.decode.truncation`."""
     top_p: float = 1.0
-    """Only the most probable words that have this probability together, above 0; 1 is off."""
     min_p: float = 0.0
-    """Only words at least this many times as probable as the most probable, below 1; 0 is off."""
     typical: float = 1.0
-    """Only the words nearest to the entropy that have this probability together, above 0; 1 is off."""
     eos_id: int = EOS
     pad_id: int = PAD
 

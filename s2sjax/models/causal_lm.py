@@ -33,11 +33,17 @@ GATHERS_LAYERS = True
 
 @dataclass(frozen=True)
 class Config(BlockConfig):
+    """The `model` section of the family causal_lm.
+
+    Attributes:
+      layers: Transformer blocks.
+      tied: Embedding and output projection share one table.
+      prefix: Let the tokens of a prompt see each other in both directions.
+    """
+
     layers: int = 4
     tied: bool = True
-    """Whether embedding and output projection share one table."""
     prefix: bool = False
-    """Whether the tokens of a prompt see each other in both directions."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
-from s2sjax.config import check_at_least, check_rate, choose
+from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
 from s2sjax.nn.gathering import gathered
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
@@ -41,29 +41,34 @@ from s2sjax.ops.recurrent import (
     segment_starts,
     zero_state,
 )
-from s2sjax.vocabulary import check_tied
+from s2sjax.vocabulary import TIED, check_tied
 
 GATHERS_LAYERS = True
 
 
 @dataclass(frozen=True)
 class Config:
+    """The `model` section of the family gnmt.
+
+    Attributes:
+      encoder_layers: Layers of the encoder; the bidirectional one counts as one.
+      decoder_layers: Layers of the decoder.
+      width: Width of embeddings, and of every layer and direction.
+      tied: "decoder": target embedding and output projection share one table; "all": the source too; or "none".
+      dropout: Dropout rate on embeddings and on what each layer above the bottom reads.
+      remat: What the backward pass computes again, of the layers from the third on: "none", "full" (all but each
+        layer's input), "dots" (all but the products with parameters).
+    """
+
     encoder_layers: int = 8
-    """The bidirectional one counts as one."""
     decoder_layers: int = 8
     width: int = 1024
-    """Of every layer and direction, and of embeddings."""
-    tied: str = "decoder"
-    """"decoder": target embedding and output projection share one table; "all": the source too; or "none"."""
+    tied: str = one_of(TIED, "decoder")
     dropout: float = 0.2
-    """On embeddings and on what each layer above the bottom reads."""
-    remat: str = "none"
-    """What the backward pass computes again, of the layers from the third on: "none", "full" (all but each layer's
-    input), "dots" (all but the products with parameters)."""
+    remat: str = one_of(REMAT, "none")
 
     def __post_init__(self):
-        choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
-        choose(self.remat, REMAT, "config.model.remat")
+        check_choices(self, "config.model")
         for name in ("encoder_layers", "decoder_layers"):
             if getattr(self, name) < 2:
                 raise UserError(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from s2sjax.api import Batch, Output, Rules
-from s2sjax.config import check_at_least, check_rate, choose
+from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
 from s2sjax.nn.attention import KeyValue, MultiHeadAttention, View
 from s2sjax.nn.gathering import gathered
@@ -34,29 +34,33 @@ GATHERS_LAYERS = True
 
 @dataclass(frozen=True)
 class Config:
-    pattern: tuple[str, ...] = ("recurrent", "recurrent", "attention")
-    """What mixes in one block after the other: "recurrent" or "attention"."""
+    """The `model` section of the family griffin.
+
+    Attributes:
+      pattern: What mixes in one block after the other: "recurrent" or "attention".
+      repeats: How often the pattern stands: blocks are repeats times its length.
+      width: Width of embeddings and of every block.
+      hidden: Width of the MLP; the paper's is three times `width`.
+      recurrent_width: Channels of the RG-LRU; the paper's are about four thirds of `width`.
+      heads: Heads of queries, and blocks that the kernels of the RG-LRU's gates have along their diagonal.
+      window: Positions that attention sees, its own included.
+      dropout: Dropout rate after the embedding and each sub-layer.
+      remat: What the backward pass computes again: "none", "full" (all but the input of each repeat of the pattern),
+        "dots" (all but the products with parameters).
+    """
+
+    pattern: tuple[str, ...] = one_of(("recurrent", "attention"), ("recurrent", "recurrent", "attention"))
     repeats: int = 2
-    """How often the pattern stands: blocks are repeats times its length."""
     width: int = 128
     hidden: int = 384
-    """Width of the MLP; the paper's is three times `width`."""
     recurrent_width: int = 128
-    """Channels of the RG-LRU; the paper's are about four thirds of `width`."""
     heads: int = 4
-    """Heads of queries, and blocks that the kernels of the RG-LRU's gates have along their diagonal."""
     window: int = 128
-    """Positions that attention sees, its own included."""
     dropout: float = 0.1
-    """After the embedding and each sub-layer."""
-    remat: str = "none"
-    """What the backward pass computes again: "none", "full" (all but the input of each repeat of the pattern), "dots"
-    (all but the products with parameters)."""
+    remat: str = one_of(REMAT, "none")
 
     def __post_init__(self):
-        for name in self.pattern:
-            choose(name, ("recurrent", "attention"), "config.model.pattern")
-        choose(self.remat, REMAT, "config.model.remat")
+        check_choices(self, "config.model")
         if not self.pattern:
             raise UserError("config.model.pattern is empty, but must name at least one block")
         check_at_least(1, self, "repeats", "width", "hidden", "recurrent_width", "heads", "window")

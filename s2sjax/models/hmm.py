@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from s2sjax.api import Batch, Mixture, Rules
-from s2sjax.config import check_at_least, choose
+from s2sjax.config import check_at_least, check_choices, one_of
 from s2sjax.ops import hmm
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import finite_log
@@ -27,13 +27,19 @@ LANGUAGE_MODEL = True
 
 @dataclass(frozen=True)
 class Config:
+    """The `model` section of the family hmm.
+
+    Attributes:
+      states: Hidden states.
+      learning: How parameters are going to be learned: by "gradient", or by "em" (Baum and Welch), for the optimizer
+        em, which wants the gradient by log-probabilities: minus the expected counts.
+    """
+
     states: int = 64
-    learning: str = "gradient"
-    """How parameters are going to be learned: by "gradient", or by "em" (Baum and Welch), for the optimizer em, which
-    wants the gradient by log-probabilities: minus the expected counts."""
+    learning: str = one_of(("gradient", "em"), "gradient")
 
     def __post_init__(self):
-        choose(self.learning, ("gradient", "em"), "config.model.learning")
+        check_choices(self, "config.model")
         check_at_least(1, self, "states")
 
 

@@ -27,26 +27,35 @@ LANGUAGE_MODEL = True
 
 @dataclass(frozen=True)
 class Config:
+    """The `model` section of the family lstm_lm.
+
+    Attributes:
+      layers: LSTM layers.
+      width: Width of every layer; with `tied`, the top one is as wide as the embedding.
+      embedding_width: Width of the embedding.
+      tied: The output projection is the embedding (Press and Wolf 2017, arXiv:1608.05859).
+      word_dropout: Share of the vocabulary whose words are zero wherever they are read in the batch.
+      input_dropout: Rate of variational dropout on embeddings.
+      dropout: Rate of variational dropout between layers.
+      output_dropout: Rate of variational dropout on the top layer's output.
+      weight_dropout: Dropout rate of the weights from one step's state to the next, one mask a batch.
+      activation_penalty: Activation regularisation (AR): weight of the mean square of the top layer's output after
+        dropout, nats a token.
+      change_penalty: Temporal activation regularisation (TAR): weight of the mean square of that output's change since
+        the step before, before dropout, nats a token.
+    """
+
     layers: int = 2
     width: int = 256
-    """Of every layer; with `tied`, the top one is as wide as the embedding."""
     embedding_width: int = 256
     tied: bool = True
-    """The output projection is the embedding (Press and Wolf 2017, arXiv:1608.05859)."""
     word_dropout: float = 0.0
-    """Share of the vocabulary whose words are zero wherever they are read in the batch."""
     input_dropout: float = 0.0
-    """Variational dropout on embeddings;"""
     dropout: float = 0.0
-    """between layers;"""
     output_dropout: float = 0.0
-    """and on the top layer's output."""
     weight_dropout: float = 0.0
-    """On the weights from one step's state to the next, one mask a batch."""
     activation_penalty: float = 0.0
-    """AR: times the mean square of the top layer's output after dropout, nats per token."""
     change_penalty: float = 0.0
-    """TAR: times the mean square of that output's change since the step before, before dropout, nats per token."""
 
     def __post_init__(self):
         check_at_least(1, self, "layers", "width", "embedding_width")

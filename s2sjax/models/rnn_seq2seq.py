@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
-from s2sjax.config import check_at_least, check_rate, choose
+from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
@@ -39,39 +39,47 @@ from s2sjax.ops.recurrent import (
     scan_products,
     segment_starts,
 )
-from s2sjax.vocabulary import check_tied
+from s2sjax.vocabulary import TIED, check_tied
 
 
 @dataclass(frozen=True)
 class Config:
-    cell: str = "lstm"
-    """"rnn" (tanh), "gru" or "lstm": `ops.recurrent.advance` says what each computes."""
+    """The `model` section of the family rnn_seq2seq.
+
+    Attributes:
+      cell: The recurrent cell, "rnn" being one of tanh: `ops.recurrent.advance` says what each computes.
+      encoder_layers: Layers of the encoder.
+      decoder_layers: Layers of the decoder.
+      width: Width of every layer; the two directions of a bidirectional one have half of it each.
+      bidirectional: Read the source in both directions in the bottom encoder layer.
+      reverse_source: Read each source from its end to its beginning, so that its first words are the last read
+        (Sutskever et al. 2014, section 3.3). Loops run from the right; tokens, positions and attention stay where they
+        are.
+      residual: Add to the output of each layer above the bottom that of the layer below.
+      attention: How the decoder reads the source: "none"; "additive" (Bahdanau et al.); "dot", "general" or "local"
+        (Luong et al., equation 8, and local-p, which scores as general does).
+      window: For local attention: positions on each side of the predicted one.
+      input_feeding: Feed the attentional vector of the step before to the decoder (Luong et al., section 3.3).
+      tied: "decoder": target embedding and output projection share one table; "all": the source too; or "none".
+      dropout: Dropout rate on embeddings, between layers and on the attentional vector (without attention, on the top
+        state).
+    """
+
+    cell: str = one_of(Cell, "lstm")
     encoder_layers: int = 1
     decoder_layers: int = 1
     width: int = 256
-    """Width of every layer; the two directions of a bidirectional one have half of it each."""
     bidirectional: bool = True
-    """Read the source in both directions in the bottom encoder layer."""
     reverse_source: bool = False
-    """Read each source from its end to its beginning, so that its first words are the last read (Sutskever et al. 2014,
-    section 3.3). Loops run from the right; tokens, positions and attention stay where they are."""
     residual: bool = False
-    """Add to the output of each layer above the bottom that of the layer below."""
-    attention: str = "additive"
-    """"none"; "additive" (Bahdanau et al.); "dot", "general" or "local" (Luong et al., equation 8, and local-p, which
-    scores as general does)."""
+    attention: str = one_of(("none", "additive", "dot", "general", "local"), "additive")
     window: int = 10
-    """Of local attention: positions on each side of the predicted one."""
     input_feeding: bool = True
-    tied: str = "decoder"
-    """"decoder": target embedding and output projection share one table; "all": the source too; or "none"."""
+    tied: str = one_of(TIED, "decoder")
     dropout: float = 0.3
-    """On embeddings, between layers and on the attentional vector (without attention, on the top state)."""
 
     def __post_init__(self):
-        choose(self.cell, Cell, "config.model.cell")
-        choose(self.attention, ("none", "additive", "dot", "general", "local"), "config.model.attention")
-        choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
+        check_choices(self, "config.model")
         check_at_least(1, self, "encoder_layers", "decoder_layers", "width", "window")
         if self.bidirectional and self.width % 2:
             raise UserError(

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
-from s2sjax.config import check_at_least, choose
+from s2sjax.config import check_at_least, one_of
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.layers import Embedding, Kernel
 from s2sjax.nn.totals import total
 from s2sjax.nn.transformer import Stack, StackOutput, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision, project
-from s2sjax.vocabulary import check_tied
+from s2sjax.vocabulary import TIED, check_tied
 
 SPLITS_TIME = True
 GATHERS_LAYERS = True
@@ -33,15 +33,21 @@ GATHERS_LAYERS = True
 
 @dataclass(frozen=True)
 class Config(BlockConfig):
+    """The `model` section of the family transformer.
+
+    Attributes:
+      encoder_layers: Blocks of the encoder.
+      decoder_layers: Blocks of the decoder.
+      tied: Which embeddings share one table: "all" (source, target, output; needs a joint vocabulary), "decoder"
+        (target and output) or "none".
+    """
+
     encoder_layers: int = 4
     decoder_layers: int = 4
-    tied: str = "all"
-    """Which embeddings share one table: "all" (source, target, output; needs a joint vocabulary), "decoder" (target and
-    output) or "none"."""
+    tied: str = one_of(TIED, "all")
 
     def __post_init__(self):
         super().__post_init__()
-        choose(self.tied, ("all", "decoder", "none"), "config.model.tied")
         check_at_least(1, self, "encoder_layers", "decoder_layers")
 
 

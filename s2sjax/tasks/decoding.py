@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s2sjax.config import choose
+from s2sjax.config import check_choices, one_of
 from s2sjax.data.tokenizer import Tokenizer
-from s2sjax.decode.beam import BeamConfig
+from s2sjax.decode.beam_config import STOPS, BeamConfig
 from s2sjax.decode.ensemble import KINDS
+from s2sjax.decode.penalty import LENGTH_PENALTIES
 from s2sjax.decode.sampling import SampleConfig
 from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
@@ -21,65 +22,82 @@ _OF_A_BEAM = ("nbest", "coverage", "brevity", "groups", "diversity", "stop")
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    method: str = "beam"
-    """"beam" search; "sample", independent draws; or "stochastic" beam search, draws without replacement."""
+    """The `decode` section: how a trained model is searched or sampled.
+
+    Attributes:
+      method: How hypotheses are found: "beam" search; "sample", independent draws; or "stochastic" beam search, draws
+        without replacement.
+      beam_size: Hypotheses that live at a time; 1 is greedy.
+      nbest: Hypotheses that are written for each source, at most `beam_size`. It does not change what is searched.
+      length_penalty: What the log-probability of n tokens is divided by when hypotheses are ranked: "none", 1; "power",
+        n ** alpha; "gnmt", ((5 + n) / 6) ** alpha (Wu et al. 2016); "sockeye", ((beta + n) / (beta + 1)) ** alpha.
+      alpha: Strength of the length penalty; 0 means none.
+      beta: The constant of sockeye's length penalty.
+      brevity: Weight of the brevity penalty; 0 is none.
+      reference_ratio: Target tokens expected for a source token, for the brevity penalty.
+      coverage: Weight of GNMT's coverage penalty (Wu et al. 2016, equation 14: beta); 0 is none. For models with
+        attention.
+      stop: When a sentence's search ends: "bound" (nothing better can come), "first" (fairseq's rule), "present"
+        (Hugging Face's default) or "never".
+      groups: Groups of a diverse beam (Vijayakumar et al. 2018); 1 is an ordinary beam.
+      diversity: Nats that a word costs a group for each hypothesis of an earlier group that just chose it.
+      samples: Hypotheses drawn for each source.
+      temperature: What log-probabilities are divided by before drawing: below 1 sharper, above 1 flatter. With this and
+        the next four at their defaults, draws are from the model's own distribution.
+      top_k: Draw from the k most probable tokens only; 0 is off.
+      top_p: Draw only from the most probable tokens that have this probability together; 1 is off.
+      min_p: Draw only from tokens at least this many times as probable as the most probable; 0 is off.
+      typical: Draw only from the tokens nearest to the entropy that have this probability together; 1 is off.
+      seed: Seed of the draws. What is drawn for a source depends on it and on the source, and on nothing else.
+      max_length_factor: An output has at most factor * source + offset tokens, end-of-sentence counted in both.
+      max_length_offset: The offset of the most tokens.
+      min_length_factor: An output has at least factor * source + offset tokens, counted likewise; 0 and 0 are no limit.
+      min_length_offset: The offset of the fewest tokens.
+      no_repeat_ngram: No n-gram of so many tokens stands twice in an output; 0 is off.
+      repetition_penalty: What log-probabilities of tokens that an output already has are multiplied by; 1 is off.
+      forbidden: Tokens, as `--format=jsonl` shows them, that may not occur in an output.
+      expand_late: Compute the first step once for each source, not for each of its hypotheses, which are equal until
+        then. A search takes half as long again to compile, which pays where many batches have the same shape.
+      ensemble: What an ensemble takes the mean of, token by token.
+      batch_size: Sentences in a batch; fewer where sentences are long.
+      precision: Floating-point types of decoding; "float32" gives exact scores. See `ops.linear`.
+      checkpoint: Which checkpoint is decoded with: "best" by config.checkpoint.metric, "last", or a step.
+    """
+
+    method: str = one_of(("beam", "sample", "stochastic"), "beam")
     beam_size: int = 5
-    """Hypotheses that live at a time; 1 is greedy."""
     nbest: int = 1
-    length_penalty: str = "gnmt"
-    """"none", "power", "gnmt" or "sockeye": see `decode.penalty`."""
+    length_penalty: str = one_of(LENGTH_PENALTIES, "gnmt")
     alpha: float = 0.6
     beta: float = 0.0
-    """Of sockeye's length penalty."""
     brevity: float = 0.0
-    """Weight of the brevity penalty; 0 is none."""
     reference_ratio: float = 1.0
-    """Target tokens expected for a source token, for the brevity penalty."""
     coverage: float = 0.0
-    """Weight of GNMT's coverage penalty (Wu et al. 2016, equation 14: beta); 0 is none. For models with attention."""
-    stop: str = "bound"
-    """When a sentence's search ends: "bound" (nothing better can come), "first" (fairseq's rule), "present" (Hugging
-    Face's default) or "never"."""
+    stop: str = one_of(STOPS, "bound")
     groups: int = 1
-    """Groups of a diverse beam."""
     diversity: float = 0.0
-    """Nats that a word costs a group for each hypothesis of an earlier group that just chose it."""
     samples: int = 1
-    """Hypotheses drawn for each source."""
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
     typical: float = 1.0
-    """What draws are made from; these five at their defaults are the model's own distribution (`decode.truncation`)."""
     seed: int = 0
-    """Of the draws. What is drawn for a source depends on it and on the source, and on nothing else."""
     max_length_factor: float = 2.0
     max_length_offset: int = 10
-    """An output has at most factor * source + offset tokens, end-of-sentence counted in both."""
     min_length_factor: float = 0.0
     min_length_offset: int = 0
-    """It has at least factor * source + offset tokens, counted likewise; 0 and 0 are no limit."""
     no_repeat_ngram: int = 0
-    """No n-gram of so many tokens stands twice in an output; 0 is off."""
     repetition_penalty: float = 1.0
-    """What log-probabilities of words that an output already has are multiplied by; 1 is off."""
     forbidden: tuple[str, ...] = ()
-    """Tokens, as `--format=jsonl` shows them, that may not occur."""
     expand_late: bool = False
-    """Compute the first step once for each source, not for each of its hypotheses, which are equal until then. A search
-    takes half as long again to compile, which pays where many batches have the same shape."""
-    ensemble: str = "probabilities"
-    """What an ensemble takes the mean of: "probabilities" or "log_probabilities"; see `decode.ensemble`."""
+    ensemble: str = one_of(KINDS, "probabilities")
     batch_size: int = 64
-    """Sentences a batch; fewer where sentences are long."""
-    precision: str = "float32"
-    """float32, so that scores are exact; see `ops.linear`."""
+    precision: str = one_of(Precision, "float32")
     checkpoint: str = "best"
-    """"best" by config.checkpoint.metric, "last", or a step."""
 
     def __post_init__(self):
-        choose(self.method, ("beam", "sample", "stochastic"), "config.decode.method")
+        check_choices(self, "config.decode")
         self.beam(max_len=1)
         self.sampling(max_len=1)
         if self.method == "beam":
@@ -90,8 +108,6 @@ class DecodeConfig:
             value, default = getattr(self, name), getattr(type(self), name)
             if value != default:
                 raise UserError(f"config.decode.{name} is {value}, but {why}, or {name} to {default}")
-        choose(self.precision, tuple(Precision), "config.decode.precision")
-        choose(self.ensemble, KINDS, "config.decode.ensemble")
         if self.batch_size < 1 or self.max_length_factor < 0 or self.max_length_offset < 1:
             raise UserError(
                 f"config.decode.batch_size {self.batch_size} must be at least 1, max_length_factor "

@@ -1,0 +1,127 @@
+"""Help: every option and every config key is explained, by the classes and tables that decide what is accepted."""
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+import typing
+
+import pytest
+
+from s2sjax import models
+from s2sjax.commands.table import COMMANDS
+from s2sjax.config import build
+from s2sjax.decode.beam_config import BeamConfig
+from s2sjax.decode.sampling import SampleConfig
+from s2sjax.errors import UserError
+from s2sjax.experiment import Experiment, base_config, resolve, save
+from s2sjax.flags import help_for
+from s2sjax.helptext import overview
+from s2sjax.reference import attributes, config_keys, sections
+from s2sjax.tasks.risk import UTILITIES
+
+HINTS = typing.get_type_hints(Experiment)
+SECTIONS = {name: HINTS[name] for name in HINTS if dataclasses.is_dataclass(HINTS[name])}
+FAMILIES = {name: models.family(name).Config for name in models.families()}
+CONFIGS = [*SECTIONS.values(), *FAMILIES.values(), BeamConfig, SampleConfig]
+
+
+@pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_every_field_is_documented_and_nothing_else_is(cls):
+    found: dict[str, str] = {}
+    for base in cls.__mro__[:-1]:
+        found |= attributes(inspect.cleandoc(base.__doc__ or ""))
+    assert set(found) == {field.name for field in dataclasses.fields(cls)}
+    assert not [name for name, text in found.items() if len(text) < 5]
+
+
+def test_keys_read_from_the_source_are_those_of_the_classes():
+    expected = {("seed", "", 0, ())}
+    for section, cls, family in [
+        *((section, cls, "") for section, cls in SECTIONS.items()), *(("model", c, f) for f, c in FAMILIES.items())
+    ]:  # fmt: skip
+        for field in dataclasses.fields(cls):
+            expected.add((f"{section}.{field.name}", family, field.default, field.metadata.get("choices", ())))
+    found = {(key.name, key.family, key.default, key.choices) for key in config_keys() if key.name != "model.name"}
+    assert found == expected
+    (name,) = (key for key in config_keys() if key.name == "model.name")
+    assert name.choices == models.families() and name.default == base_config().model.name
+    assert all(key.meaning for key in config_keys()) and set(sections()) == {*SECTIONS, "model"}
+
+
+@pytest.mark.parametrize("key", [key for key in config_keys() if key.choices and key.name != "model.name"],
+                         ids=lambda key: f"{key.family or key.name}-{key.name}")  # fmt: skip
+def test_choices_in_help_are_those_that_validation_knows(key):
+    cls = FAMILIES[key.family] if key.family else SECTIONS[key.name.partition(".")[0]]
+    field = key.name.rpartition(".")[2]
+    wrong = ("nonsense",) if key.type.startswith("tuple") else "nonsense"
+    with pytest.raises(UserError, match="is 'nonsense'") as error:
+        build(cls, {field: wrong}, "config." + key.name.partition(".")[0])
+    assert key.name in str(error.value) and all(choice in str(error.value) for choice in key.choices)
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)
+def test_help_of_a_command_explains_every_option_without_a_run(command):
+    text = help_for(["--help"], command, "")
+    lines = text.splitlines()
+    for option in command.options:
+        assert len(option.meaning) > 5
+        assert f"  {option.usage}" in lines and option.meaning.split()[0] in text
+    assert command.examples and all(f"  s2sjax {example}" in lines for _, example in command.examples)
+    assert max(map(len, lines)) <= 120
+
+
+def test_help_of_train_lists_every_config_key():
+    lines = help_for(["--help"], COMMANDS["train"], "").splitlines()
+    for key in config_keys():
+        found = [line for line in lines if line.startswith(f"  {key.name}=")]
+        assert any(all(choice in line for choice in key.choices) for line in found), key.name
+    for command in COMMANDS.values():  # the others name the sections that they do not list
+        text = help_for(["--help"], command, "")
+        assert command.config == "none" or all(f"  {s}." in text or f"--help={s}." in text for s in sections())
+
+
+def test_a_prefix_narrows_help_to_keys():
+    narrowed = lambda prefix: [  # noqa: E731
+        line.split("=")[0].strip()
+        for line in help_for([], COMMANDS["decode"], prefix).splitlines()
+        if line.startswith("  ") and line[2] != " "
+    ]
+    assert narrowed("decode.beam_size") == narrowed("config.decode.beam_size") == ["decode.beam_size"]
+    assert len(narrowed("decode.")) == len(dataclasses.fields(SECTIONS["decode"]))
+    assert "data.batch_tokens" in narrowed("batch")
+    with pytest.raises(UserError, match="no config key begins with 'deocde.': .*s2sjax decode --help explains"):
+        narrowed("deocde.")
+    with pytest.raises(UserError, match="goodput takes none"):
+        help_for([], COMMANDS["goodput"], "decode.")
+
+
+def test_help_of_a_run_shows_its_values(tmp_path):
+    config = base_config("hmm")
+    config.model.states = 7
+    save(resolve(config), tmp_path / "config.json")
+    argv = [f"--workdir={tmp_path}", "--help", "--config.decode.beam_size=9"]
+    text = help_for(argv, COMMANDS["train"], "")
+    assert "  model.states=7  (whole number; default 64)" in text and "  decode.beam_size=9  (" in text
+    assert "model.width" not in text, "another family's"
+
+
+def test_options_with_choices_take_what_the_code_takes():
+    choices = {(c.name, o.name): o.choices for c in COMMANDS.values() for o in c.options if o.choices}
+    assert choices["rerank", "utility"] == tuple(UTILITIES)
+
+
+def test_the_overview_names_every_command():
+    assert all(f"\n  {name} " in overview(COMMANDS) for name in COMMANDS)
+
+
+def test_help_does_not_load_jax():
+    code = (
+        "import sys; from s2sjax.cli import run_command\n"
+        "for argv in (['--help'], ['train', '--help'], ['decode', '--help=decode.'], ['--version']):\n"
+        "    try: run_command(argv)\n"
+        "    except SystemExit as ended: assert ended.code == 0, ended.code\n"
+        "assert not {'jax', 'numpy', 'flax'} & set(sys.modules), 'slow'\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
