@@ -131,8 +131,8 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(monkeypatch, capsys, w
 
     class Command:
         @staticmethod
-        def run(argv):
-            write("text " * int(argv[0]))
+        def run(values):
+            write("text " * int(values["workdir"]))
             return 0
 
     monkeypatch.setitem(sys.modules, "s2sjax.commands.goodput", Command)
@@ -140,7 +140,7 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(monkeypatch, capsys, w
         with open("/dev/full", "w") as full:
             monkeypatch.setattr(sys, "stdout", full)
             with pytest.raises(SystemExit) as stopped:
-                run_command(["goodput", length])
+                run_command(["goodput", f"--workdir={length}"])
         assert stopped.value.code == 2
         assert capsys.readouterr().err == "s2sjax: cannot write standard output: No space left on device\n"
 
