@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from s2sjax import models
@@ -232,6 +233,30 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     if type(sections.get("seed", 0)) is not int:
         raise UserError(f"config.seed is {sections['seed']!r}, but a value of type int was expected")
     return Experiment(name, build(models.family(name).Config, model, "config.model"), **sections)
+
+
+def override(experiment: Experiment, changes: Mapping[str, Any], *, section: str = "") -> Experiment:
+    """The experiment with other values, given by dotted keys as on the command line: {"decode.beam_size": 3}.
+
+    Args:
+        section: where keys without a dot belong, "decode" for instance; else they are keys of the whole config.
+
+    Raises:
+        UserError: as `resolve`.
+    """
+    config = config_dict(experiment).to_dict()
+    for key, value in changes.items():
+        key = key.removeprefix("config.")
+        *path, name = (key if "." in key or not section else f"{section}.{key}").split(".")
+        values, where = config, "config"
+        for part in path:
+            if not isinstance(values.get(part), dict):
+                raise UserError(f"{where}.{part} is no section of the config: {nearest(part, values)}")
+            values, where = values[part], f"{where}.{part}"
+        if name not in values:
+            raise UserError(f"{where}.{name} is not a config key: {nearest(name, values)}")
+        values[name] = value.item() if isinstance(value, np.generic) else value
+    return resolve(config)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:

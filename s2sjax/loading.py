@@ -19,13 +19,10 @@ from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.errors import UserError
-from s2sjax.evaluate import make_translator
 from s2sjax.experiment import Experiment
-from s2sjax.ops.linear import Precision
-from s2sjax.run import Run
+from s2sjax.run import Run, build_model, check_languages, in_precision
 from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer
-from s2sjax.tasks.scorers import Ensemble, Single
 
 _log = logging.getLogger(__name__)
 
@@ -47,22 +44,17 @@ def load(
     workdir = Path(workdir)
     saved = experiments.load(workdir / "config.json")
     experiment = experiment or saved
-    learned, asked = _languages(saved), _languages(experiment)
-    if learned and not asked <= learned:
-        raise UserError(
-            f"config.data.pairs names {', '.join(sorted(asked - learned))}, and what {workdir} has learned is "
-            f"{', '.join(sorted(learned))}"
-        )
+    check_languages(experiment, saved, workdir)
     mesh = _mesh_here(experiment.mesh, saved.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
-    family = models.family(experiment.model_name)
-    sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
-    model = family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
-    step, params = _restore(workdir, experiment, model, mesh, family.sharding_rules(experiment.model))
-    scorer = Single(model, Precision(experiment.decode.precision))
-    translator = make_translator(experiment, scorer, params, tokenizers, mesh)
-    run = Run(workdir, experiment, step, params, tokenizers, mesh, model, translator)
-    return _joined(run, [_member(run, Path(other)) for other in ensemble]) if ensemble else run
+    model = build_model(experiment, tokenizers)
+    rules = models.family(experiment.model_name).sharding_rules(experiment.model)
+    step, params, metrics = _restore(workdir, experiment, model, mesh, rules)
+    run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, model)
+    if ensemble:
+        run = dataclasses.replace(run, others=tuple(_member(run, Path(other)) for other in ensemble))
+    _ = run.translator  # made now, so that a config which the model cannot follow is refused here
+    return run
 
 
 def _mesh_here(asked: MeshConfig, trained: MeshConfig) -> Mesh:
@@ -76,14 +68,10 @@ def _mesh_here(asked: MeshConfig, trained: MeshConfig) -> Mesh:
     return sharding.make_mesh(MeshConfig())
 
 
-def _languages(experiment: Experiment) -> set[str]:
-    return {language for pair in experiment.data.pairs for language in pair.split("-")}
-
-
 def _member(first: Run, workdir: Path) -> Run:
     """Another run, in the precision and on the devices of the first. Raises: UserError if it does not go with it."""
     experiment = experiments.load(workdir / "config.json")
-    decode = dataclasses.replace(experiment.decode, precision=first.experiment.decode.precision)
+    experiment = in_precision(experiment, first.experiment.decode.precision)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
     for side in ("source", "target"):
         one, other = getattr(first.tokenizers, side), getattr(tokenizers, side)
@@ -106,7 +94,7 @@ def _member(first: Run, workdir: Path) -> Run:
             f"'{theirs.target_order}' and not '{mine.target_order}', so the two never ask for the same token; let one "
             "rerank what the other finds (s2sjax rerank)"
         )
-    return load(workdir, experiment=dataclasses.replace(experiment, decode=decode, mesh=first.experiment.mesh))
+    return load(workdir, experiment=dataclasses.replace(experiment, mesh=first.experiment.mesh))
 
 
 def _first_difference(one: Tokenizer, other: Tokenizer) -> str:
@@ -120,19 +108,8 @@ def _first_difference(one: Tokenizer, other: Tokenizer) -> str:
     return "of the same tokens, but it cuts text otherwise"
 
 
-def _joined(first: Run, others: Sequence[Run]) -> Run:
-    """The first run, with a translator that asks all of them."""
-    decode, members = first.experiment.decode, (first, *others)
-    scorer = Ensemble(tuple(Single(run.model, Precision(decode.precision)) for run in members), decode.ensemble)
-    translator = make_translator(
-        first.experiment, scorer, tuple(run.params for run in members), first.tokenizers, first.mesh,
-        others=[run.experiment for run in others],
-    )  # fmt: skip
-    return dataclasses.replace(first, others=tuple(others), translator=translator)
-
-
 def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh, rules: Rules):
-    """The step and, as they are used, the parameters that `decode.checkpoint` names; nothing else is read."""
+    """Step, parameters as they are used, and metrics of what `decode.checkpoint` names; nothing else is read."""
     reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
     optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
     ema = experiment.train.ema_decay > 0
@@ -152,4 +129,4 @@ def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh
     for message in restored.messages:
         _log.warning("%s", message)
     (params,) = restored.state.values()
-    return restored.step, params
+    return restored.step, params, restored.metrics

@@ -4,59 +4,118 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from s2sjax import distributed
+from s2sjax import distributed, models
+from s2sjax import experiment as experiments
 from s2sjax.data import prepare as preparation
-from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
+from s2sjax.data.prepare import turn_round
 from s2sjax.data.sources import Source
 from s2sjax.data.splits import open_split, prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
-from s2sjax.evaluate import LikelihoodEvaluator, check_positions, write_json
+from s2sjax.evaluate import LikelihoodEvaluator, make_translator, write_json
 from s2sjax.experiment import Experiment
+from s2sjax.forcing import Forcing
 from s2sjax.metrics import error_rates, likelihood_metrics, text_metrics
+from s2sjax.ops.linear import Precision
 from s2sjax.report import progress
-from s2sjax.tasks.details import Details, length_scores
-from s2sjax.tasks.forced import Forced, Layers, choose_layers, forced_pairs
-from s2sjax.tasks.scorers import attention_layers
+from s2sjax.tasks import inputs
+from s2sjax.tasks.details import Details, Logits, length_scores
+from s2sjax.tasks.forced import choose_layers
+from s2sjax.tasks.scorers import Ensemble, Scorer, Single, attention_layers
 from s2sjax.tasks.tagging import tags
 from s2sjax.tasks.translate import Hypothesis, Translator, best_text
-from s2sjax.tasks.word_alignment import Alignment, align_words, read_words, written_words
+from s2sjax.tasks.word_alignment import Alignment
 from s2sjax.vocabulary import EOS
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Run:
     """A trained model with all that belongs to it. Made by `load`."""
 
     workdir: Path
     experiment: Experiment
+    """The config that it decodes, scores and evaluates by."""
+    saved: Experiment
+    """The config that it was trained with."""
     step: int
     """Of the checkpoint that was read."""
+    metrics: Mapping[str, float]
+    """Validation metrics of that checkpoint; of a step that was not validated there are none."""
     params: dict
     """The parameter tree; the moving average if the run kept one."""
     tokenizers: TokenizerPair
     mesh: Mesh
     model: nn.Module
     """The Linen module, in `decode.precision`."""
-    translator: Translator
     others: tuple["Run", ...] = ()
     """The other members of an ensemble. It decodes, scores and evaluates as one; step, params and model are those of
     the first."""
 
+    @functools.cached_property
+    def translator(self) -> Translator:
+        """The search, as `decode` in the config says, over this run or all members of the ensemble."""
+        precision, runs = Precision(self.experiment.decode.precision), (self, *self.others)
+        members = tuple(Single(run.model, precision) for run in runs)
+        scorer: Scorer = members[0]
+        params: Any = self.params
+        if self.others:
+            scorer, params = Ensemble(members, self.experiment.decode.ensemble), tuple(run.params for run in runs)
+        others = [run.experiment for run in self.others]
+        return make_translator(self.experiment, scorer, params, self.tokenizers, self.mesh, others=others)
+
+    def __repr__(self) -> str:
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        others = "".join(f" + {run.workdir}" for run in self.others)
+        return f"Run({self.workdir}{others}, {self.experiment.model_name}, {size:,} parameters, step {self.step})"
+
+    def with_config(self, **changes: Any) -> "Run":
+        """The same run with other settings, checked as on the command line. Nothing is loaded: parameters are shared.
+
+        Args:
+            changes: fields of `decode`, as in beam_size=3; or keys of `data`, `decode` and `evaluate` with their
+                section, as in **{"data.max_source_length": 50}.
+
+        Raises:
+            UserError: a key is unknown or of another section, or a value is not accepted.
+        """
+        for key in changes:
+            section, _, name = key.removeprefix("config.").rpartition(".")
+            if section not in ("", "data", "decode", "evaluate") or (section != "data" and name == "checkpoint"):
+                raise UserError(
+                    f"{key} decides what is loaded, and with_config loads nothing: open the run again, with "
+                    f's2sjax.load("{self.workdir}", **{{"{key}": ...}})'
+                )
+        made = self._with_experiment(experiments.override(self.experiment, changes, section="decode"))
+        if made.experiment.decode.precision == self.experiment.decode.precision:
+            made.translator.put(self.translator.params)  # rounded already, and once for all
+        return made
+
+    def _with_experiment(self, experiment: Experiment) -> "Run":
+        check_languages(experiment, self.saved, self.workdir)
+        model, others = self.model, self.others
+        if experiment.decode.precision != self.experiment.decode.precision:
+            model = build_model(experiment, self.tokenizers)
+            others = tuple(
+                run._with_experiment(in_precision(run.experiment, experiment.decode.precision)) for run in others
+            )
+        return dataclasses.replace(self, experiment=experiment, model=model, others=others)
+
     def decode(
         self,
-        sources: Sequence[str],
+        sources: Iterable[str],
         *,
-        prefixes: Sequence[str] | None = None,
-        phrases: Sequence[Sequence[str]] | None = None,
-        choices: Sequence[str] | None = None,
+        prefixes: Iterable[str] | None = None,
+        phrases: Iterable[Iterable[str]] | None = None,
+        choices: Iterable[str] | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[list[Hypothesis]]:
         """The `decode.nbest` best translations of each source, best first, or `decode.samples` draws.
@@ -72,14 +131,21 @@ class Run:
         Raises:
             UserError: the run knows several pairs of languages, and `data.pairs` names more than one.
         """
+        sources = inputs.texts(sources, "sources")
+        if prefixes is not None:
+            prefixes = inputs.for_each(sources, inputs.texts(prefixes, "prefixes"), "prefixes")
+        if phrases is not None:
+            phrases = inputs.phrases(phrases, sources)
+        if choices is not None:
+            choices = inputs.texts(choices, "choices")
         prompt = prompt_of(self.experiment.data)
         prompted = [prompt(source) for source in sources]
         return self.translator(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=progress)
 
     def score(
         self,
-        sources: Sequence[str],
-        targets: Sequence[str | Hypothesis],
+        sources: Iterable[str],
+        targets: Iterable[str | Hypothesis],
         *,
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[float]:
@@ -91,10 +157,13 @@ class Run:
         Raises:
             UserError: a hypothesis is of another vocabulary.
         """
-        _, forced = self._force(sources, targets, (), progress=progress)
+        sources = inputs.texts(sources, "sources")
+        forced = self._forcing.force(
+            self._forcing.read(sources, inputs.targets(targets, sources)), (), progress=progress
+        )
         return [float(pair.log_probs.sum(dtype=np.float64)) for pair in forced]
 
-    def explain(self, sources: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[list[Details]]:
+    def explain(self, sources: Iterable[str], found: Iterable[Iterable[Hypothesis]]) -> list[list[Details]]:
         """More about each hypothesis that `decode` found for each source, by one teacher-forced pass over all of them.
 
         Alignments are by the average attention of all layers. They are None where the model has none over a source: of
@@ -103,21 +172,45 @@ class Run:
         Raises:
             UserError: a hypothesis is of another vocabulary.
         """
+        sources = inputs.texts(sources, "sources")
+        found = inputs.hypotheses(found, sources)
         pairs = [(source, h) for source, hypotheses in zip(sources, found, strict=True) for h in hypotheses]
         of_each = [source for source, _ in pairs]
         listed = [hypothesis for _, hypothesis in pairs]
-        split, forced = self._force(of_each, listed, choose_layers(None, self._attention_layers), again=True)
+        split = self._forcing.read(of_each, listed, again=True)
+        forced = self._forcing.force(split, choose_layers(None, self._attention_layers))
         alignments: Sequence[Alignment | None] = [None] * len(pairs)
         if any(self._attention_layers):
-            alignments = self._aligned(of_each, listed, split, forced)
+            alignments = self._forcing.align(of_each, listed, split, forced)
         scores = length_scores([h.score for h in listed], [len(h.ids) for h in listed], self.experiment.decode)
         details = map(Details, (tuple(pair.log_probs.tolist()) for pair in forced), scores, alignments)
         return [list(itertools.islice(details, len(hypotheses))) for hypotheses in found]
 
+    def logits(
+        self,
+        sources: Iterable[str],
+        targets: Iterable[str | Hypothesis],
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Logits]:
+        """What the model says at each token of each target, over the whole vocabulary: `score` is made of it.
+
+        All of it is kept, 4 bytes for each word of the vocabulary at each token: take many pairs in parts.
+
+        Raises:
+            UserError: a hypothesis is of another vocabulary.
+        """
+        sources = inputs.texts(sources, "sources")
+        split = self._forcing.read(sources, inputs.targets(targets, sources))
+        logits = [pair.logits for pair in self._forcing.force(split, None, progress=progress)]
+        pieces, given = self.tokenizers.target.pieces, split.given
+        rows = [split.target[i][0 if given is None else given[i] :].tolist() for i in range(len(split))]
+        return [Logits(values, tuple(ids), tuple(pieces(ids))) for values, ids in zip(logits, rows, strict=True)]
+
     def align(
         self,
-        sources: Sequence[str],
-        targets: Sequence[str | Hypothesis],
+        sources: Iterable[str],
+        targets: Iterable[str | Hypothesis],
         *,
         layer: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
@@ -139,69 +232,22 @@ class Run:
                 f"{self.experiment.model_name} as it is in {self.workdir} has no attention over a source to align by; "
                 "transformer, gnmt, and rnn_seq2seq with config.model.attention have"
             )
-        split, forced = self._force(sources, targets, choose_layers(layer, self._attention_layers), progress=progress)
-        return self._aligned(sources, targets, split, forced)
+        sources = inputs.texts(sources, "sources")
+        targets = inputs.targets(targets, sources)
+        split = self._forcing.read(sources, targets)
+        forced = self._forcing.force(split, choose_layers(layer, self._attention_layers), progress=progress)
+        return self._forcing.align(sources, targets, split, forced)
 
     @functools.cached_property
     def _attention_layers(self) -> tuple[int, ...]:
         return attention_layers(self.translator.scorer, self.translator.params)
 
-    def _force(
-        self,
-        sources: Sequence[str],
-        targets: Sequence[str | Hypothesis],
-        layers: Layers,
-        *,
-        again: bool = False,
-        progress: Callable[[int], None] = lambda done: None,
-    ) -> tuple[TokenizedSplit, list[Forced]]:
-        """The pairs' tokens, and what teacher forcing says of them; targets in reading order.
-
-        Args:
-            again: decoding has read the sources before.
-        """
-        prompt = prompt_of(self.experiment.data)
-        source_rows = self.translator.source_rows([prompt(s) for s in sources], again=again)
-        encoded = iter(self.tokenizers.target.encode([t for t in targets if isinstance(t, str)]))
-        target_rows = [np.append(next(encoded), EOS) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
-        vocab = self.tokenizers.target.vocab_size
-        if any(row.max(initial=0) >= vocab for row in target_rows):
-            raise UserError(f"a hypothesis has a token beyond this run's {vocab}: it is another run's")
-        given = None
-        if not self.experiment.data.source:  # one text, whose first part is only read
-            source_rows = [row[1:] for row in source_rows]  # without begin-of-sentence, which targets get anyway
-            given = np.array([len(row) for row in source_rows], np.int32)
-            target_rows = [np.concatenate(rows) for rows in zip(source_rows, target_rows, strict=True)]
-            source_rows = [np.zeros(0, np.int32)] * len(target_rows)
-        source, target = Ragged.from_rows(source_rows), Ragged.from_rows(target_rows)
-        for member in (self, *self.others):
-            check_positions(member.experiment, source.lengths, target.lengths)
-        split = TokenizedSplit(source, target, fingerprint="", given=given)
-        forced = forced_pairs(
-            self.translator.scorer, self.translator.params, split, layers=layers,
-            batch_size=self.experiment.decode.batch_size, right_to_left=self.experiment.data.right_to_left,
-            progress=progress,
-        )  # fmt: skip
-        return split, forced
-
-    def _aligned(
-        self, sources: Sequence[str], targets: Sequence[str | Hypothesis], split: TokenizedSplit, forced: list[Forced]
-    ) -> list[Alignment]:
-        prompt = prompt_of(self.experiment.data)
-        before = prompt("{source}").index("{source}")  # characters of the prompt before the source
-        alignments = []
-        for i, (source, target, pair) in enumerate(zip(sources, targets, forced, strict=True)):
-            end = before + len(source)
-            read = read_words(self.tokenizers.source, prompt(source), split.source[i], before, end)
-            if isinstance(target, str):
-                written = read_words(self.tokenizers.target, target, split.target[i])
-            else:
-                written = written_words(self.tokenizers.target, split.target[i])
-            alignments.append(align_words(pair.attention, read, written))
-        return alignments
+    @functools.cached_property
+    def _forcing(self) -> Forcing:
+        return Forcing(self.translator, self.tokenizers, tuple(run.experiment for run in (self, *self.others)))
 
     def tag(
-        self, texts: Sequence[str], *, progress: Callable[[int], None] = lambda done: None
+        self, texts: Iterable[str], *, progress: Callable[[int], None] = lambda done: None
     ) -> list[list[tuple[str, int]]]:
         """Each text's tokens with the hidden state of each, on the best path (Viterbi); end-of-sentence is the last.
 
@@ -212,7 +258,7 @@ class Run:
             raise UserError("an ensemble has no hidden states in common: tag with one run")
         if not hasattr(self.model, "tag"):
             raise UserError(f"{self.experiment.model_name} has no hidden states to tag with; a hidden Markov model has")
-        rows = [np.append(ids, EOS) for ids in self.tokenizers.target.encode(list(texts))]
+        rows = [np.append(ids, EOS) for ids in self.tokenizers.target.encode(inputs.texts(texts, "texts"))]
         written = [turn_round(row) for row in rows] if self.experiment.data.right_to_left else rows
         batch_size = self.experiment.decode.batch_size
         states = tags(self.model, self.params, written, batch_size=batch_size, progress=progress)
@@ -259,3 +305,27 @@ class Run:
         with progress(f"decoding {split}", len(sources)) as advance:
             hypotheses = [best_text(found) for found in self.translator(sources, progress=advance)]
         return text_metrics(hypotheses, references) | error_rates(sources, hypotheses, references)
+
+
+def build_model(experiment: Experiment, tokenizers: TokenizerPair) -> nn.Module:
+    """The module of a trained run, in `decode.precision`."""
+    sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
+    family = models.family(experiment.model_name)
+    return family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
+
+
+def in_precision(experiment: Experiment, precision: str) -> Experiment:
+    """The config of a run that decodes together with others, in this precision."""
+    return dataclasses.replace(experiment, decode=dataclasses.replace(experiment.decode, precision=precision))
+
+
+def check_languages(experiment: Experiment, saved: Experiment, workdir: Path) -> None:
+    """Raise a `UserError` if `data.pairs` asks for a language that the run, with its saved config, has not learned."""
+    learned, asked = (
+        {language for pair in each.data.pairs for language in pair.split("-")} for each in (saved, experiment)
+    )
+    if learned and not asked <= learned:
+        raise UserError(
+            f"config.data.pairs names {', '.join(sorted(asked - learned))}, and what {workdir} has learned is "
+            f"{', '.join(sorted(learned))}"
+        )

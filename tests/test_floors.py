@@ -41,7 +41,7 @@ FLOORS = (
     {"experiment"},
     {"flags", "streams"},
     {"evaluate", "average"},
-    {"step", "workdir"},
+    {"step", "workdir", "forcing"},
     {"training", "inspection"},
     {"run"},
     {"loading"},

@@ -1,7 +1,7 @@
 """What else there is to know of a hypothesis: its tokens one by one, other length conventions, its alignment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +20,25 @@ class Details:
     ranking score are not in it."""
     alignment: Alignment | None
     """None for a model without attention over a source."""
+
+
+@dataclass(frozen=True, eq=False)
+class Logits:
+    """What a model says at each token of a target that it is given (teacher forcing)."""
+
+    values: np.ndarray = field(repr=False)
+    """[T, V] float32: row t scores every word of the vocabulary as token t, after those before it; the softmax of a row
+    is a distribution. An ensemble's, and a hidden Markov model's, are log-probabilities already."""
+    ids: tuple[int, ...]
+    """The target's T tokens, end-of-sentence included, which are columns of `values`."""
+    tokens: tuple[str, ...]
+    """The same as the tokenizer writes them."""
+
+    @property
+    def log_probs(self) -> np.ndarray:
+        """[T, V] float32, nats: the log-softmax of `values`."""
+        shifted = self.values - self.values.max(axis=-1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def length_scores(log_probs: Sequence[float], lengths: Sequence[int], config: DecodeConfig) -> list[dict[str, float]]:

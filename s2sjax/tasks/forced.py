@@ -19,6 +19,7 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
 from s2sjax.errors import UserError
+from s2sjax.ops.losses import token_losses
 from s2sjax.sharding import to_host
 from s2sjax.tasks.scorers import Scorer, mean_attention
 from s2sjax.tasks.translate import padded_length
@@ -34,6 +35,8 @@ class Forced(NamedTuple):
     """[B, T] float32, nats, end-of-sentence counted; 0 where the batch's weights are."""
     attention: Any
     """[B, T, S] float32, rows that sum to 1; None if no layer was looked at."""
+    logits: Any = None
+    """[B, T, V] float32, of every word as each target; None if they were not asked for."""
 
 
 @functools.partial(jax.jit, static_argnames=("scorer", "layers"))
@@ -48,6 +51,14 @@ def force(scorer: Scorer, params, batch: Batch, *, layers: Layers = ()) -> Force
     log_probs, watched = scorer.watched_log_probs(params, batch)
     looked_at = [[own[i] for i in chosen] for own, chosen in zip(watched, layers, strict=True)]
     return Forced(log_probs * batch["weights"], mean_attention(looked_at))
+
+
+@functools.partial(jax.jit, static_argnames="scorer")
+def force_logits(scorer: Scorer, params, batch: Batch) -> Forced:
+    """`force` that keeps the whole distributions, and looks at no attention."""
+    scores = scorer.target_logits(params, batch)
+    nll = token_losses(scores, batch["targets"], label_smoothing=0.0, z_loss=0.0)[1]
+    return Forced(-nll * batch["weights"], None, scores)
 
 
 def cross_attention(model: nn.Module, params, batch: Batch):
@@ -86,16 +97,17 @@ def forced_pairs(
     params,
     split: TokenizedSplit,
     *,
-    layers: Layers = (),
+    layers: Layers | None = (),
     batch_size: int,
     right_to_left: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Forced]:
-    """What teacher forcing says of each pair, in their order: `log_probs` [n] and `attention` [n, S].
+    """What teacher forcing says of each pair, in their order: `log_probs` [n]; `attention` [n, S] or `logits` [n, V].
 
     Tokens that are only given, at the beginning of a target, are left out.
 
     Args:
+        layers: whose attention to look at; None for logits instead.
         right_to_left: the models write a target's last token first. The split's targets, and what is said of their
             tokens, are in reading order all the same.
     """
@@ -106,14 +118,16 @@ def forced_pairs(
         split = dataclasses.replace(split, target=Ragged.from_rows(rows))
     pairs: list[Forced] = [Forced(np.zeros(0, np.float32), None)] * len(split)
     for examples, batch in batches(split, batch_size):
-        forced = to_host(force(scorer, params, batch, layers=layers))
+        told = force_logits(scorer, params, batch) if layers is None else force(scorer, params, batch, layers=layers)
+        forced = to_host(told)
         for row, example in enumerate(examples):
             first = 0 if split.given is None else int(split.given[example])
             predicted = slice(first, int(split.target.lengths[example]))
             attention = None
             if forced.attention is not None:
                 attention = copied(forced.attention[row, predicted, : split.source.lengths[example]])
-            pairs[example] = Forced(copied(forced.log_probs[row, predicted]), attention)
+            logits = None if forced.logits is None else copied(forced.logits[row, predicted])
+            pairs[example] = Forced(copied(forced.log_probs[row, predicted]), attention, logits)
         progress(len(examples))
     return pairs
 

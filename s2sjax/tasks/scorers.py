@@ -58,6 +58,10 @@ class Scorer(Protocol):
         """Log-probability of each target in nats, float32 [B, T], whatever its weight. One segment a row."""
         ...
 
+    def target_logits(self, params, batch: Batch) -> Array:
+        """Scores of every word as each target, float32 [B, T, V], whose softmax is what `token_log_probs` takes."""
+        ...
+
     def watched_log_probs(self, params, batch: Batch) -> tuple[Array, list[list[Array]]]:
         """`token_log_probs` and, from the same pass, how each model's layers attend to the source: float32 [B, T, S]
         each, averaged over heads, the lowest layer first."""
@@ -117,6 +121,9 @@ class Single:
     def token_log_probs(self, params, batch: Batch) -> Array:
         return _forced([self], [params], batch, lambda scores: scores[0])[0]
 
+    def target_logits(self, params, batch: Batch) -> Array:
+        return _forced([self], [params], batch, lambda scores: scores[0], say=_logits)[0]
+
     def watched_log_probs(self, params, batch: Batch) -> tuple[Array, list[list[Array]]]:
         return _forced([self], [params], batch, lambda scores: scores[0], watch=True)
 
@@ -164,6 +171,10 @@ class Ensemble:
     def token_log_probs(self, params, batch: Batch) -> Array:
         return _forced(self.members, params, batch, lambda scores: combine(scores, self.kind))[0]
 
+    def target_logits(self, params, batch: Batch) -> Array:
+        """Log-probabilities, as the members' distributions make them."""
+        return _forced(self.members, params, batch, lambda scores: combine(scores, self.kind), say=_logits)[0]
+
     def watched_log_probs(self, params, batch: Batch) -> tuple[Array, list[list[Array]]]:
         return _forced(self.members, params, batch, lambda scores: combine(scores, self.kind), watch=True)
 
@@ -193,6 +204,14 @@ def mean_attention(models: Sequence[Sequence[Array]]) -> Array:
     return jnp.mean(jnp.stack(means), axis=0)
 
 
+def _target_log_prob(scores: Array, targets: Array) -> Array:
+    return -token_losses(scores, targets, label_smoothing=0.0, z_loss=0.0)[1]
+
+
+def _logits(scores: Array, targets: Array) -> Array:
+    return scores
+
+
 def _forced(
     models: Sequence[Single],
     params: Sequence[Any],
@@ -200,9 +219,14 @@ def _forced(
     together: Callable[[list[Array]], Array],
     *,
     watch: bool = False,
+    say: Callable[[Array, Array], Array] = _target_log_prob,
 ) -> tuple[Array, list[list[Array]]]:
     """`Scorer.watched_log_probs` of what several models' logits `[B, V]` are `together`; those of one position at a
-    time, since the members' whole distributions are needed, and not only what they say of the targets."""
+    time, since the members' whole distributions are needed, and not only what they say of the targets.
+
+    Args:
+        say: what is told of a position, given its logits `[B, V]` and targets `[B]`; `[B, ...]`.
+    """
     applied: list[Any] = [
         each.model.apply({"params": own}, batch, train=False, mutable=["attention"] if watch else [])
         for each, own in zip(models, params, strict=True)
@@ -215,8 +239,8 @@ def _forced(
             logits(output._replace(features=own), each.precision)
             for each, output, own in zip(models, outputs, features, strict=True)
         ]
-        return -token_losses(together(scores), targets, label_smoothing=0.0, z_loss=0.0)[1]
+        return say(together(scores), targets)
 
     features = [output.features.swapaxes(0, 1) for output in outputs]
-    log_probs = jax.lax.map(one_position, (features, batch["targets"].T)).T
-    return log_probs, [jax.tree.leaves(sown) for _, sown in applied]
+    said = jax.lax.map(one_position, (features, batch["targets"].T)).swapaxes(0, 1)
+    return said, [jax.tree.leaves(sown) for _, sown in applied]

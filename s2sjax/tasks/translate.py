@@ -32,7 +32,7 @@ LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Source lengths that batches are padded to, so that few shapes are compiled; beyond the last, multiples of it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hypothesis:
     text: str
     tokens: tuple[str, ...]
@@ -45,6 +45,10 @@ class Hypothesis:
     was drawn, or, without replacement, the same with its noise."""
     ids: tuple[int, ...]
     """The tokens' numbers. The text may be cut into other tokens when it is read again; these are what was scored."""
+
+    def __repr__(self) -> str:
+        scores = f"score={self.score:.4f}, ranking_score={self.ranking_score:.4f}"
+        return f"Hypothesis({self.text!r}, {scores}, {len(self.ids)} tokens)"
 
 
 class Found(NamedTuple):
@@ -199,12 +203,8 @@ class Translator:
 
         Raises:
             UserError: there are prefixes, and outputs are written from the right to the left; there are phrases, and
-                outputs are drawn, or choices too; there are not as many as sources; or the vocabulary has not what is
-                asked for.
+                outputs are drawn, or choices too; or the vocabulary has not what is asked for.
         """
-        for name, asked in (("prefixes", prefixes), ("phrases", phrases)):
-            if asked is not None and len(asked) != len(sources):
-                raise UserError(f"there are {len(asked)} {name} for {len(sources)} sources; give one for each")
         if phrases is not None and choices is not None:
             raise UserError("phrases and choices do not go together; leave out the choices that lack the phrases")
         if prefixes is not None and self._right_to_left:
@@ -261,8 +261,6 @@ class Translator:
 
     def _asked_tokens(self, texts: Sequence[str], *, blank: bool = True) -> list[np.ndarray]:
         """Tokens of what outputs have to be made of, in the order in which they are written."""
-        if isinstance(texts, str):
-            raise UserError(f"'{texts}' is one text where a list of them was expected; put it into a list")
         texts = [text for text in texts if blank or text.strip()]
         encoded = self._tokenizers.target.encode(texts)
         for text, row in zip(texts, encoded, strict=True):

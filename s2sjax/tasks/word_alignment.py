@@ -8,7 +8,7 @@ the source are nobody's words, and attention to them is not looked at.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ class Alignment:
 
     links: tuple[tuple[int, int], ...]
     """(source word, target word), both counted from 0, in the order of the target's words."""
-    attention: np.ndarray
+    attention: np.ndarray = field(repr=False)
     """[n, S] float32: of each target token, end-of-sentence included, over the source's tokens as they were read."""
     source_tokens: tuple[str, ...]
     target_tokens: tuple[str, ...]
