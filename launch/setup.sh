@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Makes .venv and installs this package with everything it needs, at the versions of the lock file.
-# Quick when there is nothing to do. All the other scripts call it first.
+# Makes .venv and installs this package with everything it needs: the versions and files of the lock files, whose hashes
+# pip checks. Quick when there is nothing to do. All the other scripts call it first.
+#
+#   bash launch/setup.sh          what running s2sjax needs
+#   bash launch/setup.sh --dev    what tests and checks need besides (launch/test.sh); kept up from then on
 #
 #   S2SJAX_PYTHON       the Python to use; otherwise the first of python3.11, 3.12, 3.13, python3 that is 3.11 to 3.13
 #   S2SJAX_ACCELERATOR  cpu (the default), cuda13 or tpu
 #
-# .venv/stamp says what .venv was made from. Without a stamp an installation did not finish, and goes on.
+# .venv/stamp and .venv/stamp-dev say what .venv was made from. Without a stamp an installation did not finish, and goes on.
 set -euo pipefail
 if [[ "${S2SJAX_PYTHON:-}" == [!/]*/* ]]; then S2SJAX_PYTHON="$PWD/$S2SJAX_PYTHON"; fi # before this is another directory
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,16 +19,28 @@ fail() {
   exit 2
 }
 
+dev=""
+case "$*" in
+  "") ;;
+  --dev) dev=yes ;;
+  *) fail "'$*' is not an option; it has to be --dev, or nothing" ;;
+esac
+if [[ -e .venv/stamp-dev ]]; then dev=yes; fi
+
 accelerator="${S2SJAX_ACCELERATOR:-cpu}"
 case "$accelerator" in
   cpu | cuda13 | tpu) ;;
   *) fail "S2SJAX_ACCELERATOR is '$accelerator'; it has to be cpu, cuda13 or tpu" ;;
 esac
-lock="launch/requirements/$accelerator.txt"
+requirements=launch/requirements
+lock="$requirements/$accelerator.txt"
 
 # The directory counts too: a .venv holds absolute paths, and does not survive being moved.
-stamp="accelerator=$accelerator python=${S2SJAX_PYTHON:-} directory=$PWD files=$(cat pyproject.toml "$lock" | cksum)"
-if [[ -x .venv/bin/s2sjax && "$(cat .venv/stamp 2>/dev/null)" == "$stamp" ]]; then
+sum() { cat pyproject.toml "$@" | cksum; }
+stamp="accelerator=$accelerator python=${S2SJAX_PYTHON:-} directory=$PWD files=$(sum "$requirements/build.txt" "$lock")"
+stamp_dev="$stamp dev=$(sum "$requirements/dev.txt")"
+is_made() { [[ -x .venv/bin/s2sjax && "$(cat .venv/stamp 2>/dev/null)" == "$stamp" ]]; }
+if is_made && [[ -z "$dev" || "$(cat .venv/stamp-dev 2>/dev/null)" == "$stamp_dev" ]]; then
   exit 0
 fi
 
@@ -63,7 +78,7 @@ if [[ -e .venv ]]; then
     rm -rf .venv
   fi
 fi
-rm -f .venv/stamp
+if ! is_made; then rm -f .venv/stamp; fi
 if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   say "making .venv with Python $version"
   "$python" -m venv --clear .venv
@@ -103,10 +118,24 @@ pip_install() { # how many packages at most, pip's arguments; shows a line a pac
   if [[ -t 2 ]]; then printf '\r\033[K' >&2; fi
 }
 
-say "installing $(grep -c '==' "$lock") packages from $lock"
-pip_install "$(grep -c '==' "$lock")" -r "$lock"
-say "installing s2sjax itself"
-pip_install 1 --no-deps --no-build-isolation --editable .
+install_locked() { # a lock file
+  local total
+  total="$(grep -c '==' "$1")"
+  say "installing $total packages from $1"
+  # Nothing is built but what has no wheel, and that with the setuptools of build.txt: another's would be fetched unchecked.
+  pip_install "$total" --require-hashes --only-binary :all: --no-binary promise --no-build-isolation -r "$1"
+}
 
-printf '%s\n' "$stamp" >.venv/stamp
+if ! is_made; then
+  install_locked "$requirements/build.txt"
+  install_locked "$lock"
+  say "installing s2sjax itself"
+  pip_install 1 --no-deps --no-build-isolation --editable .
+  printf '%s\n' "$stamp" >.venv/stamp
+fi
+if [[ -n "$dev" ]]; then
+  : >.venv/stamp-dev # from now on; not yet made
+  install_locked "$requirements/dev.txt"
+  printf '%s\n' "$stamp_dev" >.venv/stamp-dev
+fi
 say "done; the program is .venv/bin/s2sjax"

@@ -7,7 +7,7 @@
 #   S2SJAX_TEST_WORKERS=8 bash launch/test.sh      processes (2; 0 to stay in this one, for a debugger)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash launch/setup.sh
+bash launch/setup.sh --dev
 
 # A file's tests stay together, since they share what they compile.
 exec .venv/bin/python -m pytest --numprocesses="${S2SJAX_TEST_WORKERS:-2}" --dist=loadfile "$@"
