@@ -49,11 +49,16 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     for name, value in values.items():
         if name not in fields:
             raise UserError(f"{where}.{name} is not a config key: {nearest(name, fields)}")
-        made[name] = _coerce(value, hints[name], f"{where}.{name}")
+        made[name] = coerce(value, hints[name], f"{where}.{name}", fields[name].metadata.get("most"))
     return cls(**made)
 
 
-def _coerce(value: Any, hint: Any, where: str) -> Any:
+def coerce(value: Any, hint: Any, where: str, most: float | None = None) -> Any:
+    """A plain value as a field of type `hint` takes it.
+
+    Raises:
+        UserError: it is of another type, or a number out of bounds (`most` of `check_number`).
+    """
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None:
@@ -63,13 +68,47 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_coerce(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return tuple(coerce(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
     expected = origin or hint
-    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-        raise UserError(f"{where} is {value!r}, but a value of type {expected.__name__} was expected")
+    number = isinstance(value, int | float if expected is float else int) and not isinstance(value, bool)
+    if expected in (int, float) and number:
+        return check_number(value, expected, where, most)
+    if not isinstance(value, expected) or expected in (int, float):
+        raise UserError(f"{where} is {_shown(value)}, but a value of type {expected.__name__} was expected")
     return value
+
+
+def check_number(value: int | float, of: type, where: str, most: float | None = None) -> Any:
+    """A number as a whole number (`of` is int) or a float, if it is one that the devices can hold.
+
+    Args:
+        most: the greatest absolute value; None: of a whole number what 32 bits hold, of a float what float32 does.
+
+    Raises:
+        UserError: it is larger, not finite, or so small that float32 would take it for 0.
+    """
+    limit = most if most is not None else _LARGEST[of]
+    if not abs(value) <= limit:  # of a NaN nothing is true
+        raise UserError(f"{where} is {_shown(value)}, but a number of at most {limit:,.10g} was expected")
+    if of is float and 0 < abs(value) < _SMALLEST:
+        raise UserError(
+            f"{where} is {_shown(value)}, which float32 cannot tell from 0: give 0, or at least {_SMALLEST:.3g}"
+        )
+    return of(value)
+
+
+MOST_SEED = 2**63 - 1
+_LARGEST = {int: 2**31 - 1, float: 3.4028234e38}
+_SMALLEST = 1.1754944e-38
+"""Float32's smallest normal number: XLA takes what is below for 0."""
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, which a long one does not drown."""
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python refuses to print the longest at all
+        return f"a whole number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> dict[str, tuple[Any, Any]]:
@@ -97,6 +136,11 @@ def one_of(choices: Iterable[str], default: Any) -> Any:
     choices (`s2sjax.reference`).
     """
     return dataclasses.field(default=default, metadata={"choices": tuple(map(str, choices))})
+
+
+def up_to(most: float, default: Any) -> Any:
+    """A number of a config dataclass that may be as large as `most`, where the usual limits are not the right ones."""
+    return dataclasses.field(default=default, metadata={"most": most})
 
 
 def check_choices(section: Any, where: str) -> None:

@@ -16,14 +16,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from s2sjax import models
 from s2sjax.checkpoints.retention import CheckpointConfig
-from s2sjax.config import build, check_choices, nearest, one_of, to_json
+from s2sjax.config import (
+    MOST_SEED,
+    build,
+    check_at_least,
+    check_choices,
+    check_rate,
+    coerce,
+    nearest,
+    one_of,
+    to_json,
+    up_to,
+)
 from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
@@ -64,12 +75,9 @@ class TrainConfig:
 
     def __post_init__(self):
         check_choices(self, "config.train")
-        for name in ("steps", "loss_chunk", "accumulate", "log_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"config.train.{name} is {getattr(self, name)}, but must be at least 1")
-        for name in ("label_smoothing", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"config.train.{name} is {getattr(self, name)}, but must be in 0..1, below 1")
+        check_at_least(1, self, "steps", "loss_chunk", "accumulate", "log_every", where="config.train")
+        check_rate(self, "label_smoothing", "ema_decay", where="config.train")
+        check_at_least(0, self, "z_loss", where="config.train")
 
 
 @dataclass(frozen=True)
@@ -96,12 +104,13 @@ class Experiment:
     """Everything a run depends on. `model` is the `Config` of the family called `model_name`.
 
     Attributes:
-      seed: Seed of the initial parameters, of dropout and of the order of the data.
+      seed: Seed of the initial parameters, of dropout and of the order of the data, from 0 to 2**63 - 1. The first two
+        depend on its lowest 32 bits only.
     """
 
     model_name: str
     model: Any
-    seed: int = 0
+    seed: int = up_to(MOST_SEED, 0)
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -113,6 +122,7 @@ class Experiment:
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
+        check_at_least(0, self, "seed", where="config")
         counts = getattr(self.model, "learning", "gradient") == "em"
         if counts != (self.optimizer.name == "em"):
             raise UserError(
@@ -227,11 +237,9 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
         if key not in known:
             raise UserError(f"config.{key} is not a config key: {nearest(key, [*known, 'model'])}")
     sections = {
-        key: build(cast(type, known[key].type), value, f"config.{key}") if key != "seed" else value
+        key: coerce(value, known[key].type, f"config.{key}", known[key].metadata.get("most"))
         for key, value in values.items()
     }
-    if type(sections.get("seed", 0)) is not int:
-        raise UserError(f"config.seed is {sections['seed']!r}, but a value of type int was expected")
     return Experiment(name, build(models.family(name).Config, model, "config.model"), **sections)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.config import check_choices, one_of
+from s2sjax.config import check_choices, one_of, up_to
 from s2sjax.errors import UserError
 
 WINDOW = 32
@@ -50,7 +50,7 @@ class FaultsConfig:
     max_skips: int = 10
     beyond_max_skips: str = one_of(("rollback", "stop"), "rollback")
     max_rollbacks: int = 3
-    watchdog_seconds: float = 1800.0
+    watchdog_seconds: float = up_to(1e9, 1800.0)
 
     def __post_init__(self) -> None:
         check_choices(self, "config.faults")

@@ -1,9 +1,17 @@
 """What a command takes: its options with their meaning, declared once for parsing, help and completion."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from s2sjax.errors import UserError
+
+
+def whole_number(text: str, where: str, least: int) -> int:
+    """A whole number as an option gives it, of at most nine digits. Raises: UserError."""
+    if not re.fullmatch(r"-?[0-9]{1,9}", text) or int(text) < least:
+        raise UserError(f"{where} is '{text[:40]}', but a whole number of at least {least} was expected")
+    return int(text)
 
 
 @dataclass(frozen=True)

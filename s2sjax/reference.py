@@ -1,8 +1,8 @@
 """Every config key with its meaning, type, choices and default, as the config dataclasses document themselves.
 
 The source is read, not imported: help and completion answer before JAX could be loaded. So a config dataclass keeps to
-what can be read: defaults are literals, or `one_of(choices, default)`, and its docstring has an `Attributes:` section
-that documents each field. A test holds all of this to the classes themselves.
+what can be read: defaults are literals, `one_of(choices, default)` or `up_to(most, default)`, and its docstring has an
+`Attributes:` section that documents each field. A test holds all of this to the classes themselves.
 """
 
 import ast
@@ -100,9 +100,11 @@ class _Module:
                 field, value = node.target.id, node.value
                 choices: tuple[str, ...] = ()
                 if isinstance(value, ast.Call):
-                    if ast.unparse(value.func) != "one_of":
+                    maker = ast.unparse(value.func)
+                    if maker not in ("one_of", "up_to"):
                         continue  # a section of its own
-                    choices, value = self._choices(value.args[0]), value.args[1]
+                    choices = self._choices(value.args[0]) if maker == "one_of" else ()
+                    value = value.args[1]
                 default, meaning = ast.literal_eval(value), meanings.get(field, "")
                 yield Key(prefix + field, _type(node.annotation), default, choices, meaning, family)
 

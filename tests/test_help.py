@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import subprocess
 import sys
 import typing
@@ -14,7 +15,7 @@ from s2sjax.config import build
 from s2sjax.decode.beam_config import BeamConfig
 from s2sjax.decode.sampling import SampleConfig
 from s2sjax.errors import UserError
-from s2sjax.experiment import Experiment, base_config, resolve, save
+from s2sjax.experiment import Experiment, base_config, config_dict, resolve, save
 from s2sjax.flags import help_for
 from s2sjax.helptext import overview
 from s2sjax.reference import attributes, config_keys, sections
@@ -58,6 +59,32 @@ def test_choices_in_help_are_those_that_validation_knows(key):
     with pytest.raises(UserError, match="is 'nonsense'") as error:
         build(cls, {field: wrong}, "config." + key.name.partition(".")[0])
     assert key.name in str(error.value) and all(choice in str(error.value) for choice in key.choices)
+
+
+NUMBERS = (10**400, -(10**400), 10**5000, 2**64, -(2**63) - 1, 2**32, -1, math.inf, -math.inf, math.nan, 1e308, 5e-324)
+
+
+@pytest.mark.parametrize("cls", [*SECTIONS.values(), *FAMILIES.values()], ids=lambda cls: cls.__module__)
+def test_a_number_that_overflows_is_told_and_never_raised(cls):
+    for field in dataclasses.fields(cls):
+        if type(field.default) not in (int, float):
+            continue
+        for value in NUMBERS:
+            try:
+                made = getattr(build(cls, {field.name: value}, "config.x"), field.name)
+            except UserError as error:
+                assert field.name in str(error) and len(str(error)) < 400
+            else:
+                assert math.isfinite(made) and abs(made) <= (2**63 if "most" in field.metadata else 3.5e38)
+                assert type(field.default) is float or "most" in field.metadata or abs(made) < 2**31
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**5000, 1.5, True], ids=["negative", "64", "5000", "float", "bool"])
+def test_a_seed_out_of_range_is_told(seed):
+    values = config_dict(resolve(base_config())).to_dict()
+    assert resolve(values | {"seed": 2**63 - 1}).seed == 2**63 - 1
+    with pytest.raises(UserError, match="config.seed is"):
+        resolve(values | {"seed": seed})
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from s2sjax import environment
-from s2sjax.errors import UserError
 from s2sjax.experiment import resolve
 from s2sjax.inspection.compiled import Compiled, compile_step
 from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_parameters
 from s2sjax.inspection.subject import Subject, describe, described_devices
+from s2sjax.options import whole_number
 from s2sjax.report import progress
 
 
@@ -48,11 +48,7 @@ def run(values: dict[str, Any]) -> int:
 
 
 def _number(text: str, flag: str) -> int | None:
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{flag} is '{text}', but a number of at least 1 was expected")
-    return int(text)
+    return whole_number(text, flag, 1) if text else None
 
 
 def _heading(subject: Subject, parameters: Sequence[Parameter], *, from_data: bool) -> list[str]:

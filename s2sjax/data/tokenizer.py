@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from s2sjax.config import check_at_least, check_choices, one_of
+from s2sjax.config import check_at_least, check_choices, one_of, up_to
 from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer, in_text, text_ids
 from s2sjax.errors import UserError
 from s2sjax.paths import expand
@@ -61,7 +61,7 @@ class TokenizerConfig:
     byte_fallback: bool = False
     split_digits: bool = False
     character_coverage: float = 1.0
-    max_train_sentences: int = 2_000_000
+    max_train_sentences: int = up_to(2**62, 2_000_000)
     source_model: str = ""
     target_model: str = ""
 

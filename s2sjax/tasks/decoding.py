@@ -2,11 +2,12 @@
 
 import difflib
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
-from s2sjax.config import check_choices, one_of
+from s2sjax.config import MOST_SEED, check_choices, one_of, up_to
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.decode.beam_config import STOPS, BeamConfig
 from s2sjax.decode.ensemble import KINDS
@@ -82,7 +83,7 @@ class DecodeConfig:
     top_p: float = 1.0
     min_p: float = 0.0
     typical: float = 1.0
-    seed: int = 0
+    seed: int = up_to(MOST_SEED, 0)
     max_length_factor: float = 2.0
     max_length_offset: int = 10
     min_length_factor: float = 0.0
@@ -119,8 +120,8 @@ class DecodeConfig:
         for name in ("max_length_factor", "min_length_factor", "reference_ratio", "coverage"):
             if not math.isfinite(getattr(self, name)):
                 raise UserError(f"config.decode.{name} is {getattr(self, name)}, but must be a finite number")
-        if self.checkpoint not in ("best", "last") and not self.checkpoint.isdecimal():
-            raise UserError(f"config.decode.checkpoint is '{self.checkpoint}': expected best, last or a step")
+        if self.checkpoint not in ("best", "last") and not re.fullmatch(r"[0-9]{1,18}", self.checkpoint):
+            raise UserError(f"config.decode.checkpoint is '{self.checkpoint[:40]}': expected best, last or a step")
 
     def beam(self, max_len: int) -> BeamConfig:
         return BeamConfig(
