@@ -25,7 +25,9 @@ from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
-from s2sjax.metrics import likelihood_metrics, text_metrics
+from s2sjax.metrics.bleu import check_bleu_tokenizer
+from s2sjax.metrics.measure import measure, references_of
+from s2sjax.metrics.text import TextMetrics, unsuitable
 from s2sjax.ops.linear import Precision
 from s2sjax.plots import attention_map
 from s2sjax.report import Reporter
@@ -126,8 +128,9 @@ class Validator:
         params: as they are stored before the first step.
 
         Raises:
-            UserError: the config asks of decoding what cannot be.
+            UserError: the config asks of decoding or of BLEU's tokenizer what cannot be.
         """
+        self._how = text_metrics_of(experiment, experiment.validation_metrics)
         self._experiment, self._prepared, self._report = experiment, prepared, report
         family = models.family(experiment.model_name)
         sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
@@ -144,6 +147,9 @@ class Validator:
         )  # fmt: skip
         decoding = scorer(Precision(experiment.decode.precision))
         self._source = open_split(experiment.data, "validation")
+        if experiment.evaluate.decode:
+            for remark in unsuitable(map(references_of, self._source), self._how):
+                report.message(f"warning: {remark}")
         self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
         self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
         self._translator.put(None)  # these are about to be donated
@@ -157,16 +163,12 @@ class Validator:
         if not experiment.gathers_layers:
             params = self._whole(params)
         likelihood = self._likelihood(params)
-        metrics: dict[str, float] = {"loss": likelihood.loss}
-        if not experiment.data.source:
-            measured = likelihood_metrics(*likelihood, (row["target"] for row in self._source))
-            metrics |= {name: measured[name] for name in ("perplexity", "word_perplexity", "bits_per_byte")}
         samples = sample_rows(self._source, experiment.evaluate.samples)
         chosen = range(len(self._source)) if experiment.evaluate.decode else samples
         rows = [self._source[i] for i in chosen]
         if not experiment.data.source:
             rows = [halves(row["target"]) for row in rows]
-        hypotheses = []
+        hypotheses: list[str] = []
         if rows:
             params = self._whole(params)
             self._translator.put(params)
@@ -174,9 +176,9 @@ class Validator:
                 hypotheses = [best_text(found) for found in self._translator([row["source"] for row in rows])]
             finally:
                 self._translator.put(None)  # or they would be whole on each device until the next time
-        if experiment.evaluate.decode:
-            scores = text_metrics(hypotheses, [row["target"] for row in rows])
-            metrics |= {name: value for name, value in scores.items() if isinstance(value, float)}
+        compared = (rows, hypotheses) if experiment.evaluate.decode else (self._source, None)
+        measured = measure(self._how, *compared, nll=likelihood.nll, tokens=likelihood.tokens)
+        metrics = {name: float(measured[name]) for name in self._how.names}
         self._report.validation(step, metrics, seconds=time.monotonic() - began)
         shown = [chosen.index(i) for i in samples]
         self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for j in shown])
@@ -240,6 +242,18 @@ def make_translator(
             PositionLimit(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None
         ],
     )  # fmt: skip
+
+
+def text_metrics_of(experiment: Experiment, names: tuple[str, ...]) -> TextMetrics:
+    """How an experiment computes metrics, before anything is decoded for them.
+
+    Raises:
+        UserError: what `evaluate.bleu_tokenize` needs is not on this machine.
+    """
+    how = TextMetrics(names, experiment.evaluate.bleu_tokenize, experiment.evaluate.rouge_tokenize)
+    if "bleu" in names:
+        check_bleu_tokenizer(how.bleu_tokenize, "config.evaluate.bleu_tokenize")
+    return how
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -39,6 +39,14 @@ from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
 from s2sjax.faults import FaultsConfig
+from s2sjax.metrics.names import (
+    BLEU_TOKENIZERS,
+    LIKELIHOOD_METRICS,
+    METRICS,
+    ROUGE_TOKENIZERS,
+    TEXT_METRICS,
+    reported_metrics,
+)
 from s2sjax.ops.linear import Precision
 from s2sjax.optim import OptimizerConfig
 from s2sjax.sharding import MeshConfig
@@ -86,15 +94,27 @@ class EvaluateConfig:
 
     Attributes:
       every_steps: Steps from one validation to the next. The last step is always validated.
-      decode: Decode the validation split too, for BLEU, chrF and exact match. Otherwise only the loss is computed.
+      decode: Decode the validation split too, for metrics that compare text. Otherwise only the loss and what else
+        follows from it is computed.
       samples: Validation sentences whose translations are shown in the log.
+      metrics: What evaluate and validation compute beside the loss. Empty: bleu, chrf, exact_match,
+        sequence_error_rate and token_error_rate where there are sources, else perplexity, word_perplexity and
+        bits_per_byte.
+      bleu_tokenize: How BLEU cuts text into words, by sacreBLEU's names. 13a is what papers report; zh is for Chinese
+        and char for any script without spaces; ja-mecab and ko-mecab need packages, and flores200 a model.
+      rouge_tokenize: How ROUGE does. ascii is what the package rouge-score does, which drops all but a-z and 0-9;
+        unicode is for other languages than English.
     """
 
     every_steps: int = 1000
     decode: bool = True
     samples: int = 3
+    metrics: tuple[str, ...] = one_of(METRICS, ())
+    bleu_tokenize: str = one_of(BLEU_TOKENIZERS, "13a")
+    rouge_tokenize: str = one_of(ROUGE_TOKENIZERS, "ascii")
 
     def __post_init__(self):
+        check_choices(self, "config.evaluate")
         if self.every_steps < 1 or self.samples < 0:
             raise UserError("config.evaluate.every_steps must be at least 1 and samples at least 0")
 
@@ -148,11 +168,29 @@ class Experiment:
                 "config.data.source is empty: a language model's text has no sources whose translations could be "
                 "compared; set config.evaluate.decode=False"
             )
-        if self.checkpoint.metric != "loss" and not self.evaluate.decode:
+        compared = [name for name in (*self.evaluate.metrics, self.checkpoint.metric) if name in TEXT_METRICS]
+        if compared and not self.data.source:
+            raise UserError(
+                f"config.data.source is empty: a language model's text has nothing to compare with, so there is no "
+                f"{compared[0]} of it; config.evaluate.metrics and config.checkpoint.metric may name "
+                f"{', '.join(LIKELIHOOD_METRICS)}"
+            )
+        if self.checkpoint.metric in TEXT_METRICS and not self.evaluate.decode:
             raise UserError(
                 f"config.checkpoint.metric is '{self.checkpoint.metric}', which is known only after decoding: set "
                 "config.evaluate.decode=True, or config.checkpoint.metric=loss"
             )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What evaluation of a split reports, in this order."""
+        return reported_metrics(self.evaluate.metrics, plain_text=not self.data.source)
+
+    @property
+    def validation_metrics(self) -> tuple[str, ...]:
+        """What validation does while training: of decoded text only if it decodes; and what chooses checkpoints."""
+        names = dict.fromkeys((*self.metrics, self.checkpoint.metric))
+        return tuple(name for name in names if self.evaluate.decode or name not in TEXT_METRICS)
 
     @property
     def position_limit(self) -> int | None:

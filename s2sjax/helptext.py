@@ -131,7 +131,8 @@ def _entries(keys: Iterable[Key], values: Mapping[str, Any]) -> list[str]:
             about += f"; default {_shown(default)}"
         if families != [""] and not values:
             about += f"; of {', '.join(families)}"
-        lines += [f"  {name}={_shown(value)}  ({about})", *_wrapped(meaning[:1].upper() + meaning[1:], "      ")]
+        lines += _wrapped(f"{name}={_shown(value)}  ({about})", "  ", "      ")
+        lines += _wrapped(meaning[:1].upper() + meaning[1:], "      ")
     return lines
 
 
@@ -139,9 +140,15 @@ def _shown(value: Any) -> str:
     return str(value) if value != "" else "''"
 
 
-def _wrapped(text: str, indent: str = "") -> list[str]:
+def _wrapped(text: str, indent: str = "", rest: str | None = None) -> list[str]:
+    """Paragraphs in lines that fit. Args: rest: the indent of all lines but the first; `indent` if None."""
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     lines: list[str] = []
     for paragraph in text.split("\n\n"):
-        lines += ["", *textwrap.wrap(paragraph, max(width, 40), initial_indent=indent, subsequent_indent=indent)]
+        lines += [
+            "",
+            *textwrap.wrap(
+                paragraph, max(width, 40), initial_indent=indent, subsequent_indent=indent if rest is None else rest
+            ),
+        ]
     return lines[1:]

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,17 +17,19 @@ from jax.sharding import Mesh
 from s2sjax import distributed, models
 from s2sjax import experiment as experiments
 from s2sjax.data import prepare as preparation
-from s2sjax.data.prepare import turn_round
-from s2sjax.data.sources import Source
-from s2sjax.data.splits import open_split, prompt_of
+from s2sjax.data.prepare import TokenizedSplit, turn_round
+from s2sjax.data.splits import open_split, pair_lengths, prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
-from s2sjax.evaluate import LikelihoodEvaluator, make_translator, write_json
+from s2sjax.evaluate import Likelihood, LikelihoodEvaluator, make_translator, text_metrics_of
 from s2sjax.experiment import Experiment
 from s2sjax.forcing import Forcing
-from s2sjax.metrics import error_rates, likelihood_metrics, text_metrics
+from s2sjax.metrics.measure import measure, references_of
+from s2sjax.metrics.names import TEXT_METRICS
+from s2sjax.metrics.text import TextMetrics, unsuitable
 from s2sjax.ops.linear import Precision
 from s2sjax.report import progress
+from s2sjax.results import decoded_records, result_name, write_results
 from s2sjax.tasks import inputs
 from s2sjax.tasks.details import Details, Logits, length_scores
 from s2sjax.tasks.forced import choose_layers
@@ -35,6 +38,8 @@ from s2sjax.tasks.tagging import tags
 from s2sjax.tasks.translate import Hypothesis, Translator, best_text
 from s2sjax.tasks.word_alignment import Alignment
 from s2sjax.vocabulary import EOS
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -267,44 +272,71 @@ class Run:
         pieces = self.tokenizers.target.pieces
         return [list(zip(pieces(row), path, strict=True)) for row, path in zip(rows, states, strict=True)]
 
-    def evaluate(self, split: str) -> dict[str, float | str]:
-        """Loss and decoded metrics on one split; also written to `WORKDIR/results/SPLIT.json`.
+    def evaluate(self, split: str) -> dict[str, Any]:
+        """The metrics of one split: the loss, and those of `evaluate.metrics`.
 
-        An ensemble's are those of the members' combined distribution, and stand in `SPLIT.ensemble.json`.
+        They are written to `WORKDIR/results/SPLIT.json`, and what was decoded to `SPLIT.hyp.jsonl`: a line for each
+        example with its number `n` from 1, its "source" as it is read, its "references", the "hypothesis", its "score"
+        (log-probability in nats) and how many "tokens" that is of, end-of-sentence counted. Where the directory cannot
+        be written, that is a warning. Of several pairs of languages, "pairs" has the metrics of each. An ensemble's are
+        those of the members' combined distribution, and stand in `SPLIT.ensemble.json`.
 
         Raises:
-            UserError: for a split that is missing, or a results directory that cannot be written.
+            UserError: for a split that is missing, or a tokenizer of BLEU that is not there.
         """
         began = time.monotonic()
-        source = open_split(self.experiment.data, split)
+        experiment = self.experiment
+        how = text_metrics_of(experiment, experiment.metrics)
+        source = open_split(experiment.data, split)
         with progress(f"tokenising {split}") as advance:
-            tokenized = preparation.tokenize(self.experiment.data, self.tokenizers, split, progress=advance)
-        others = [member.experiment for member in self.others]
-        likelihood = LikelihoodEvaluator(
-            self.translator.scorer, self.experiment, tokenized, self.mesh, others=others
-        )(self.translator.params)  # fmt: skip
-        results: dict[str, float | str] = {"loss": likelihood.loss}
-        if self.experiment.data.source:
-            results |= self._decoded_scores(split, source)
-        else:
-            results |= likelihood_metrics(*likelihood, (row["target"] for row in source))
+            tokenized = preparation.tokenize(experiment.data, self.tokenizers, split, progress=advance)
+        likelihood = self._likelihood(tokenized)
+        found = None
+        if how.any_of(TEXT_METRICS):
+            for remark in unsuitable(map(references_of, source), how):
+                _log.warning("%s", remark)
+            with progress(f"decoding {split}", len(source)) as advance:
+                found = self.translator([row["source"] for row in source], progress=advance)
+        texts = None if found is None else [best_text(hypotheses) for hypotheses in found]
+        results: dict[str, Any] = dict(measure(how, source, texts, **likelihood._asdict()))
         results |= {"step": self.step, "seconds": time.monotonic() - began}
         if tokenized.unreadable:
             results["unreadable"] = tokenized.unreadable
-        name = "".join(f".{pair}" for pair in self.experiment.data.pairs)
         if self.others:
             listed = ", ".join(f"{member.workdir} ({member.step})" for member in (self, *self.others))
-            results["ensemble"] = f"mean of {self.experiment.decode.ensemble} of {listed}"
-            name += ".ensemble"
+            results["ensemble"] = f"mean of {experiment.decode.ensemble} of {listed}"
+        pairs: dict[str, int] = {}
+        if len(experiment.data.pairs) > 1:
+            pairs = pair_lengths(experiment.data, split)
+            results["pairs"] = self._by_pair(pairs, how, list(source), tokenized, texts)
         if distributed.index() == 0:
-            write_json(self.workdir / "results" / f"{split.replace('/', '_')}{name}.json", results)
+            name = result_name(split, experiment.data.pairs, ensemble=bool(self.others))
+            write_results(self.workdir, name, results, None if found is None else decoded_records(source, found, pairs))
         return results
 
-    def _decoded_scores(self, split: str, source: Source) -> dict[str, float | str]:
-        sources, references = zip(*((row["source"], row["target"]) for row in source), strict=True)
-        with progress(f"decoding {split}", len(sources)) as advance:
-            hypotheses = [best_text(found) for found in self.translator(sources, progress=advance)]
-        return text_metrics(hypotheses, references) | error_rates(sources, hypotheses, references)
+    def _by_pair(
+        self,
+        pairs: Mapping[str, int],
+        how: TextMetrics,
+        rows: Sequence[Mapping[str, Any]],
+        tokenized: TokenizedSplit,
+        texts: Sequence[str] | None,
+    ) -> dict[str, dict[str, Any]]:
+        """The metrics of each pair of languages that has examples, by how many each has."""
+        found: dict[str, dict[str, Any]] = {}
+        stop = 0
+        for pair, length in pairs.items():
+            start, stop = stop, stop + length
+            if length:
+                likelihood = self._likelihood(tokenized.part(start, stop))
+                theirs = None if texts is None else texts[start:stop]
+                found[pair] = {"examples": length, **measure(how, rows[start:stop], theirs, **likelihood._asdict())}
+        return found
+
+    def _likelihood(self, split: TokenizedSplit) -> Likelihood:
+        others = [member.experiment for member in self.others]
+        evaluator = LikelihoodEvaluator(self.translator.scorer, self.experiment, split, self.mesh, others=others)
+        return evaluator(self.translator.params)
 
 
 def build_model(experiment: Experiment, tokenizers: TokenizerPair) -> nn.Module:

@@ -40,7 +40,7 @@ FLOORS = (
     {"tasks"},
     {"experiment"},
     {"flags", "streams"},
-    {"evaluate", "average"},
+    {"evaluate", "average", "results"},
     {"step", "workdir", "forcing"},
     {"training", "inspection"},
     {"run"},

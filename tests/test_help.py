@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+import re
 import subprocess
 import sys
 import typing
@@ -99,10 +100,10 @@ def test_help_of_a_command_explains_every_option_without_a_run(command):
 
 
 def test_help_of_train_lists_every_config_key():
-    lines = help_for(["--help"], COMMANDS["train"], "").splitlines()
+    listed = help_for(["--help"], COMMANDS["train"], "")
     for key in config_keys():
-        found = [line for line in lines if line.startswith(f"  {key.name}=")]
-        assert any(all(choice in line for choice in key.choices) for line in found), key.name
+        found = re.findall(rf"^  {re.escape(key.name)}=.*(?:\n      .*)*", listed, re.MULTILINE)
+        assert any(all(choice in entry for choice in key.choices) for entry in found), key.name
     for command in COMMANDS.values():  # the others name the sections that they do not list
         text = help_for(["--help"], command, "")
         assert command.config == "none" or all(f"  {s}." in text or f"--help={s}." in text for s in sections())

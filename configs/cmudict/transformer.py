@@ -45,6 +45,7 @@ def get_config(argument: str = ""):
 
     config.evaluate.every_steps = 1000
     config.evaluate.decode = False
+    config.evaluate.metrics = ("sequence_error_rate", "token_error_rate", "accuracy")
     config.checkpoint.every_steps = 1000
 
     config.decode.alpha = 0.0

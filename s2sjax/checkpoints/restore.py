@@ -22,13 +22,12 @@ import orbax.checkpoint as ocp
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.manifest import DamagedError
 from s2sjax.errors import UserError
+from s2sjax.metrics.names import METRIC_SIGNS
 
 PyTree = Any
 
 STEP = re.compile(r"[1-9][0-9]{0,17}|0")
 """What the directory of a checkpoint is called."""
-METRIC_SIGNS = {"loss": 1, "bleu": -1, "chrf": -1, "exact_match": -1}
-"""Metrics that can choose the best checkpoint: by the smallest value times this."""
 
 
 @dataclasses.dataclass(frozen=True)

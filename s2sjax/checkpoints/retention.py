@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from s2sjax.checkpoints.restore import METRIC_SIGNS
 from s2sjax.config import check_choices, one_of
 from s2sjax.errors import UserError
+from s2sjax.metrics.names import METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,8 @@ class CheckpointConfig:
       every_steps: Steps from one checkpoint to the next. Each validated step is saved too.
       keep_last: Newest checkpoints that stay.
       keep_best: Besides the last ones, this many of the best by `metric`.
-      metric: A validation metric: 'loss' (lower is better), 'bleu', 'chrf' or 'exact_match' (higher is better).
+      metric: What the best is chosen by. Which way each metric gets better is known. Validation computes it, whether
+        `evaluate.metrics` names it or not.
       copy_to: A directory or bucket (s3://, gs://: whatever fsspec has a driver for) in which the run directory gets a
         second copy under its own name; empty: none.
       cast: Restore arrays that were saved in another floating-point type, and say so, instead of refusing them.
@@ -25,7 +26,7 @@ class CheckpointConfig:
     every_steps: int = 1000
     keep_last: int = 3
     keep_best: int = 1
-    metric: str = one_of(METRIC_SIGNS, "loss")
+    metric: str = one_of(METRICS, "loss")
     copy_to: str = ""
     cast: bool = False
 

@@ -7,9 +7,7 @@ from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.vocabulary import BOS, PAD
 
 
-def assemble(
-    planned: PlannedBatch, split: TokenizedSplit, *, only: np.ndarray | None = None
-) -> dict[str, np.ndarray]:
+def assemble(planned: PlannedBatch, split: TokenizedSplit, *, only: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """The arrays of one batch. Rows without an example are all padding: segment 0, weight 0.
 
     Args:

@@ -65,6 +65,11 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def part(self, start: int, stop: int) -> "Ragged":
+        """The rows from `start` to before `stop`."""
+        offsets = self.offsets[start : stop + 1]
+        return Ragged(self.tokens[offsets[0] : offsets[-1]], offsets - offsets[0])
+
     def __getitem__(self, index: int) -> np.ndarray:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
@@ -93,6 +98,11 @@ class TokenizedSplit:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def part(self, start: int, stop: int) -> "TokenizedSplit":
+        """The examples from `start` to before `stop`."""
+        given = None if self.given is None else self.given[start:stop]
+        return TokenizedSplit(self.source.part(start, stop), self.target.part(start, stop), "", given)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,13 @@ def open_split(config: DataConfig, split: str) -> Source:
     return source
 
 
+def pair_lengths(config: DataConfig, split: str) -> dict[str, int]:
+    """How many examples of a split each of `data.pairs` has, in the order in which they stand there."""
+    named = zip(config.pairs, _parts(config), strict=True)
+    parts = {pair: _open_pair(part, part.split_name(split)) for pair, part in named}
+    return {pair: len(leave_out_unreadable(part, config, split)) for pair, part in parts.items()}
+
+
 def prompt_of(config: DataConfig) -> Callable[[str], str]:
     """What a user's source becomes before it is read.
 

@@ -59,7 +59,11 @@ class Judge:
 
 
 def minimum_bayes_risk(
-    found: Sequence[Sequence[Hypothesis]], *, utility: str = "chrf", weights: str = "uniform"
+    found: Sequence[Sequence[Hypothesis]],
+    *,
+    utility: str = "chrf",
+    weights: str = "uniform",
+    bleu_tokenize: str = "13a",
 ) -> list[list[Ranked]]:
     """The hypotheses of each source, the greatest expected utility first (see `tasks.risk`); of equals the earlier one.
 
@@ -67,9 +71,10 @@ def minimum_bayes_risk(
         utility: "chrf", "bleu" or "exact_match".
         weights: what is expected of each hypothesis: "uniform", the same, for independent draws, of which one that came
             twice counts twice; or "model", its probability over that of all that are there, for an n-best list.
+        bleu_tokenize: how the utility "bleu" cuts texts into words, one of `metrics.names.BLEU_TOKENIZERS`.
 
     Raises:
-        UserError: the utility or weights are none of these.
+        UserError: the utility, weights or tokenizer are none of these.
     """
     choose(utility, UTILITIES, "utility")
     choose(weights, ("uniform", "model"), "weights")
@@ -78,7 +83,8 @@ def minimum_bayes_risk(
         log_weights = np.array([h.score if weights == "model" else 0.0 for h in hypotheses])
         probabilities = np.exp(log_weights - log_weights.max(initial=-np.inf))
         probabilities /= probabilities.sum()
-        expected = expected_utilities([h.text for h in hypotheses], utility, probabilities)
+        texts = [h.text for h in hypotheses]
+        expected = expected_utilities(texts, utility, probabilities, bleu_tokenize=bleu_tokenize)
         ranked.append(_best_first(hypotheses, expected, [{"probability": float(p)} for p in probabilities]))
     return ranked
 

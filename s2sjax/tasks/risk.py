@@ -6,24 +6,32 @@ Bayes-risk decoding for statistical machine translation"; from samples, Eikema a
 
     chrf         chrF2 of sacreBLEU, characters up to 6-grams, no words: nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no
     bleu         sentence BLEU of sacreBLEU with effective order and exponential smoothing, the settings that it
-                 recommends for single sentences: nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp
+                 recommends for single sentences: nrefs:1|case:mixed|eff:yes|smooth:exp, and words as one of
+                 its tokenizers cuts them, 13a unless another is named
     exact_match  100 for the same text but for white space at the ends, else 0: it chooses the most probable text
 
 A text's n-grams are found once; N x N utilities follow from how many any two share, which is one matrix product for
 each order of n-grams.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
+
+from s2sjax.metrics.bleu import make_bleu
 
 _CHRF_ORDERS, _CHRF_BETA = 6, 2
 _BLEU_ORDERS = 4
 
 
 def expected_utilities(
-    texts: Sequence[str], utility: str = "chrf", probabilities: Sequence[float] | np.ndarray | None = None
+    texts: Sequence[str],
+    utility: str = "chrf",
+    probabilities: Sequence[float] | np.ndarray | None = None,
+    *,
+    bleu_tokenize: str = "13a",
 ) -> np.ndarray:
     """The utility of each text, expected over all of them as what may be right, itself included: float64 [N], percent.
 
@@ -33,6 +41,7 @@ def expected_utilities(
         texts: N of them; one that stands there twice counts twice, as a draw that came twice should.
         utility: one of `UTILITIES`.
         probabilities: of each text, summing to 1; None: all the same.
+        bleu_tokenize: how the utility "bleu" cuts texts into words, one of `metrics.names.BLEU_TOKENIZERS`.
     """
     if not texts:
         return np.zeros(0)
@@ -40,7 +49,8 @@ def expected_utilities(
     numbers = np.array([distinct[text] for text in texts])
     weights = np.full(len(texts), 1 / len(texts)) if probabilities is None else probabilities
     mass = np.bincount(numbers, weights=weights, minlength=len(distinct))
-    return np.round(UTILITIES[utility](list(distinct)) @ mass, 9)[numbers]
+    pairwise = functools.partial(pairwise_bleu, tokenize=bleu_tokenize) if utility == "bleu" else UTILITIES[utility]
+    return np.round(pairwise(list(distinct)) @ mass, 9)[numbers]
 
 
 def pairwise_chrf(texts: Sequence[str]) -> np.ndarray:
@@ -61,15 +71,13 @@ def pairwise_chrf(texts: Sequence[str]) -> np.ndarray:
     return 100 * (1 + factor) * precision * recall / np.where(below > 0, below, 1)
 
 
-def pairwise_bleu(texts: Sequence[str]) -> np.ndarray:
+def pairwise_bleu(texts: Sequence[str], *, tokenize: str = "13a") -> np.ndarray:
     """Sentence BLEU of every text against every text as its reference, [N, N], percent.
 
     Effective order: n-grams longer than the text are left out of the mean. Smoothing: an order without a match counts
     1/2 of one, the next 1/4, and so on (Chen and Cherry 2014, method 3); without any match at all BLEU is 0.
     """
-    from sacrebleu.metrics import BLEU
-
-    cut, words = BLEU(tokenize="13a").tokenizer, {}  # type: ignore[var-annotated]
+    cut, words = _bleu_tokenizer(tokenize), {}  # type: ignore[var-annotated]
     rows = [np.array([words.setdefault(w, len(words)) for w in cut(t.rstrip()).split()], np.int64) for t in texts]
     lengths = np.array([len(row) for row in rows])
     logs, misses = np.zeros((len(texts), len(texts))), np.zeros((len(texts), len(texts)))
@@ -83,6 +91,11 @@ def pairwise_bleu(texts: Sequence[str]) -> np.ndarray:
         matches |= shared > 0
     brevity = np.minimum(0, 1 - lengths / np.maximum(lengths, 1)[:, None])
     return np.where(matches, 100 * np.exp(brevity + logs / orders[:, None]), 0)
+
+
+@functools.lru_cache(maxsize=1)
+def _bleu_tokenizer(name: str) -> Callable[[str], str]:
+    return make_bleu(name).tokenizer
 
 
 def pairwise_exact_match(texts: Sequence[str]) -> np.ndarray:

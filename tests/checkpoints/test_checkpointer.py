@@ -389,8 +389,8 @@ with Checkpointer(sys.argv[1], CheckpointConfig(keep_last=2)) as checkpoints:
 
 
 def test_a_config_names_what_is_wrong():
-    with pytest.raises(UserError, match=r"checkpoint.metric 'accuracy' is not one of loss, bleu, chrf, exact_match"):
-        CheckpointConfig(metric="accuracy")
+    with pytest.raises(UserError, match=r"config.checkpoint.metric is 'acuracy': did you mean 'accuracy'"):
+        CheckpointConfig(metric="acuracy")
     with pytest.raises(UserError, match="checkpoint.keep_last 0 is too small: at least 1"):
         CheckpointConfig(keep_last=0)
 
