@@ -460,7 +460,7 @@ def test_a_split_name_does_not_lead_out_of_the_results(copy, place, capsys):
     shutil.copy(place / "data" / "test.src", place / "other.src")
     shutil.copy(place / "data" / "test.tgt", place / "other.tgt")
     assert s2s("evaluate", f"--workdir={copy}", "--split=../other") == 0
-    assert [path.name for path in (copy / "results").iterdir()] == [".._other.json"]
+    assert {path.name for path in (copy / "results").iterdir()} == {".._other.json", ".._other.hyp.jsonl"}
 
 
 # ---- Help ----

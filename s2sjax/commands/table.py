@@ -95,6 +95,9 @@ _DECODE = Command(
 _EVALUATE = Command(
     name="evaluate",
     summary="Print loss and metrics of a split, and write them to DIR/results/SPLIT.json.",
+    description="evaluate.metrics says which metrics. What was decoded is written to DIR/results/SPLIT.hyp.jsonl. Of "
+    "several pairs of languages (data.pairs), each has its row. A run directory that cannot be written is warned of; "
+    "the table is printed all the same, and the exit code is 0.",
     options=(
         _WORKDIR,
         Option("split", "train, validation, test, or a name as the files have it; slices work: test[:100].", "SPLIT",
@@ -103,6 +106,8 @@ _EVALUATE = Command(
     ),
     examples=(
         ("The test split.", "evaluate --workdir=runs/m30k"),
+        ("Other metrics.", "evaluate --workdir=runs/zh --config.evaluate.bleu_tokenize=zh "
+         "--config.evaluate.metrics=\"('bleu', 'chrf', 'character_error_rate')\""),
         ("Validation, with the last checkpoint and a beam of 10.", "evaluate --workdir=runs/m30k --split=validation "
          "--config.decode.checkpoint=last --config.decode.beam_size=10"),
     ),
