@@ -106,8 +106,8 @@ _EVALUATE = Command(
     ),
     examples=(
         ("The test split.", "evaluate --workdir=runs/m30k"),
-        ("Other metrics.", "evaluate --workdir=runs/zh --config.evaluate.bleu_tokenize=zh "
-         "--config.evaluate.metrics=\"('bleu', 'chrf', 'character_error_rate')\""),
+        ("Other metrics, and BLEU of Chinese.",
+         "evaluate --workdir=runs/zh --config.evaluate.metrics=\"('bleu', 'ter')\" --config.evaluate.bleu_tokenize=zh"),
         ("Validation, with the last checkpoint and a beam of 10.", "evaluate --workdir=runs/m30k --split=validation "
          "--config.decode.checkpoint=last --config.decode.beam_size=10"),
     ),
