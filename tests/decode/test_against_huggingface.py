@@ -49,7 +49,6 @@ from s2sjax.models import causal_lm, transformer
 from s2sjax.ops.linear import Precision
 from s2sjax.tasks.translate import source_batch
 from s2sjax.vocabulary import BOS, EOS, PAD
-from tests.decode.toys import jit
 
 pytestmark = pytest.mark.slow
 
@@ -207,7 +206,7 @@ def ours(
     ]
 
 
-@functools.partial(jit, static_argnames=("model", "config", "certain_at"))
+@functools.partial(jax.jit, static_argnames=("model", "config", "certain_at"))
 def search(params, inputs, first, read, least, constraints, *, model, config, certain_at):
     def method(name, *args, **kwargs):
         return model.apply({"params": params}, *args, method=name, **kwargs)

@@ -29,7 +29,6 @@ from tests.decode.toys import (
     assert_same,
     every_hypothesis,
     hypotheses,
-    jit,
     log_table,
     plain_beam_search,
     run_hash,
@@ -205,7 +204,7 @@ def test_a_finished_sentence_is_frozen_while_others_go_on():
 
         sentence = jnp.broadcast_to(jnp.arange(lengths)[:, None], (lengths, 2))
         cache = {"position": jnp.zeros_like(sentence), "sentence": sentence}
-        search = jit(lambda cache: beam_search(step, cache, jnp.full(lengths, BOS, jnp.int32), config))
+        search = jax.jit(lambda cache: beam_search(step, cache, jnp.full(lengths, BOS, jnp.int32), config))
         return jax.tree.map(np.asarray, search(cache))
 
     alone, together = search(1), search(2)
@@ -262,7 +261,7 @@ def test_candidates_by_blocks_equal_one_top_k_over_everything(vocabulary):
     too_short = row % 4 == 0
     special = {"eos_id": EOS, "pad_id": PAD}
 
-    @jit
+    @jax.jit
     def both(logits, live, forced, too_short):
         words = jax.nn.log_softmax(logits)
         totals = live[..., None] + force(words, forced, too_short, **special)

@@ -32,7 +32,6 @@ from tests.decode.toys import (
     assert_same,
     every_hypothesis,
     hypotheses,
-    jit,
     plain_beam_search,
     repeats,
     run_hash,
@@ -220,14 +219,14 @@ def test_the_repetition_penalty_ranks_but_the_log_probability_stays_the_models()
 @pytest.mark.parametrize(("size", "blocked"), [(1, {4, 5, 6}), (2, {6}), (3, {6}), (4, set())])
 def test_ngrams_of_the_docstring(size, blocked):
     sequences = np.array([[[4, 5, 6, 4, 5, PAD, PAD]]])
-    block = jit(lambda *arrays: block_ngrams(*arrays, size))
+    block = jax.jit(lambda *arrays: block_ngrams(*arrays, size))
     log_probs = block(np.zeros((1, 1, 8), np.float32), sequences, np.int32(5))
     assert set(np.flatnonzero(np.isneginf(log_probs[0, 0]))) == blocked
 
 
 def test_a_repeated_word_is_penalised_once_and_the_others_not():
     sequences = np.array([[[4, 5, 4, PAD, PAD]], [[6, 6, 6, PAD, PAD]]])
-    penalise = jit(lambda *arrays: penalise_repetition(*arrays, 1.5))
+    penalise = jax.jit(lambda *arrays: penalise_repetition(*arrays, 1.5))
     log_probs = penalise(np.full((2, 1, 8), -2.0, np.float32), sequences, np.int32(3))
     np.testing.assert_array_equal(log_probs[:, 0], [[-2, -2, -2, -2, -3, -3, -2, -2], [-2] * 6 + [-3, -2]])
 
@@ -240,7 +239,7 @@ def test_a_trie_knows_every_edge_over_several_words_of_bits():
     roots = np.repeat([0, 1], [100, 200])
     prefixes = [{h[:i] for h in (*group, *((*h, EOS) for h in group)) for i in range(len(h) + 1)} for group in groups]
     bits = np.unpackbits(np.asarray(trie.allowed).view(np.uint8), axis=1, bitorder="little")
-    walk, states = jit(next_states), jnp.asarray(roots[:, None], jnp.int32)
+    walk, states = jax.jit(next_states), jnp.asarray(roots[:, None], jnp.int32)
     padded = np.array([[*h, EOS, *[PAD] * (4 - len(h))] for h in sequences])
     for i in range(5):
         for row, h in enumerate(sequences):

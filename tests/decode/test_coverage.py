@@ -25,7 +25,6 @@ from tests.decode.toys import (
     hash_cache,
     hash_step,
     hypotheses,
-    jit,
     mix,
     score,
     table_step,
@@ -44,7 +43,7 @@ def attention(state, mask, xp):
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-@functools.partial(jit, static_argnames=("config", "narrow"))
+@functools.partial(jax.jit, static_argnames=("config", "narrow"))
 def search(seeds, mask, limits, *, config, narrow=False):
     def step(tokens, cache):
         logits, cache = hash_step(tokens, cache, vocabulary=6)
@@ -126,7 +125,7 @@ def lattice(weight, focus, bonus=None, positions=2):
     focus = jnp.zeros(6, jnp.int32).at[jnp.array(list(focus))].set(jnp.array(list(focus.values())))
     mask = jnp.ones((1, 2), bool)
 
-    @jit
+    @jax.jit
     def search(cache):
         return beam_search(
             with_coverage(lambda tokens, cache: (*step(tokens, cache), jax.nn.one_hot(focus[tokens], positions))),

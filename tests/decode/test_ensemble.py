@@ -18,7 +18,6 @@ from tests.decode.toys import (
     hash_cache,
     hash_step,
     hypotheses,
-    jit,
     plain_beam_search,
     score,
 )
@@ -28,7 +27,7 @@ CONFIG = BeamConfig(beam_size=4, nbest=4, max_len=T, length_penalty="gnmt", alph
 WIDEST = BeamConfig(beam_size=4 ** (T - 1), nbest=1, max_len=T, length_penalty="gnmt", alpha=0.6)
 
 
-@functools.partial(jit, static_argnames=("config", "kind"))
+@functools.partial(jax.jit, static_argnames=("config", "kind"))
 def search(seeds, *, config, kind):
     """Of an ensemble with as many members as `seeds` [M, B] has rows; of the one model if `kind` is None."""
     step = functools.partial(hash_step, vocabulary=V)

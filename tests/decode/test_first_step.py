@@ -16,7 +16,7 @@ from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stepping import check_cache, narrow, reorder, widen
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
-from tests.decode.toys import BOS, EOS, A, B, assert_same, hash_cache, hash_step, jit, mix, to_logits
+from tests.decode.toys import BOS, EOS, A, B, assert_same, hash_cache, hash_step, mix, to_logits
 
 SEEDS = np.arange(200) * 104729 + 7
 PHRASES = build_phrases([[(A, B), (B, B)] if row % 3 == 0 else [] for row in range(len(SEEDS))], 6, EOS)
@@ -73,10 +73,10 @@ def test_one_hypothesis_or_all_at_the_first_step(search, config, constraints, to
         bos, limits = jnp.full(len(SEEDS), BOS, jnp.int32), jnp.asarray(SEEDS % 7 + 1, jnp.int32)
         return search(watched, cache, bos, config, *keys, max_lengths=limits, constraints=constraints)
 
-    every = jax.tree.map(np.asarray, jit(results)(make(SEEDS, 6)))
+    every = jax.tree.map(np.asarray, jax.jit(results)(make(SEEDS, 6)))
     assert set(widths) == {6}
     widths.clear()
-    assert_same(jax.tree.map(np.asarray, jit(results)(narrow(make(SEEDS, 6)))), every)
+    assert_same(jax.tree.map(np.asarray, jax.jit(results)(narrow(make(SEEDS, 6)))), every)
     assert widths[0] == 1 and set(widths[1:]) == {6}, "once for one, and once for the loop"
     assert len({tuple(h) for h in every.tokens.reshape(-1, 7).tolist()}) > 100
 

@@ -34,7 +34,6 @@ from tests.decode.toys import (
     assert_same,
     every_hypothesis,
     hypotheses,
-    jit,
     repeats,
     run_hash,
     run_table,
@@ -231,9 +230,9 @@ def test_the_lattice_of_the_docstring():
     assert found[4] == [], "a never follows b"
 
 
-needs = jit(lambda phrases, progress: (enough(phrases, progress), fewest(phrases, progress)))
-step = jit(lambda *state: (new := go_on(*state), next_tokens(state[0], new)))
-empty = jit(lambda phrases: no_progress(phrases, 1))
+needs = jax.jit(lambda phrases, progress: (enough(phrases, progress), fewest(phrases, progress)))
+step = jax.jit(lambda *state: (new := go_on(*state), next_tokens(state[0], new)))
+empty = jax.jit(lambda phrases: no_progress(phrases, 1))
 
 
 def follow(phrases, tokens):
@@ -299,7 +298,7 @@ def shortest(text, wanted):
 def test_the_beam_is_divided_among_banks(banks, most, width, expected):
     totals = jnp.where(jnp.arange(9) < len(banks), -jnp.arange(9.0), -jnp.inf)[None]
     bank = jnp.zeros((1, 9), jnp.int32).at[0, : len(banks)].set(jnp.array(banks))
-    held = jit(holds_place, static_argnums=(3, 4))(totals, bank, jnp.array([most]), 6, width)
+    held = jax.jit(holds_place, static_argnums=(3, 4))(totals, bank, jnp.array([most]), 6, width)
     assert held[0].astype(int).tolist() == expected + [0] * (9 - len(banks))
 
 
@@ -312,7 +311,7 @@ def test_candidates_are_the_best_of_all_the_best_of_each_and_what_was_asked_for(
     also[:, :, 2] = also[:, :, 0]
     forced = np.where(np.arange(count) % 5 == 0, also[:, 0, 0], FREE).astype(np.int32)
     early = rng.random((count, width)) < 0.5
-    found, _ = jit(functools.partial(best_candidates, width=8, eos_id=EOS, pad_id=PAD))(
+    found, _ = jax.jit(functools.partial(best_candidates, width=8, eos_id=EOS, pad_id=PAD))(
         logits, live, forced, too_short=early, also=also
     )
     log_probs = special.log_softmax(logits, axis=-1)

@@ -28,7 +28,6 @@ from tests.decode.toys import (
     every_hypothesis,
     hash_cache,
     hash_step,
-    jit,
     repeats,
     table_step,
 )
@@ -101,7 +100,7 @@ def distribution(model, config, vocabulary=6):
     return found
 
 
-@functools.partial(jit, static_argnames=("config", "draw"))
+@functools.partial(jax.jit, static_argnames=("config", "draw"))
 def draw_hash(seeds, keys, limits, minimums, constraints, *, config, draw):
     return draw(
         functools.partial(hash_step, vocabulary=6),
@@ -269,7 +268,7 @@ def test_nan_logits_are_reported_by_the_sentence_that_met_them(draw):
     tables[1, BOS] = -np.inf
     step, cache = table_step(jnp.asarray(tables))
     config = SampleConfig(samples=2, max_len=4)
-    result = jit(lambda keys: draw(step, cache(2), jnp.full(3, BOS, jnp.int32), config, keys))(
+    result = jax.jit(lambda keys: draw(step, cache(2), jnp.full(3, BOS, jnp.int32), config, keys))(
         sentence_keys(0, jnp.arange(3))
     )
     assert np.isnan(result.log_probs[0]).all() and np.isnan(result.drawn[0]).all()

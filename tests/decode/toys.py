@@ -150,32 +150,10 @@ def plain_beam_search(log_probs, vocabulary, config, limit, *, minimum=0, refere
     return list(found.values())
 
 
-def known(option, value):
-    """Whether this version of XLA has the option."""
-    try:
-        jax.jit(lambda x: x, compiler_options={option: value})(0)
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
-
-
-# Toys run for milliseconds and compile for a second: with these, for a third of one.
-QUICKLY = {
-    option: value
-    for option, value in {
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
-        "xla_cpu_parallel_codegen_split_count": 1,
-    }.items()
-    if known(option, value)
-}
-jit = functools.partial(jax.jit, compiler_options=QUICKLY)
-
-
 # One compilation for each (config, vocabulary, batch, kinds of constraints), shared by all tests.
 
 
-@functools.partial(jit, static_argnames=("config", "vocabulary"))
+@functools.partial(jax.jit, static_argnames=("config", "vocabulary"))
 def search_hash(seeds, max_lengths, min_lengths, references, constraints, *, config, vocabulary):
     return beam_search(
         functools.partial(hash_step, vocabulary=vocabulary),
@@ -221,7 +199,7 @@ def table_step(tables):
     )
 
 
-@functools.partial(jit, static_argnames=("config",))
+@functools.partial(jax.jit, static_argnames=("config",))
 def search_table(tables, max_lengths, constraints, *, config):
     step, cache = table_step(tables)
     bos = jnp.full(tables.shape[0], BOS, jnp.int32)
