@@ -1,13 +1,14 @@
 """The `decode` section of the config: how a trained model is searched or sampled."""
 
+import dataclasses
 import difflib
-import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from s2sjax.config import MOST_SEED, check_choices, one_of, up_to
+from s2sjax.config import MOST_SEED, check_choices, check_number, one_of, up_to
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.decode.beam_config import STOPS, BeamConfig
 from s2sjax.decode.ensemble import KINDS
@@ -19,6 +20,8 @@ from s2sjax.vocabulary import EOS, PAD
 
 _OF_DRAWS = ("samples", "temperature", "top_k", "top_p", "min_p", "typical")
 _OF_A_BEAM = ("nbest", "coverage", "brevity", "groups", "diversity", "stop")
+_MOST = {"alpha": 5, "max_length_factor": 1000, "min_length_factor": 1000}
+"""Greatest values, where they are not a million. A length of a million tokens to the power of 5 is a float32 yet."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class DecodeConfig:
 
     def __post_init__(self):
         check_choices(self, "config.decode")
+        self._check_sizes()
         self.beam(max_len=1)
         self.sampling(max_len=1)
         if self.method == "beam":
@@ -117,11 +121,46 @@ class DecodeConfig:
         for name in ("min_length_factor", "min_length_offset", "reference_ratio", "coverage", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.decode.{name} is {getattr(self, name)}, but must not be negative")
-        for name in ("max_length_factor", "min_length_factor", "reference_ratio", "coverage"):
-            if not math.isfinite(getattr(self, name)):
-                raise UserError(f"config.decode.{name} is {getattr(self, name)}, but must be a finite number")
         if self.checkpoint not in ("best", "last") and not re.fullmatch(r"[0-9]{1,18}", self.checkpoint):
             raise UserError(f"config.decode.checkpoint is '{self.checkpoint[:40]}': expected best, last or a step")
+
+    def _check_sizes(self) -> None:
+        """Refuse numbers that an array of int32 or float32 cannot hold, or that nobody can mean."""
+        for field in dataclasses.fields(self):
+            if field.type in (int, float):
+                most = _MOST.get(field.name, field.metadata.get("most", 1_000_000))
+                check_number(getattr(self, field.name), field.type, f"config.decode.{field.name}", most)
+        if 0 < self.temperature < 1e-30:
+            raise UserError(
+                f"config.decode.temperature is {self.temperature}, and what is divided by it is no float32: give at "
+                "least 1e-30, or for greedy search config.decode.method=beam and beam_size=1"
+            )
+
+    def without_effect(self, vocab_size: int, max_source_length: int) -> Iterator[str]:
+        """Sentences about settings that others keep from having an effect.
+
+        Args:
+            vocab_size: of the target.
+            max_source_length: tokens, end-of-sentence counted.
+        """
+        if self.top_k >= vocab_size:
+            yield f"top_k is {self.top_k}, and the vocabulary has {vocab_size} tokens: it cuts off nothing"
+        if self.groups > 1 and not self.diversity:
+            yield f"groups is {self.groups} and diversity 0: every group finds the same"
+        for name, why, unused in (
+            ("alpha", "length_penalty is 'none'", self.length_penalty == "none"),
+            ("beta", f"length_penalty is '{self.length_penalty}' and not 'sockeye'", self.length_penalty != "sockeye"),
+            ("reference_ratio", "brevity is 0", not self.brevity),
+        ):
+            if unused and (value := getattr(self, name)) != getattr(type(self), name):
+                yield f"{name} is {value}, but {why}: it is not looked at"
+        sources = np.arange(1, max_source_length + 1)
+        least = np.floor(self.min_length_factor * sources) + self.min_length_offset
+        if (short := sources[least > self.max_length(sources)]).size:
+            yield (
+                "min_length_factor and min_length_offset ask for more tokens than max_length_factor and "
+                f"max_length_offset allow, for sources of {short[0]} to {short[-1]} tokens: the greatest length counts"
+            )
 
     def beam(self, max_len: int) -> BeamConfig:
         return BeamConfig(

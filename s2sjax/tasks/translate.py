@@ -1,6 +1,7 @@
 """Text in, text out: batches of sentences through a stepwise model and a search, in the order they came."""
 
 import functools
+import logging
 import math
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from s2sjax.sharding import batch_sharding, batch_shards, everywhere, replicated
 from s2sjax.tasks.decoding import DecodeConfig
 from s2sjax.tasks.scorers import Scorer, attention_layers
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
+
+_log = logging.getLogger(__name__)
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Source lengths that batches are padded to, so that few shapes are compiled; beyond the last, multiples of it."""
@@ -146,6 +149,8 @@ class Translator:
         # At least one position is the output's.
         self.max_source_length = min([max_source_length, *(p.limit - p.one_sequence for p in positions)])
         """The most tokens of a source that are read."""
+        for sentence in config.without_effect(tokenizers.target.vocab_size, self.max_source_length):
+            _log.warning("config.decode.%s", sentence)
 
         mask = config.allowed(tokenizers.target)
         allowed = None if mask is None else jnp.asarray(mask)
@@ -333,7 +338,16 @@ class Translator:
         how = self._config.beam(most) if self._config.method == "beam" else self._config.sampling(most)
         divides = len(sentences.inputs) % batch_shards(self._mesh) == 0
         place = batch_sharding(self._mesh) if divides else replicated(self._mesh)
-        found = to_host(self._search(self.params, everywhere(sentences, place), trie, how))
+        try:
+            found = to_host(self._search(self.params, everywhere(sentences, place), trie, how))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(
+                f"there is not enough memory for {len(sentences.inputs)} sources of {length} tokens with "
+                f"{self._config.width} hypotheses of up to {how.max_len} tokens each: lower config.decode.batch_size, "
+                "beam_size or samples, or max_length_factor and max_length_offset"
+            ) from error
         if np.isnan(found.ranking[:count]).any():
             raise UserError(
                 "the model gives NaN: these parameters are broken; decode with --config.decode.checkpoint=STEP"

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from s2sjax import models, sharding
 from s2sjax.data.examples import assemble
@@ -194,12 +196,77 @@ def test_where_nothing_meets_the_constraints_there_is_nothing_and_it_is_counted(
         ({"min_length_offset": -1}, "min_length_offset is -1, but must not be negative"),
         ({"stop": "early"}, "stop is 'early'"),
         ({"method": "sample", "nbest": 5}, "nbest is 5, but sample draws"),
-        ({"coverage": float("inf")}, "coverage is inf, but must be a finite number"),
+        ({"coverage": float("inf")}, "coverage is inf, but a number of at most 1,000,000 was"),
+        ({"method": "sample", "temperature": 1e-46}, "temperature is 1e-46, which float32 cannot tell from 0"),
+        ({"method": "sample", "top_p": 1e-50}, "top_p is 1e-50, which float32 cannot tell from 0"),
+        ({"method": "sample", "temperature": 1e-37}, "temperature is 1e-37, and what is divided by it is no float32"),
+        ({"method": "sample", "temperature": 1e39}, "temperature is 1e\\+39, but a number of at most 1,000,000 was"),
+        ({"seed": 2**64}, "seed is 18446744073709551616, but a number of at most"),
+        ({"max_length_offset": 10**11}, "max_length_offset is 100000000000, but a number of at most 1,000,000 was"),
+        ({"max_length_factor": 1e300}, "max_length_factor is 1e\\+300, but a number of at most 1,000 was"),
+        ({"alpha": 1e300}, "alpha is 1e\\+300, but a number of at most 5 was"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(fields, message):
     with pytest.raises(UserError, match=message):
         DecodeConfig(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"method": "sample", "top_k": 12}, "top_k is 12, and the vocabulary has 12 tokens: it cuts off nothing"),
+        ({"groups": 5}, "groups is 5 and diversity 0: every group finds the same"),
+        ({"length_penalty": "none", "alpha": 1.0}, "alpha is 1.0, but length_penalty is 'none'"),
+        ({"beta": 1.0}, "beta is 1.0, but length_penalty is 'gnmt' and not 'sockeye'"),
+        ({"reference_ratio": 1.5}, "reference_ratio is 1.5, but brevity is 0"),
+        (
+            {"min_length_offset": 9, "min_length_factor": 1.0},
+            "for sources of 1 to 20 tokens: the greatest length counts",
+        ),
+        ({"min_length_offset": 9}, "allow, for sources of 1 to 2 tokens"),
+        ({"min_length_factor": 1.5}, "allow, for sources of 14 to 20 tokens"),
+        ({"min_length_factor": 1.0, "min_length_offset": 6}, ""),
+        ({}, ""),
+    ],
+)
+def test_settings_without_effect_are_told(model, params, caplog, fields, message):
+    translator(model, params, **fields)
+    assert len(caplog.messages) == bool(message) and message in caplog.text
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_numbers_that_are_accepted_are_numbers_to_float32_and_int32(data):
+    """Whatever is asked for: refused in a sentence, or a length, a divisor, a share that a device can hold."""
+    numbers = {"int": st.integers(), "float": st.floats()}
+    fields = [field for field in dataclasses.fields(DecodeConfig) if field.type in (int, float)]
+    field = data.draw(st.sampled_from(fields))
+    value = data.draw(numbers[field.type.__name__])
+    method = data.draw(st.sampled_from(["beam", "sample", "stochastic"]))
+    try:
+        config = DecodeConfig(**{"method": method, field.name: value})
+    except UserError as error:
+        assert field.name in str(error)
+        return
+    with np.errstate(all="raise"):
+        assert value == 0 or 0 < abs(np.float32(value)) < np.inf
+        assert 0 < config.max_length(np.arange(2000)).max() < 2**31
+        n = np.float32(1e6)
+        assert (
+            0 < n ** np.float32(config.alpha) < np.inf and np.float32(-1e3) / np.float32(config.temperature) > -np.inf
+        )
+        list(config.without_effect(100, 100))
+
+
+def test_a_search_that_memory_does_not_hold_is_a_sentence(model, params, monkeypatch):
+    def search(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 143000003112 bytes.")
+
+    refused = translator(model, params)
+    monkeypatch.setattr(refused, "_search", search)
+    with pytest.raises(UserError, match="not enough memory for 1 sources of 8 tokens with 5 hypotheses of up to 14"):
+        refused(["abc"])
 
 
 def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
