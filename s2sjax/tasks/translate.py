@@ -226,6 +226,8 @@ class Translator:
         rows = self.source_rows([sources[i] for i in filled])
         begun = None if prefixes is None else self._asked_tokens([prefixes[i] for i in filled])
         wanted = None if phrases is None else [self._asked_tokens(phrases[i], blank=False) for i in filled]
+        self._check_room("a prefix", begun or ())
+        self._check_room("phrases of one source", [np.concatenate(rows) for rows in wanted or () if rows])
         trie, longest = (None, 0) if choices is None else self._choices(tuple(choices))
         order = sorted(range(len(filled)), key=lambda j: (len(rows[j]), filled[j]))
         while order:
@@ -273,12 +275,26 @@ class Translator:
                 raise UserError(f"'{text}' cannot be asked for: this run's vocabulary has not all of its characters")
         return [row[::-1] for row in encoded] if self._right_to_left else encoded
 
+    def _check_room(self, what: str, rows: Sequence[np.ndarray]) -> None:
+        """Raise a `UserError` if one of these, which outputs are to hold, has more tokens than the longest output."""
+        most = int(self._config.max_length(self.max_source_length))
+        most = min([most, *(p.limit - p.one_sequence for p in self._positions)])
+        longest = max(rows, key=len, default=())
+        if len(longest) >= most:  # end-of-sentence comes after it
+            begin = self._tokenizers.target.decode(longest[:20])
+            raise UserError(
+                f"{what} cannot have {len(longest)} tokens ('{begin}...'): the longest output has {most}, with "
+                "end-of-sentence; leave it out, or raise config.decode.max_length_factor or max_length_offset (where "
+                "positions are learned, config.model.max_positions bounds it)"
+            )
+
     @functools.lru_cache(maxsize=1)  # noqa: B019 - it lives as long as the translator, and reads no other
     def _choices(self, choices: tuple[str, ...]) -> tuple[Trie, int]:
         """A trie of texts, and the tokens of the longest."""
         rows = self._asked_tokens(choices, blank=False)
         if not rows:
             raise UserError("there is nothing to choose from: all choices are blank")
+        self._check_room("a choice", rows)
         trie = build_tries([[row.tolist() for row in rows]], self._tokenizers.target.vocab_size, EOS)
         return trie, max(map(len, rows))
 

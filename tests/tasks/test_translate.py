@@ -181,6 +181,26 @@ def test_outputs_are_among_the_choices(model, params, way):
             search(SOURCES, **asked)
 
 
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        (
+            {"choices": ["a", "ab" * 50_000]},
+            "a choice cannot have 100000 tokens .'abababababababababab...'.: .* has 26",
+        ),
+        ({"prefixes": ["a" * 26, *[""] * 6]}, "a prefix cannot have 26 tokens"),
+        ({"phrases": [*[[]] * 6, ["ab" * 10, "h" * 6]]}, "phrases of one source cannot have 26 tokens"),
+    ],
+)
+def test_what_no_output_has_room_for_is_refused_before_anything_is_built(model, params, monkeypatch, asked, message):
+    search = translator(model, params)
+    for name in ("build_tries", "build_phrases"):
+        monkeypatch.setattr(f"s2sjax.tasks.translate.{name}", None)
+    monkeypatch.setattr(search, "_search", None)
+    with pytest.raises(UserError, match=message):
+        search(SOURCES, **asked)
+
+
 def test_where_nothing_meets_the_constraints_there_is_nothing_and_it_is_counted(model, params):
     search = translator(model, params, forbidden=("</s>",))
     assert search(["abc", "", "h"])[0] == [] and search.unmet == 2
