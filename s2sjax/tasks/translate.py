@@ -1,6 +1,5 @@
 """Text in, text out: batches of sentences through a stepwise model and a search, in the order they came."""
 
-import functools
 import logging
 import math
 import zlib
@@ -16,7 +15,7 @@ from jax.sharding import Mesh
 from s2sjax.data.prepare import turn_round
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.decode.beam import BeamConfig, beam_search
-from s2sjax.decode.constraints import Constraints, Trie, build_tries
+from s2sjax.decode.constraints import Constraints, Trie
 from s2sjax.decode.coverage import uncovered, with_coverage
 from s2sjax.decode.penalty import coverage_penalty
 from s2sjax.decode.phrases import BLANK, Phrases, build_phrases
@@ -25,9 +24,10 @@ from s2sjax.decode.stepping import narrow
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
 from s2sjax.sharding import batch_sharding, batch_shards, everywhere, replicated, to_host
+from s2sjax.tasks.asked import AskedTokens
 from s2sjax.tasks.decoding import DecodeConfig
 from s2sjax.tasks.scorers import Scorer, attention_layers
-from s2sjax.vocabulary import BOS, EOS, PAD, UNK
+from s2sjax.vocabulary import BOS, EOS, PAD
 
 _log = logging.getLogger(__name__)
 
@@ -149,6 +149,8 @@ class Translator:
         # At least one position is the output's.
         self.max_source_length = min([max_source_length, *(p.limit - p.one_sequence for p in positions)])
         """The most tokens of a source that are read."""
+        room = min([int(config.max_length(self.max_source_length)), *(p.limit - p.one_sequence for p in positions)])
+        self._asked = AskedTokens(tokenizers.target, room, right_to_left=right_to_left)
         for sentence in config.without_effect(tokenizers.target.vocab_size, self.max_source_length):
             _log.warning("config.decode.%s", sentence)
 
@@ -212,23 +214,15 @@ class Translator:
         """
         if phrases is not None and choices is not None:
             raise UserError("phrases and choices do not go together; leave out the choices that lack the phrases")
-        if prefixes is not None and self._right_to_left:
-            raise UserError(
-                "an output cannot be given its beginning: with config.data.target_order='right_to_left' this run "
-                "writes the last token first, and a prefix would be a suffix; decode without prefixes, or with a run "
-                "that writes left to right"
-            )
         results: list[list[Hypothesis]] = [[Hypothesis("", (), 0.0, 0.0, ())] for _ in sources]
         filled = [i for i, source in enumerate(sources) if self._continues or not self._blank(source)]
         blank = len(sources) - len(filled)
         progress(blank)
         self.sources += blank
         rows = self.source_rows([sources[i] for i in filled])
-        begun = None if prefixes is None else self._asked_tokens([prefixes[i] for i in filled])
-        wanted = None if phrases is None else [self._asked_tokens(phrases[i], blank=False) for i in filled]
-        self._check_room("a prefix", begun or ())
-        self._check_room("phrases of one source", [np.concatenate(rows) for rows in wanted or () if rows])
-        trie, longest = (None, 0) if choices is None else self._choices(tuple(choices))
+        begun = None if prefixes is None else self._asked.prefixes([prefixes[i] for i in filled])
+        wanted = None if phrases is None else self._asked.phrases([phrases[i] for i in filled])
+        trie, longest = (None, 0) if choices is None else self._asked.choices(tuple(choices))
         order = sorted(range(len(filled)), key=lambda j: (len(rows[j]), filled[j]))
         while order:
             # The longest first: what is going to need the most memory fails at once, not after an hour.
@@ -265,38 +259,6 @@ class Translator:
         if self._continues:  # what stands nearest counts the most
             return np.concatenate([[BOS], row[max(len(row) - limit, 0) :]]).astype(np.int32)
         return np.append(row[:limit], EOS).astype(np.int32)
-
-    def _asked_tokens(self, texts: Sequence[str], *, blank: bool = True) -> list[np.ndarray]:
-        """Tokens of what outputs have to be made of, in the order in which they are written."""
-        texts = [text for text in texts if blank or text.strip()]
-        encoded = self._tokenizers.target.encode(texts)
-        for text, row in zip(texts, encoded, strict=True):
-            if UNK in row:
-                raise UserError(f"'{text}' cannot be asked for: this run's vocabulary has not all of its characters")
-        return [row[::-1] for row in encoded] if self._right_to_left else encoded
-
-    def _check_room(self, what: str, rows: Sequence[np.ndarray]) -> None:
-        """Raise a `UserError` if one of these, which outputs are to hold, has more tokens than the longest output."""
-        most = int(self._config.max_length(self.max_source_length))
-        most = min([most, *(p.limit - p.one_sequence for p in self._positions)])
-        longest = max(rows, key=len, default=())
-        if len(longest) >= most:  # end-of-sentence comes after it
-            begin = self._tokenizers.target.decode(longest[:20])
-            raise UserError(
-                f"{what} cannot have {len(longest)} tokens ('{begin}...'): the longest output has {most}, with "
-                "end-of-sentence; leave it out, or raise config.decode.max_length_factor or max_length_offset (where "
-                "positions are learned, config.model.max_positions bounds it)"
-            )
-
-    @functools.lru_cache(maxsize=1)  # noqa: B019 - it lives as long as the translator, and reads no other
-    def _choices(self, choices: tuple[str, ...]) -> tuple[Trie, int]:
-        """A trie of texts, and the tokens of the longest."""
-        rows = self._asked_tokens(choices, blank=False)
-        if not rows:
-            raise UserError("there is nothing to choose from: all choices are blank")
-        self._check_room("a choice", rows)
-        trie = build_tries([[row.tolist() for row in rows]], self._tokenizers.target.vocab_size, EOS)
-        return trie, max(map(len, rows))
 
     def _batch_size(self, length: int) -> int:
         # As many as fit where a source has 64 tokens and 5 hypotheses.
