@@ -63,7 +63,9 @@ def coerce(value: Any, hint: Any, where: str, most: float | None = None) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None:
             return None
-        (hint,) = [h for h in typing.get_args(hint) if h is not type(None)]
+        hints = [h for h in typing.get_args(hint) if h is not type(None)]
+        # Where one value or several may stand, the value says which it is.
+        hint = next((h for h in hints if isinstance(value, list | tuple) == (typing.get_origin(h) is tuple)), hints[0])
         origin = typing.get_origin(hint)
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit
-from s2sjax.data.sources import Source
+from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import blank_of, open_split
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.windows import windowed
@@ -215,7 +215,7 @@ def sample_rows(source: Source, count: int) -> list[int]:
     return [(2 * n + 1) * len(source) // (2 * count) for n in range(count)]
 
 
-def halves(text: str) -> dict[str, str]:
+def halves(text: str) -> Record:
     """A text as a prompt and how it goes on: what a sample of a language model is made of."""
     words = text.split(" ")
     middle = (len(words) + 1) // 2

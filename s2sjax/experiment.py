@@ -47,6 +47,7 @@ from s2sjax.metrics.names import (
     TEXT_METRICS,
     reported_metrics,
 )
+from s2sjax.one_or_several import one_or_several
 from s2sjax.ops.linear import Precision
 from s2sjax.optim import OptimizerConfig
 from s2sjax.sharding import MeshConfig
@@ -254,6 +255,7 @@ def config_dict(experiment: Experiment) -> ConfigDict:
     for section in values.values():
         if isinstance(section, dict):  # tuples: a list could not be overridden on the command line
             section |= {key: tuple(value) for key, value in section.items() if isinstance(value, list)}
+    values["data"]["target"] = one_or_several(values["data"]["target"])
     config = ConfigDict(values, convert_dict=True)
     config.lock()
     return config

@@ -1,5 +1,6 @@
 """The `data` section of the config: which examples there are, and how they are put into batches."""
 
+import re
 from dataclasses import dataclass
 
 from s2sjax.config import check_at_least, check_choices, one_of
@@ -8,6 +9,7 @@ from s2sjax.errors import UserError
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
 BATCHINGS = ("bucket", "pack")
 TARGET_ORDERS = ("left_to_right", "right_to_left")
+QUOTINGS = ("auto", "double", "none")
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,17 @@ class DataConfig:
       format: "text" (line N of one file belongs to line N of the other), "jsonl", "tsv", "csv", "tfds" or "phrases".
       dir: directory of the files; for TFDS its `data_dir` (empty: TFDS's own default).
       name: TFDS builder name; may hold a config and a version, "ted_hrlr_translate/pt_to_en:1.0.0".
-      file: pattern of the file name for jsonl, tsv and csv: "{split}.jsonl".
+      file: pattern of the file name for jsonl, tsv and csv: "{split}.jsonl". Without {split} in it, as in "pairs.tsv",
+        each split is a slice: train="all[:90%]", validation="all[90%:]".
       header: tsv and csv begin with a row of column names.
+      separator: tsv and csv: what stands between columns, "\\t" for a tab (empty: tab for tsv, comma for csv).
+      quoting: tsv and csv: "double" (a field may stand in double quotes, and then holds separators and line ends; a
+        quote in it is doubled), "none" (quotes are text) or "auto" ("none" for tsv, "double" for csv).
       source, target: text: patterns of file names, "{split}.en". jsonl and tfds: names of fields, dots for nested ones
-        ("translation.en"). tsv and csv: names of columns, or without a header their numbers, from 0. An empty source
-        makes it language modelling: there are targets only.
+        ("translation.en"). tsv and csv: names of columns, or without a header their numbers, from 0. Fields may stand
+        in text, "{lemma} {features}", where "{{" and "}}" are braces. An empty source makes it language modelling:
+        there are targets only. Several targets, ("{split}.de.0", "{split}.de.1"), or a field that is a list of
+        texts, are references for evaluation: the first is trained on, and it alone is read of the training split.
       pairs: languages to translate between, such as ("en-de", "de-en"): one data set after the other. File, source,
         target and prompt may then hold {source_language} and {target_language}.
       prompt: what is read in place of a source, "Translate into German: {source}".
@@ -35,7 +43,8 @@ class DataConfig:
       stride: tokens predicted in a window of evaluation; those before them in the window are only read (0: as many as
         possible, context - 1). The smaller, the more context every token has and the longer evaluation takes.
       max_bad_records: records of a split that may be left out because they cannot be read: text that is not UTF-8,
-        broken JSON, a field or column that is missing. They are counted and listed. 0: the first stops everything.
+        broken JSON, a field that is missing, a row with more or fewer columns than the first. They are counted and
+        listed. 0: the first stops everything.
       cache_dir: where prepared data is kept (empty: $S2SJAX_CACHE, else ~/.cache/s2sjax).
       max_source_length, max_target_length: tokens, end-of-sentence counted; longer examples are left out of training.
       batching: "bucket" (rows of similar length) or "pack" (several examples a row).
@@ -53,8 +62,10 @@ class DataConfig:
     name: str = ""
     file: str = ""
     header: bool = True
+    separator: str = ""
+    quoting: str = one_of(QUOTINGS, "auto")
     source: str = "source"
-    target: str = "target"
+    target: str | tuple[str, ...] = "target"
     pairs: tuple[str, ...] = ()
     prompt: str = "{source}"
     target_order: str = one_of(TARGET_ORDERS, "left_to_right")
@@ -78,6 +89,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "config.data")
+        if not self.targets or len({*self.targets}) < len(self.targets):
+            raise UserError(f"config.data.target is {self.target!r}; expected one target, or several different ones")
+        self._check_separator()
         lengths = ("max_source_length", "max_target_length", "length_multiple", "pack_length")
         check_at_least(1, self, *lengths, "batch_tokens", "row_multiple", "buckets", where="config.data")
         check_at_least(0, self, "max_bad_records", where="config.data")
@@ -101,13 +115,13 @@ class DataConfig:
                 f"config.data.context is {self.context}, but examples of over {self.max_target_length} tokens are left "
                 "out; raise config.data.max_target_length to it"
             )
-        named = "".join((self.file, self.source, self.target))
+        named = "".join((self.file, self.source, *self.targets))
         if self.pairs and not ("{source_language}" in named and "{target_language}" in named):
             raise UserError(
                 "config.data.pairs is set, but config.data.file, source and target do not hold {source_language} and "
                 "{target_language}: every pair would read the same text"
             )
-        if not self.pairs and "_language}" in named + self.prompt:
+        if not self.pairs and re.search(r"\{(source|target)_language\}", named + self.prompt):
             raise UserError(
                 "config.data.pairs is empty, but config.data.file, source, target or prompt names a language"
             )
@@ -127,6 +141,36 @@ class DataConfig:
             raise UserError(
                 f"config.data.prompt is {self.prompt!r}; expected {{source}} in it, where the source belongs"
             )
+
+    def _check_separator(self) -> None:
+        if self.format not in ("tsv", "csv"):
+            if self.separator or self.quoting != "auto":
+                raise UserError(
+                    "config.data.separator and config.data.quoting are for tsv and csv, and config.data.format is "
+                    f"{self.format!r}; leave them out"
+                )
+            return
+        separator = self.column_separator
+        if set(separator) & set("\r\n") or (self.quoted and (len(separator) > 1 or separator == '"')):
+            raise UserError(
+                f"config.data.separator is {self.separator!r}; expected text without line ends, and where quotes stand "
+                "around fields (config.data.quoting) one character that is no quote"
+            )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+    @property
+    def column_separator(self) -> str:
+        return self.separator.replace("\\t", "\t") or {"tsv": "\t", "csv": ","}.get(self.format, "")
+
+    @property
+    def quoted(self) -> bool:
+        """Whether fields of rows may stand in quotes."""
+        return self.format in ("tsv", "csv") and (
+            self.format == "csv" if self.quoting == "auto" else self.quoting == "double"
+        )
 
     @property
     def right_to_left(self) -> bool:

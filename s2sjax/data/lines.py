@@ -101,6 +101,15 @@ class Lines:
         empty[single] = np.frombuffer(self.data, np.uint8)[self._starts[single]] == ord("\r")
         return np.flatnonzero(~empty)
 
+    def count(self, character: str) -> np.ndarray:
+        """How often each line holds an ASCII character, int64."""
+        counts = np.zeros(len(self), np.int64)
+        for begin in range(0, len(self.data), _CHUNK):
+            chunk = np.frombuffer(self.data[begin : begin + _CHUNK], np.uint8)
+            places = np.flatnonzero(chunk == ord(character)) + begin
+            np.add.at(counts, np.searchsorted(self._ends, places), 1)
+        return counts
+
     def _not_utf8(self, index: int, offset: int, error: UnicodeDecodeError) -> BadRecord:
         return BadRecord(
             f"{self.where(index)}, byte offset {offset}: not valid UTF-8 ({error.reason}, byte "

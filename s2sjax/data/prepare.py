@@ -35,9 +35,9 @@ import numpy as np
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.config import DataConfig
-from s2sjax.data.sources import Source
+from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import open_split
-from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair
+from s2sjax.data.tokenizer import Tokenizer, TokenizerConfig, TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS
 
@@ -242,19 +242,19 @@ def _build(
 def _write_shard(
     path: Path,
     tokenizers: TokenizerPair,
-    examples: Sequence[Mapping[str, str]],
+    examples: Sequence[Record],
     *,
     sources: bool,
     right_to_left: bool,
 ) -> None:
-    def encode(side: str) -> list[np.ndarray]:
-        rows = getattr(tokenizers, side).encode([example[side] for example in examples])
-        return [np.append(row, np.int32(EOS)) for row in rows]
+    def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
+        return [np.append(row, np.int32(EOS)) for row in tokenizer.encode(texts)]
 
-    targets = encode("target")
+    targets = encode(tokenizers.target, [example["target"] for example in examples])
     target = Ragged.from_rows([turn_round(row) for row in targets] if right_to_left else targets)
-    nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(examples) + 1, np.int64))
-    source = Ragged.from_rows(encode("source")) if sources else nothing
+    source = Ragged(np.zeros(0, np.int32), np.zeros(len(examples) + 1, np.int64))
+    if sources:
+        source = Ragged.from_rows(encode(tokenizers.source, [example["source"] for example in examples]))
 
     def content(file: IO[bytes]) -> None:
         np.savez(

@@ -1,53 +1,32 @@
-"""Where examples come from: text, JSON lines, TSV, CSV, TFDS and the embedded phrases, all by random access.
+"""Where records come from: text, JSON lines, TSV, CSV, TFDS and the embedded phrases, all by random access.
 
 `data.splits` opens splits with these; it also knows of slices, of several pairs of languages and of prompts.
 """
 
-import csv
 import difflib
-import hashlib
-import io
 import json
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from s2sjax.data.config import DataConfig
+from s2sjax.data.fields import Fields, alternatives
 from s2sjax.data.lines import BadRecord, Lines, misalignment
+from s2sjax.data.records import InMemory, Record, Source, make_record
+from s2sjax.data.tables import open_table
 from s2sjax.errors import UserError
 from s2sjax.paths import expand
 
 
-class Source(ABC):
-    """Sentence pairs by number: `source[i]` is `{"source": str, "target": str}`. Raises `BadRecord` if it is none."""
-
-    unreadable = ""
-    """For the user: what is left out of this source, because it could not be read."""
-
-    def __init__(self, *parts: str) -> None:
-        self._fingerprint = _digest(*parts)
-
-    def fingerprint(self) -> str:
-        """Hash of the content, the same on every machine and under every path."""
-        return self._fingerprint
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> dict[str, str]: ...
-
-    def __iter__(self) -> Iterator[dict[str, str]]:
-        return (self[i] for i in range(len(self)))
-
-
-def open_source(config: DataConfig, name: str) -> Source:
+def open_source(config: DataConfig, name: str, *, sliced: bool = False) -> Source:
     """Opens what is called `name` on disk.
 
     Plain files are memory-mapped and only indexed; compressed files and CSV are held in memory, which suits a few GB:
     decompress what is larger.
+
+    Args:
+      sliced: only a part of it is wanted; then file names need no {split} in them, as slices tell splits apart.
 
     Raises:
       UserError: a file or builder is missing, line counts differ, text is not UTF-8, or the field or column is not
@@ -55,134 +34,78 @@ def open_source(config: DataConfig, name: str) -> Source:
         if `data.max_bad_records` allows for some.
     """
 
-    def lines(field: str) -> Lines:
-        return Lines(_find_file(config, field, name), strict=not config.max_bad_records)
+    def lines(field: str, pattern: str) -> Lines:
+        # A reader of quoted fields knows of itself that a carriage return may end a line.
+        path = _find_file(config, field, pattern, name, sliced=sliced)
+        return Lines(path, strict=not config.max_bad_records, only_line_feeds=not config.quoted)
 
     match config.format:
-        case "text" if not config.source:
-            return _Targets(lines("target"))
         case "text":
-            return _Text(lines("source"), lines("target"))
+            source = lines("source", config.source) if config.source else None
+            return _Text(source, [lines("target", pattern) for pattern in config.targets])
         case "jsonl":
-            return _JsonLines(lines("file"), config.source, config.target)
-        case "tsv":
-            return _Tsv(lines("file"), config)
-        case "csv":
-            return _read_csv(lines("file"), config)
+            return _JsonLines(lines("file", config.file), Fields.of(config))
+        case "tsv" | "csv":
+            return open_table(lines("file", config.file), config)
         case "tfds":
             return _Tfds(config, name)
         case _:
             from s2sjax.data.phrases import phrases
 
             pairs = [(pair["source"] if config.source else "", pair["target"]) for pair in phrases(name)]
-            return InMemory(pairs, "phrases", json.dumps(pairs))
+            return InMemory([make_record(source, [target]) for source, target in pairs], "phrases", json.dumps(pairs))
 
 
 class _Text(Source):
-    def __init__(self, source: Lines, target: Lines) -> None:
-        if len(source) != len(target):
-            raise UserError(misalignment(source, target))
-        super().__init__("text", source.digest(), target.digest())
-        self._source, self._target = source, target
+    """Lines side by side: of sources, if there are any, and of one or several targets.
+
+    Lines that are empty on all sides at the end of the files are no records: editors and scripts leave them there.
+    """
+
+    def __init__(self, source: Lines | None, targets: Sequence[Lines]) -> None:
+        files = [*([] if source is None else [source]), *targets]
+        ends = [int(filled[-1]) + 1 if len(filled := lines.filled()) else 0 for lines in files]
+        self._count = max(ends)
+        longest = ends.index(self._count)
+        for number, lines in enumerate(files):
+            if len(lines) < self._count:
+                raise UserError(misalignment(*(files[n] for n in sorted((number, longest)))))
+        kind = "targets" if source is None else "text"
+        cut = [f"{self._count} lines"] * any(len(lines) > self._count for lines in files)
+        super().__init__(kind, *(lines.digest() for lines in files), *cut)
+        self._source, self._targets = source, targets
 
     def __len__(self) -> int:
-        return len(self._source)
+        return self._count
 
-    def __getitem__(self, index: int) -> dict[str, str]:
-        return {"source": self._source[index], "target": self._target[index]}
-
-
-class _Targets(Source):
-    """The lines of one file, without a source."""
-
-    def __init__(self, lines: Lines) -> None:
-        super().__init__("targets", lines.digest())
-        self._lines = lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __getitem__(self, index: int) -> dict[str, str]:
-        return {"source": "", "target": self._lines[index]}
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < self._count:
+            raise IndexError(f"line {index} of {self._count}")
+        source = "" if self._source is None else self._source[index]
+        return make_record(source, [lines[index] for lines in self._targets])
 
 
 class _JsonLines(Source):
-    def __init__(self, lines: Lines, source: str, target: str) -> None:
-        super().__init__("jsonl", source, target, lines.digest())
-        self._lines, self._fields = lines, (source, target)
+    """One JSON object a line. Blank lines are no records."""
+
+    def __init__(self, lines: Lines, fields: Fields) -> None:
+        self._lines, self._fields, self._filled = lines, fields, lines.filled()
+        blank = len(self._filled) < len(lines)
+        super().__init__("jsonl", *fields.parts, lines.digest(), *["without blank lines"] * blank)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._filled)
 
-    def __getitem__(self, index: int) -> dict[str, str]:
-        where = self._lines.where(index)
+    def __getitem__(self, index: int) -> Record:
+        line = int(self._filled[index])
+        where = self._lines.where(line)
         try:
-            record = json.loads(self._lines[index])
+            record = json.loads(self._lines[line])
+        except BadRecord:
+            raise
         except (ValueError, RecursionError) as error:
             raise BadRecord(f"{where}: not a JSON value ({error}); expected one object a line") from None
-        return _pair(record, self._fields, where)
-
-
-class _Tsv(Source):
-    def __init__(self, lines: Lines, config: DataConfig) -> None:
-        super().__init__("tsv", str(config.header), config.source, config.target, lines.digest())
-        self._lines, self._first = lines, int(config.header)
-        self._columns = _columns(config, lines[0].split("\t"), lines.path) if len(lines) else (None, 0)
-
-    def __len__(self) -> int:
-        return max(0, len(self._lines) - self._first)
-
-    def __getitem__(self, index: int) -> dict[str, str]:
-        line = index + self._first
-        return _row_pair(self._lines[line].split("\t"), self._columns, self._lines.where(line))
-
-
-class InMemory(Source):
-    """Args: pairs: source and target each, or what is wrong with the record."""
-
-    def __init__(self, pairs: Sequence[tuple[str, str] | BadRecord], *parts: str) -> None:
-        super().__init__(*parts)
-        self._pairs = pairs
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> dict[str, str]:
-        pair = self._pairs[index]
-        if isinstance(pair, BadRecord):
-            raise pair
-        return {"source": pair[0], "target": pair[1]}
-
-
-def _read_csv(lines: Lines, config: DataConfig) -> Source:
-    """CSV as in RFC 4180: quoted fields may hold commas, doubled quotes and line ends. Blank lines are no rows."""
-    # Of lines that were not checked, the bytes that are no UTF-8 become lone surrogates, which make their record bad.
-    text = lines.data[:].decode("utf-8-sig", "surrogateescape")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    pairs: list[tuple[str, str] | BadRecord] = []
-    columns: tuple[int | None, int] | None = None
-    try:
-        for row in reader:
-            if not row:
-                continue
-            if columns is None:
-                columns = _columns(config, row, lines.path)
-                if config.header:
-                    continue
-            where = f"{lines.path}, line {reader.line_num}"
-            try:
-                pair = _row_pair(row, columns, where)
-                "".join(pair.values()).encode()
-                pairs.append((pair["source"], pair["target"]))
-            except UnicodeError:
-                pairs.append(BadRecord(f"{where}: not valid UTF-8"))
-            except BadRecord as error:
-                if not config.max_bad_records:
-                    raise
-                pairs.append(error)
-    except csv.Error as error:
-        raise UserError(f"{lines.path}, line {reader.line_num}: not valid CSV ({error})") from None
-    return InMemory(pairs, "csv", str(config.header), config.source, config.target, lines.digest())
+        return self._fields.record(lambda name: _field(record, name, where), where)
 
 
 class _Tfds(Source):
@@ -198,10 +121,10 @@ class _Tfds(Source):
         # TFDS says "no such builder", "no such config", "not prepared" and "no such split" in all these ways.
         except (ValueError, LookupError, AssertionError, NotImplementedError, ImportError, OSError) as error:
             raise UserError(_tfds_message(config, split, error)) from error
-        self._fields = (config.source, config.target)
+        self._fields = Fields.of(config)
         self._where = f"{builder.info.full_name}, split {split}"
         shards = sorted((s.name, s.num_bytes, list(s.shard_lengths or ())) for s in builder.info.splits.values())
-        parts = ["tfds", builder.info.full_name, split, config.source, config.target, json.dumps(shards)]
+        parts = ["tfds", builder.info.full_name, split, *self._fields.parts, json.dumps(shards)]
         # Names and sizes alone would miss a builder that was edited and prepared again under the same version.
         ends = [self[0], self[len(self) - 1]] if len(self) else []
         super().__init__(*parts, json.dumps(ends))
@@ -209,8 +132,9 @@ class _Tfds(Source):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict[str, str]:
-        return _pair(self._records[index], self._fields, f"{self._where}, example {index}")
+    def __getitem__(self, index: int) -> Record:
+        record, where = self._records[index], f"{self._where}, example {index}"
+        return self._fields.record(lambda name: _field(record, name, where), where)
 
 
 def _tfds_message(config: DataConfig, split: str, error: Exception) -> str:
@@ -231,21 +155,27 @@ def _tfds_message(config: DataConfig, split: str, error: Exception) -> str:
     )
 
 
-def _find_file(config: DataConfig, field: str, split: str) -> Path:
+def _find_file(config: DataConfig, field: str, pattern: str, split: str, *, sliced: bool) -> Path:
     """The file of a split: the pattern in `data.<field>` as it is, or with .gz or .xz after it."""
-    pattern = getattr(config, field)
-    if "{split}" not in pattern:
+    if "{split}" not in pattern and not sliced:
         raise UserError(
-            f"config.data.{field} is {pattern!r}; expected a file name with {{split}} in it, such as {{split}}.en"
+            f"config.data.{field} is {pattern!r}; expected a file name with {{split}} in it, such as {{split}}.en: "
+            f"{split!r} would be the same file as every other split. If they are parts of one file, say which, as in "
+            "config.data.train='all[:90%]' and config.data.validation='all[90%:]'"
         )
     path = expand(config.dir) / pattern.replace("{split}", split)
     tried = [path, path.with_name(path.name + ".gz"), path.with_name(path.name + ".xz")]
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate
-    if not path.parent.is_dir():
-        raise UserError(f"no file {path}: the directory {path.parent} does not exist (config.data.dir={config.dir!r})")
-    names = [entry.name for entry in path.parent.iterdir()]
+    try:
+        for candidate in tried:
+            if candidate.is_file():
+                return candidate
+        if not path.parent.is_dir():
+            raise UserError(
+                f"no file {path}: the directory {path.parent} does not exist (config.data.dir={config.dir!r})"
+            )
+        names = [entry.name for entry in path.parent.iterdir()]
+    except OSError as error:
+        raise UserError(f"cannot look for {path}: {error.strerror} (config.data.dir={config.dir!r})") from error
     near = sorted(difflib.get_close_matches(path.name, names, n=8, cutoff=0.4))
     raise UserError(
         f"no file for split {split!r}; tried {', '.join(map(str, tried))}. Near names in {path.parent}: "
@@ -254,42 +184,20 @@ def _find_file(config: DataConfig, field: str, split: str) -> Path:
     )
 
 
-def _columns(config: DataConfig, first: Sequence[str], path: Path) -> tuple[int | None, int]:
-    """Numbers of the source (if there is one) and target columns, from the first row of a TSV or CSV file."""
-
-    def number(name: str) -> int:
-        if config.header:
-            if name not in first:
-                raise UserError(f"{path}: no column {name!r}; {_alternatives(name, first)}")
-            return first.index(name)
-        if not name.isdecimal():
-            raise UserError(
-                f"config.data.header is false, so columns are numbers from 0, but {name!r} was given for {path}"
-            )
-        return int(name)
-
-    return number(config.source) if config.source else None, number(config.target)
-
-
-def _row_pair(row: Sequence[str], columns: tuple[int | None, int], where: str) -> dict[str, str]:
-    source, target = columns
-    if (last := max(source or 0, target)) >= len(row):
-        raise BadRecord(f"{where}: {len(row)} columns, expected at least {last + 1}")
-    return {"source": "" if source is None else row[source], "target": row[target]}
-
-
-def _pair(record: Any, fields: tuple[str, str], where: str) -> dict[str, str]:
-    source, target = fields
-    return {"source": _field(record, source, where) if source else "", "target": _field(record, target, where)}
-
-
-def _field(record: Any, name: str, where: str) -> str:
-    """The text in a field of a nested record, "translation.en" for `record["translation"]["en"]`."""
+def _field(record: Any, name: str, where: str) -> str | list[str]:
+    """What is in a field of a nested record, "translation.en" for `record["translation"]["en"]`: one text, or several
+    if it is a list of them."""
     value = record
     for part in [name] if isinstance(record, Mapping) and name in record else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise BadRecord(f"{where}: no field {name!r}; {_alternatives(name, list(_names(record)))}")
+            raise BadRecord(f"{where}: no field {name!r}; {alternatives(name, list(_names(record)))}")
         value = value[part]
+    if isinstance(value, list) and value:
+        return [_text(each, name, where) for each in value]
+    return _text(value, name, where)
+
+
+def _text(value: Any, name: str, where: str) -> str:
     try:
         if isinstance(value, bytes):
             return value.decode()
@@ -308,17 +216,3 @@ def _names(record: Any, prefix: str = "") -> Iterator[str]:
                 yield from _names(value, f"{prefix}{key}.")
             else:
                 yield f"{prefix}{key}"
-
-
-def _alternatives(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"there are: {', '.join(names) or 'none'}"
-
-
-def _digest(*parts: str) -> str:
-    """blake2b of the parts, each preceded by its length so that no two lists of parts run together."""
-    hasher = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode()
-        hasher.update(len(data).to_bytes(8, "little") + data)
-    return hasher.hexdigest()

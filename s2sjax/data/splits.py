@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 
 from s2sjax.data.config import DataConfig
-from s2sjax.data.sources import Source, open_source
+from s2sjax.data.records import Record, Source
+from s2sjax.data.sources import open_source
 from s2sjax.data.unreadable import leave_out_unreadable
 from s2sjax.errors import UserError
 
-_SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\]")
+_SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<start>-?[0-9]{1,99}%?)?:(?P<stop>-?[0-9]{1,99}%?)?\]")
 
 
 def open_split(config: DataConfig, split: str) -> Source:
@@ -18,11 +19,13 @@ def open_split(config: DataConfig, split: str) -> Source:
 
     Args:
       split: "train", "validation", "test" (as the config maps them), or any name used literally. All may be sliced as
-        in TFDS: "train[:90%]", "train[-500:]".
+        in TFDS: "train[:90%]", "train[-500:]". Of several targets, "train" has the first alone.
 
     Raises:
       UserError: as `sources.open_source`; a slice that cannot be read; there is no example; too many are bad.
     """
+    if split.partition("[")[0] == "train":
+        config = dataclasses.replace(config, target=config.targets[0])
     parts = [_open_pair(part, part.split_name(split)) for part in _parts(config)]
     source = leave_out_unreadable(parts[0] if len(parts) == 1 else _Concatenated(parts), config, split)
     if not len(source):
@@ -68,11 +71,14 @@ def _parts(config: DataConfig) -> list[DataConfig]:
 
     def fill(pair: str) -> DataConfig:
         source, target = pair.split("-")
-        values = {
-            field: getattr(config, field).replace("{source_language}", source).replace("{target_language}", target)
-            for field in ("file", "source", "target", "prompt")
-        }
-        return dataclasses.replace(config, pairs=(), **values)
+
+        def named(text: str) -> str:
+            return text.replace("{source_language}", source).replace("{target_language}", target)
+
+        return dataclasses.replace(
+            config, pairs=(), file=named(config.file), source=named(config.source), prompt=named(config.prompt),
+            target=tuple(map(named, config.targets)),
+        )  # fmt: skip
 
     return [fill(pair) for pair in config.pairs]
 
@@ -84,7 +90,7 @@ def _open_pair(config: DataConfig, name: str) -> Source:
         match = _SLICE.fullmatch(name)
         if not match:
             raise UserError(f"split {name!r} is no slice; expected one such as train[:90%] or train[100:]")
-        whole = open_source(config, match["name"])
+        whole = open_source(config, match["name"], sliced=True)
         source = _Slice(whole, _bound(match["start"], len(whole), 0), _bound(match["stop"], len(whole), len(whole)))
     return source if config.prompt == "{source}" or not config.source else _Prompted(source, config.prompt)
 
@@ -105,7 +111,7 @@ class _Slice(Source):
     def __len__(self) -> int:
         return self._stop - self._start
 
-    def __getitem__(self, index: int) -> dict[str, str]:
+    def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         return self._source[self._start + index]
@@ -119,7 +125,7 @@ class _Prompted(Source):
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index: int) -> dict[str, str]:
+    def __getitem__(self, index: int) -> Record:
         example = self._source[index]
         return {**example, "source": self._prompt.replace("{source}", example["source"])}
 
@@ -134,7 +140,7 @@ class _Concatenated(Source):
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
-    def __getitem__(self, index: int) -> dict[str, str]:
+    def __getitem__(self, index: int) -> Record:
         for part in self._parts:
             if index < len(part):
                 return part[index]

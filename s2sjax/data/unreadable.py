@@ -14,7 +14,7 @@ import numpy as np
 from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import BadRecord
-from s2sjax.data.sources import Source
+from s2sjax.data.records import Record, Source
 from s2sjax.errors import UserError
 
 
@@ -56,7 +56,7 @@ class _Readable(Source):
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> dict[str, str]:
+    def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         return self._source[index + int(np.searchsorted(self._before, index, side="right"))]

@@ -45,7 +45,7 @@ def test_a_carriage_return_a_byte_order_mark_and_a_missing_last_newline_are_no_t
     assert pairs_of(source) == [("one", "eins"), ("two\rstill two", "zwei"), ("three", "drei")]
 
 
-@given(texts=st.lists(st.text(st.characters(exclude_characters="\r\n\ufeff", exclude_categories=["Cs"]))))
+@given(texts=st.lists(st.text(st.characters(exclude_characters="\0\r\n\ufeff", exclude_categories=["Cs"]))))
 def test_lines_come_back_as_they_were_written(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("lines") / "file"
     path.write_bytes("".join(text + "\n" for text in texts).encode())
@@ -125,7 +125,7 @@ def test_json_lines_have_flat_and_nested_fields(tmp_path):
     ("line", "message"),
     [
         ('{"source": "x"', "line 2: not a JSON value"),
-        ("", "line 2: not a JSON value"),
+        (" ", "line 2: not a JSON value"),
         ('{"source": "x", "taget": "y"}', "line 2: no field 'target'; did you mean 'taget'\\? there are: source"),
         ('["x", "y"]', "line 2: no field 'source'"),
         ('{"source": 3, "target": "y"}', "line 2: field 'source' is a int, expected text"),
@@ -166,7 +166,7 @@ def test_an_unknown_column_and_a_short_row_are_user_errors(tmp_path, format):
         open_split(dataclasses.replace(config, source="sorce"), "train")
     with pytest.raises(UserError, match="columns are numbers from 0, but 'target'"):
         open_split(dataclasses.replace(config, header=False, source="0"), "train")
-    with pytest.raises(UserError, match="line 3: 1 columns, expected at least 2"):
+    with pytest.raises(UserError, match="line 3: 1 columns, expected 2 as in the first row"):
         pairs_of(open_split(config, "train"))
 
 

@@ -12,7 +12,7 @@ from s2sjax.data import unreadable
 from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import BadRecord
 from s2sjax.data.prepare import prepare
-from s2sjax.data.sources import InMemory
+from s2sjax.data.records import InMemory, make_record
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
@@ -112,7 +112,7 @@ def test_the_user_hears_of_them_when_data_is_prepared(tmp_path):
 
 @given(st.lists(st.booleans(), max_size=12))
 def test_the_others_keep_their_order(good):
-    records = [(str(i), "") if fine else BadRecord("bad") for i, fine in enumerate(good)]
+    records = [make_record(str(i), [""]) if fine else BadRecord("bad") for i, fine in enumerate(good)]
     bad = np.flatnonzero(~np.array(good, bool))
     source = unreadable._Readable(InMemory(records, "x"), bad, "")
     assert [pair["source"] for pair in source] == [str(i) for i, fine in enumerate(good) if fine]

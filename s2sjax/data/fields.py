@@ -1,0 +1,105 @@
+"""How a record is made of the fields of a JSON object, or of the columns of a row."""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from s2sjax.data.config import DataConfig
+from s2sjax.data.lines import BadRecord
+from s2sjax.data.records import Record, make_record
+from s2sjax.errors import UserError
+
+Get = Callable[[str], str | list[str]]
+"""The text of the field of a name, or several texts; raises `BadRecord` where there is none."""
+
+_PARTS = re.compile(r"(?P<literal>(?:[^{}]|\{\{|\}\})+)|\{(?P<name>[^{}]+)\}")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text made of fields: "{lemma} {features}", where "{{" and "}}" stand for braces. Without a brace it is the name
+    of one field.
+
+    Attributes:
+      text: as the config has it.
+      parts: (literal text, name of a field), one of the two empty.
+    """
+
+    text: str
+    parts: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, text: str, key: str) -> "Template":
+        """Args: key: where the config has it, for the message.
+
+        Raises:
+          UserError: a brace is neither doubled nor around a name, or no field is named.
+        """
+        if not re.search("[{}]", text):
+            return cls(text, (("", text),))
+        found = list(_PARTS.finditer(text))
+        parts = [((p["literal"] or "").replace("{{", "{").replace("}}", "}"), p["name"] or "") for p in found]
+        if "".join(part.group() for part in found) != text or not any(name for _, name in parts):
+            raise UserError(
+                f"{key} is {text!r}; expected the name of a field, or text with fields in braces as in "
+                "'{lemma} {features}', where a brace that is text is doubled: '{{' and '}}'"
+            )
+        return cls(text, tuple(parts))
+
+    @property
+    def names(self) -> list[str]:
+        return [name for _, name in self.parts if name]
+
+    def texts(self, get: Get, where: str) -> list[str]:
+        """One text, or several where the template is one field that holds them."""
+        if len(self.parts) == 1:
+            found = get(self.parts[0][1])
+            return [found] if isinstance(found, str) else found
+        return ["".join(_only(get(name), name, where) if name else literal for literal, name in self.parts)]
+
+
+def _only(found: str | list[str], name: str, where: str) -> str:
+    if not isinstance(found, str):
+        raise BadRecord(f"{where}: field {name!r} is a list, expected text")
+    return found
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which fields source and targets are made of. Without a source there are targets only."""
+
+    source: Template | None
+    targets: tuple[Template, ...]
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Fields":
+        source = Template.parse(config.source, "config.data.source") if config.source else None
+        return cls(source, tuple(Template.parse(text, "config.data.target") for text in config.targets))
+
+    @property
+    def names(self) -> list[str]:
+        """Of all fields that are read."""
+        return [name for template in (self.source, *self.targets) if template for name in template.names]
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """For a fingerprint."""
+        targets = [template.text for template in self.targets]
+        return self.source.text if self.source else "", targets[0] if len(targets) == 1 else json.dumps(targets)
+
+    def record(self, get: Get, where: str) -> Record:
+        """Raises: BadRecord: a field is not there, or is not text."""
+        source = ""
+        if self.source:
+            source, *more = self.source.texts(get, where)
+            if more:
+                raise BadRecord(f"{where}: field {self.source.text!r} is a list, expected text")
+        return make_record(source, [text for template in self.targets for text in template.texts(get, where)])
+
+
+def alternatives(name: str, names: Sequence[str]) -> str:
+    """For a message: the nearest of the names that there are, and all of them."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"there are: {', '.join(names) or 'none'}"
