@@ -7,6 +7,7 @@ rows are held in memory. Blank lines are no rows.
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,10 @@ def _read_quoted(lines: Lines, separator: str) -> Iterator[tuple[list[str], str]
     text = lines.data[:].decode("utf-8-sig", "surrogateescape")
     # One limit for the whole process, which has no other use for it: a field may be as long as the file.
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    # Where the first line ends with a line feed, a carriage return alone is no end: without quotes it is an error.
+    first = re.search("\r\n|\n|\r", text)
+    end = "" if first and first.group() == "\r" else "\n"
+    reader = csv.reader(io.StringIO(text, newline=end), delimiter=separator, strict=True)
     begin = 1
     try:
         for row in reader:
@@ -161,6 +165,6 @@ def _read_quoted(lines: Lines, separator: str) -> Iterator[tuple[list[str], str]
     except csv.Error as error:
         place = f"line {begin}" if reader.line_num <= begin else f"lines {begin} to {reader.line_num}"
         raise UserError(
-            f"{lines.path}, {place}: not valid CSV ({error}). A field in quotes ends with a quote, and a quote in it "
-            "is doubled; if quotes are text in this file, set config.data.quoting=none"
+            f"{lines.path}, {place}: not valid CSV ({error}). A field that holds a line end stands in quotes, and a "
+            "quote in such a field is doubled; if quotes are text in this file, set config.data.quoting=none"
         ) from None

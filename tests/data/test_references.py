@@ -9,6 +9,7 @@ from s2sjax.data.config import DataConfig
 from s2sjax.data.records import references_of
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
+from s2sjax.options import Command, Option
 
 
 def write(directory, split="test", second=("x", "", "z")):
@@ -76,6 +77,7 @@ def test_a_target_is_a_text_or_several_in_config_files_on_the_command_line_and_i
         "    config.data.target = ('a', 'b') if argument else 'a'\n"
         "    return config\n"
     )
+    train = Command("train", "", options=(Option("config", ""), Option("workdir", "")), config="file")
     for argument, override, expected in (
         ("", None, "a"),
         (":two", None, ("a", "b")),
@@ -85,7 +87,7 @@ def test_a_target_is_a_text_or_several_in_config_files_on_the_command_line_and_i
         ("", "{0}, {1}", "{0}, {1}"),
     ):
         argv = [f"--config={file}{argument}"] + ([f"--config.data.target={override}"] if override else [])
-        values = flags.parse(argv, {"workdir": ""}, config_file=True)
+        values = flags.parse([*argv, f"--workdir={tmp_path}/new"], train)
         found = experiment.resolve(values["config"])
         assert found.data.target == expected
         experiment.save(found, tmp_path / "config.json")

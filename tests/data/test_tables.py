@@ -41,7 +41,7 @@ def read(directory, content: bytes, **fields) -> list[tuple[str, str]]:
 )
 @pytest.mark.parametrize("format", ["csv", "tsv"])
 def test_what_pythons_csv_writes_comes_back(directory, format, rows, quoting, separator, end, blank):
-    if end == "\r":  # then Python's writer leaves a line feed in a field without quotes, and no reader could tell
+    if end != "\r\n":  # then Python's writer leaves the other line end in a field without quotes: no reader could tell
         quoting = csv.QUOTE_ALL
     out = io.StringIO(newline="")
     writer = csv.writer(out, quoting=quoting, delimiter=separator, lineterminator=end)
@@ -157,6 +157,12 @@ def test_quotes_that_are_not_closed_name_where_the_row_begins(directory):
     with pytest.raises(UserError, match=r"lines 3 to 5: not valid CSV \(unexpected end of data\).*quoting=none"):
         read(directory, b'source,target\na,A\nb,"B\nc,C\nd,D\n')
     assert read(directory, b'source,target\nb,"B\n', quoting="none") == [("b", '"B')]
+
+
+def test_a_carriage_return_in_a_field_without_quotes_does_not_part_a_row(directory):
+    with pytest.raises(UserError, match="line 2: not valid CSV .*A field that holds a line end stands in quotes"):
+        read(directory, b"text\none\rtwo\nthree\n", source="", target="text")
+    assert read(directory, b'text\n"one\rtwo"\n', source="", target="text") == [("", "one\rtwo")]
 
 
 def test_columns_may_be_separated_by_anything(directory):
