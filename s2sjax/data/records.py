@@ -25,11 +25,6 @@ def make_record(source: str, targets: Sequence[str]) -> Record:
     return {"source": source, "target": targets[0], "references": filled or [targets[0]]}
 
 
-def references_of(record: Record) -> list[str]:
-    """What an output for this record is compared with: its target, or several."""
-    return record.get("references") or [record["target"]]
-
-
 class Source(ABC):
     """Records by number. Raises `BadRecord` for one that cannot be read."""
 

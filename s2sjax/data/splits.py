@@ -24,9 +24,7 @@ def open_split(config: DataConfig, split: str) -> Source:
     Raises:
       UserError: as `sources.open_source`; a slice that cannot be read; there is no example; too many are bad.
     """
-    if split.partition("[")[0] == "train":
-        config = dataclasses.replace(config, target=config.targets[0])
-    parts = [_open_pair(part, part.split_name(split)) for part in _parts(config)]
+    parts = _open_pairs(config, split)
     source = leave_out_unreadable(parts[0] if len(parts) == 1 else _Concatenated(parts), config, split)
     if not len(source):
         raise UserError(
@@ -37,9 +35,8 @@ def open_split(config: DataConfig, split: str) -> Source:
 
 def pair_lengths(config: DataConfig, split: str) -> dict[str, int]:
     """How many examples of a split each of `data.pairs` has, in the order in which they stand there."""
-    named = zip(config.pairs, _parts(config), strict=True)
-    parts = {pair: _open_pair(part, part.split_name(split)) for pair, part in named}
-    return {pair: len(leave_out_unreadable(part, config, split)) for pair, part in parts.items()}
+    parts = zip(config.pairs, _open_pairs(config, split), strict=True)
+    return {pair: len(leave_out_unreadable(part, config, split)) for pair, part in parts}
 
 
 def prompt_of(config: DataConfig) -> Callable[[str], str]:
@@ -81,6 +78,12 @@ def _parts(config: DataConfig) -> list[DataConfig]:
         )  # fmt: skip
 
     return [fill(pair) for pair in config.pairs]
+
+
+def _open_pairs(config: DataConfig, split: str) -> list[Source]:
+    if split.partition("[")[0] == "train":
+        config = dataclasses.replace(config, target=config.targets[0])
+    return [_open_pair(part, part.split_name(split)) for part in _parts(config)]
 
 
 def _open_pair(config: DataConfig, name: str) -> Source:

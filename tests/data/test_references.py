@@ -6,9 +6,9 @@ import pytest
 
 from s2sjax import experiment, flags
 from s2sjax.data.config import DataConfig
-from s2sjax.data.records import references_of
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
+from s2sjax.metrics.measure import references_of
 from s2sjax.options import Command, Option
 
 
@@ -26,9 +26,9 @@ def test_every_row_has_its_references_and_a_blank_one_is_none(tmp_path):
     config = DataConfig(dir=str(tmp_path), source="{split}.en", target=TWO)
     rows = list(open_split(config, "test"))
     assert [row["target"] for row in rows] == ["A", "B", "C"]
-    assert [references_of(row) for row in rows] == [["A", "x"], ["B"], ["C", "z"]]
+    assert [[*references_of(row)] for row in rows] == [["A", "x"], ["B"], ["C", "z"]]
     single = open_split(DataConfig(dir=str(tmp_path), source="{split}.en", target="{split}.de0"), "test")
-    assert [references_of(row) for row in single] == [["A"], ["B"], ["C"]]
+    assert [[*references_of(row)] for row in single] == [["A"], ["B"], ["C"]]
     assert single.fingerprint() != open_split(config, "test").fingerprint()
 
 
@@ -52,7 +52,7 @@ def test_columns_are_references(tmp_path, format):
     config = DataConfig(
         format=format, dir=str(tmp_path), file="{split}", source="question", target=("answer1", "{answer2}!")
     )
-    assert [references_of(row) for row in open_split(config, "test")] == [["a", "b!"], ["c", " !"]]
+    assert [[*references_of(row)] for row in open_split(config, "test")] == [["a", "b!"], ["c", " !"]]
 
 
 def test_a_json_field_may_be_a_list_of_references(tmp_path):
@@ -60,7 +60,7 @@ def test_a_json_field_may_be_a_list_of_references(tmp_path):
     (tmp_path / "test").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = DataConfig(format="jsonl", dir=str(tmp_path), file="{split}", source="s", target="t")
     rows = open_split(config, "test")
-    assert [references_of(row) for row in rows] == [["a", "b"], ["c"], ["d"]]
+    assert [[*references_of(row)] for row in rows] == [["a", "b"], ["c"], ["d"]]
     assert [row["target"] for row in rows] == ["a", "c", "d"]
     (tmp_path / "bad").write_text('{"s": ["q"], "t": "a"}\n{"s": ["q", "r"], "t": "a"}\n{"s": "q", "t": []}\n')
     for number, message in ((1, "'s' is a list, expected text"), (2, "'t' is a list, expected text")):
