@@ -15,6 +15,8 @@
 # S2SJAX_RESTARTS (3) times in a row without a new checkpoint. What it exits with otherwise, README.md lists.
 set -euo pipefail
 checkout="$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# shellcheck source=launch/common.sh
+source "$checkout/launch/common.sh"
 
 exec 4>&2
 say() { printf 'local: %s\n' "$*" >&4 || true; } 2>/dev/null # the terminal may be gone, and all have to be waited for
@@ -23,7 +25,7 @@ fail() {
   exit 2
 }
 
-processes=1
+processes=1 most=256
 case "${1:-}" in
   --processes=*)
     processes="${1#*=}"
@@ -35,33 +37,25 @@ case "${1:-}" in
     ;;
   *) ;;
 esac
-[[ "$processes" =~ ^[1-9][0-9]*$ ]] || fail "--processes is '$processes', expected a number from 1"
+if ! matches "$processes" '^[1-9][0-9]{0,3}$' || ((processes > most)); then
+  fail "--processes is '$processes', expected a number from 1 to $most"
+fi
 (($# > 0)) || fail "what is it to do? bash launch/local.sh [--processes N] train --config=FILE.py --workdir=DIR"
 
-# Of few digits, which bash can count with; and in base ten, since to bash 08 is a mistake in base eight.
 silence="${S2SJAX_PEER_TIMEOUT:-60}"
-if ! [[ "$silence" =~ ^[0-9]{1,7}(\.[0-9]*)?$ ]] || ((10#${silence%%.*} < 5 || 10#${silence%%.*} > 1000000)); then
+if ! matches "$silence" '^[0-9]{1,7}(\.[0-9]*)?$' || ((10#${silence%%.*} < 5 || 10#${silence%%.*} > 1000000)); then
   fail "S2SJAX_PEER_TIMEOUT is '$silence', expected a number of seconds from 5 to 1000000"
 fi
 restarts="${S2SJAX_RESTARTS:-3}"
-[[ "$restarts" =~ ^[0-9]{1,9}$ ]] || fail "S2SJAX_RESTARTS is '$restarts', expected a number from 0"
+matches "$restarts" '^[0-9]{1,9}$' || fail "S2SJAX_RESTARTS is '$restarts', expected a number from 0"
 
-workdir="" previous=""
-for argument in "$@"; do
-  case "$argument" in
-    --workdir=*) workdir="${argument#*=}" ;;
-    *) if [[ "$previous" == --workdir ]]; then workdir="$argument"; fi ;;
-  esac
-  previous="$argument"
-done
+find_workdir "$@"
 [[ -n "$workdir" ]] || fail "--workdir is missing; logs and checkpoints go there: bash launch/local.sh train --workdir=DIR"
 
 bash "$checkout/launch/setup.sh"
-mkdir -p "$workdir/logs"
-place="$(mktemp -d)"
-trap 'rm -rf "$place"' EXIT
+launching=("$checkout/.venv/bin/python" -I -m s2sjax.launching) # -I: modules are not this directory's
 
-# A port that nobody uses now, and the cores that this shell may use. -I: modules are Python's own, not this directory's.
+# A port that nobody uses now, and the cores that this shell may use.
 read -r port cores < <("$checkout/.venv/bin/python" -I -c '
 import os, socket
 listener = socket.socket()
@@ -71,9 +65,10 @@ IFS=, read -r -a cores <<<"$cores"
 gpus=()
 if [[ "${JAX_PLATFORMS:-}" != cpu ]]; then
   if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
-    IFS=, read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"
+    if [[ "$CUDA_VISIBLE_DEVICES" != -1 ]]; then IFS=, read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"; fi # -1: none
   elif command -v nvidia-smi >/dev/null; then
-    mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null)
+    # What it says when it fails is no number.
+    mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+$' || true)
   fi
 fi
 if ((${#gpus[@]} % processes)); then
@@ -91,12 +86,16 @@ share() { # process, items...: sets shared to the items of this process, commas 
 pids=()
 starting=0
 start() {
-  local number pinned shown log
+  local number pinned shown now headers=()
+  printf -v now '%(%F %T)T' -1
+  for ((number = 0; number < processes; number++)); do
+    headers+=("process-$number.log" "---- $now: process $number of $processes: $*")
+  done
+  "${launching[@]}" note "$workdir" "${headers[@]}" || exit
   starting=1
   pids=()
   for ((number = 0; number < processes; number++)); do
-    log="$workdir/logs/process-$number.log"
-    printf -- '---- %s: process %d of %d: %s\n' "$(date '+%F %T')" "$number" "$processes" "$*" >>"$log"
+    if [[ -n "$stopping" ]]; then break; fi
     pinned=()
     if ((processes > 1 && ${#cores[@]} >= processes && ${#gpus[@]} == 0)) && command -v taskset >/dev/null; then
       share "$number" "${cores[@]}"
@@ -112,18 +111,22 @@ start() {
     fi
     # A session of its own: Ctrl-C reaches the processes through this shell alone, once.
     if ((number == 0)); then
-      rm -f "$place/terminal"
-      mkfifo "$place/terminal"
-      setsid tee -a "$log" <"$place/terminal" >&2 &
+      exec 5> >(exec setsid "${launching[@]}" tee "$workdir" process-0.log >&2)
       terminal=$!
-      setsid env "${shown[@]}" "${pinned[@]}" "$checkout/.venv/bin/s2sjax" "$@" <&3 2>"$place/terminal" &
+      setsid env "${shown[@]}" "${pinned[@]}" "$checkout/.venv/bin/s2sjax" "$@" <&3 2>&5 5>&- &
+      exec 5>&- # tee ends when the process has
     else
-      setsid env "${shown[@]}" "${pinned[@]}" "$checkout/.venv/bin/s2sjax" "$@" </dev/null >>"$log" 2>&1 &
+      setsid env "${shown[@]}" "${pinned[@]}" \
+        "${launching[@]}" log "$workdir" "process-$number.log" "$checkout/.venv/bin/s2sjax" "$@" </dev/null &
     fi
     pids+=($!)
   done
   starting=0
-  if [[ -n "$stopping" ]]; then signal_all TERM; fi # told before all were there
+  if ((insisted > 1)); then
+    signal_all KILL
+  elif [[ -n "$stopping" ]]; then # told before all were there
+    signal_all TERM
+  fi
 }
 exec 3<&0
 
@@ -170,7 +173,7 @@ await() { # waits for all processes; sets codes
     sleep 0.3 &
     wait $! || true
     count_living
-    if ((living == processes)); then
+    if ((living == ${#pids[@]})); then
       ended=$SECONDS
     elif ((SECONDS - ended > patience)); then
       say "killing what has not ended ${patience} s after the others"
@@ -188,20 +191,14 @@ await() { # waits for all processes; sets codes
     fi
     codes+=("$code")
   done
-  wait "$terminal" || true
+  if ((${#pids[@]})); then wait "$terminal" || true; fi
 }
 
-newest_checkpoint() { # its step, 0 if there is none
-  local step newest=0
-  for step in "$workdir"/checkpoints/*/; do
-    step="$(basename "$step")"
-    if [[ "$step" =~ ^[0-9]+$ ]] && ((step > newest)); then newest="$step"; fi
-  done
-  echo "$newest"
-}
+newest_checkpoint() { "${launching[@]}" newest "$workdir"; } # its step, 0 if there is none
 
 verdict() { # of the processes' codes: a failure that will come again, then a lost process, then a stop
   local code lost=0 stopped=0
+  if ((${#pids[@]} < processes)); then stopped=75; fi # before all were started
   for code in "${codes[@]}"; do
     if ((code == 76 || code > 128)); then
       lost="$code"

@@ -30,39 +30,38 @@ fail() {
 
 [[ -n "${SLURM_JOB_ID:-}" ]] || fail "this is a script for sbatch: sbatch launch/slurm.sh train --config=... --workdir=..."
 program="$PWD/.venv/bin/s2sjax"
-[[ -x "$program" ]] || fail "there is no $program; make it with bash launch/setup.sh, and call sbatch from that directory"
+[[ -x "$program" && -f "$PWD/launch/common.sh" ]] || fail "there is no $program; make it with bash launch/setup.sh, and call sbatch from that directory"
 
-workdir="" previous=""
-for argument in "$@"; do
-  case "$argument" in
-    --workdir=*) workdir="${argument#*=}" ;;
-    *) if [[ "$previous" == --workdir ]]; then workdir="$argument"; fi ;;
-  esac
-  previous="$argument"
-done
+# Slurm runs a copy of this script, which stands elsewhere.
+# shellcheck source=launch/common.sh
+source "$PWD/launch/common.sh"
+
+find_workdir "$@"
 [[ -n "$workdir" ]] || fail "--workdir is missing; logs and checkpoints go there: sbatch launch/slurm.sh train --workdir=..."
-mkdir -p "$workdir/logs"
+launching=("$PWD/.venv/bin/python" -I -m s2sjax.launching)
 
-processes="${SLURM_NTASKS:-$SLURM_JOB_NUM_NODES}" # unless sbatch was told, it does not say: one a node
+number() { # the name of a variable of Slurm's, what it is if it is not set
+  local value="${!1:-$2}"
+  matches "$value" '^(0|[1-9][0-9]{0,8})$' || fail "$1 is '$value', expected a number"
+  echo "$value"
+}
+nodes="$(number SLURM_JOB_NUM_NODES 1)"
+gpus="$(number SLURM_GPUS_ON_NODE 0)"
+restart="$(number SLURM_RESTART_COUNT 0)"
+processes="$(number SLURM_NTASKS "$nodes")" # unless sbatch was told, it does not say: one a node
 # srun takes this from the environment only: it does not inherit sbatch's --cpus-per-task.
 if [[ -n "${SLURM_CPUS_PER_TASK:-}" ]]; then export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"; fi
 # JAX gives each Slurm task the one GPU of its number; a task that has a node to itself takes them all.
-if ((processes == SLURM_JOB_NUM_NODES && ${SLURM_GPUS_ON_NODE:-0} > 1)); then
-  JAX_LOCAL_DEVICE_IDS="$(seq -s, 0 $((SLURM_GPUS_ON_NODE - 1)))"
+if ((processes == nodes && gpus > 1)); then
+  JAX_LOCAL_DEVICE_IDS="$(seq -s, 0 $((gpus - 1)))"
   export JAX_LOCAL_DEVICE_IDS
 fi
 
-newest_checkpoint() { # its step, 0 if there is none
-  local step newest=0
-  for step in "$workdir"/checkpoints/*/; do
-    step="$(basename "$step")"
-    if [[ "$step" =~ ^[0-9]+$ ]] && ((step > newest)); then newest="$step"; fi
-  done
-  echo "$newest"
-}
+newest_checkpoint() { "${launching[@]}" newest "$workdir"; } # its step, 0 if there is none
 
-say "start $((${SLURM_RESTART_COUNT:-0} + 1)) of job $SLURM_JOB_ID: $processes processes on $SLURM_JOB_NODELIST, from step" \
-  "$(newest_checkpoint); logs: $workdir/logs/process-*.log"
+step="$(newest_checkpoint)"
+say "start $((restart + 1)) of job $SLURM_JOB_ID: $processes processes on $SLURM_JOB_NODELIST, from step $step;" \
+  "logs: $workdir/logs/process-*.log"
 
 # This shell has to outlive the tasks. Slurm signals them when it takes the job away, and may signal this shell with them,
 # so SIGTERM is not passed on. The others come to this shell alone (--signal=B:USR1@300), and go to the tasks as SIGUSR1,
@@ -80,8 +79,10 @@ for name in HUP INT USR1; do
 done
 
 # Processes see to each other's end; should one be left all the same, it has five minutes.
-srun --ntasks="$processes" --kill-on-bad-exit=0 --wait=300 --open-mode=append \
-  --output="$workdir/logs/process-%t.log" "$program" "$@" &
+# shellcheck disable=SC2016 # each task has a number of its own
+srun --ntasks="$processes" --kill-on-bad-exit=0 --wait=300 \
+  bash -c 'exec "$0" -I -m s2sjax.launching log "$1" "process-$SLURM_PROCID.log" "${@:2}"' \
+  "${launching[0]}" "$workdir" "$program" "$@" &
 started=$!
 # Until it is srun: a child that still is this shell, on its way to be srun, loses signals that this shell has a trap for.
 sleep 1 || true # what ends all processes of the job ends this one too
@@ -91,24 +92,20 @@ while kill -0 "$srun" 2>/dev/null; do wait "$srun" || true; done # a signal ends
 trap '' TERM HUP INT USR1 # there is nobody left to tell
 wait "$srun" || status=$?
 
-record="$workdir/logs/restarts" # JOBID STEP COUNT: how often in a row this job failed with that newest checkpoint
 if ((status == 0)); then
-  rm -f "$record"
+  "${launching[@]}" forget "$workdir"
   say "done"
   exit 0
 elif ((status == 75)); then
-  why="saved and stopped at step $(newest_checkpoint)"
+  why="saved and stopped at step $(newest_checkpoint || echo unknown)"
 elif ((status == 76 || status > 128)); then
-  step="$(newest_checkpoint)" count=1
-  if [[ -r "$record" ]] && read -r old_job old_step old_count <"$record" &&
-    [[ "$old_job $old_step" == "$SLURM_JOB_ID $step" ]]; then
-    count=$((old_count + 1))
-  fi
+  # How often in a row this job has failed with that newest checkpoint.
+  lost="$("${launching[@]}" lost "$workdir" "$SLURM_JOB_ID")" || exit "$status"
+  read -r count step <<<"$lost"
   if ((count > patience)); then
     say "failed with status $status $count times in a row without getting beyond step $step; see $workdir/logs"
     exit "$status"
   fi
-  echo "$SLURM_JOB_ID $step $count" >"$record"
   why="a process was lost (status $status); failure $count at step $step, of at most $patience"
 else
   say "failed with status $status; see $workdir/logs"

@@ -21,6 +21,7 @@
 # Logs: WORKDIR/logs/process-N.log.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/common.sh
 
 patience=3 # restarts in a row without a new checkpoint
 poll="${S2SJAX_POLL_SECONDS:-60}"
@@ -58,6 +59,11 @@ while (($#)); do
   shift
 done
 [[ -n "$name" && -n "$zone" ]] || fail "--name and --zone are needed: which slice"
+for word in "$name" "$zone" "$type" "$version" "$project"; do # none may be an option of gcloud's, or a file of scp's
+  matches "$word" '^([A-Za-z0-9][A-Za-z0-9._:-]*)?$' ||
+    fail "'$word' is no name of a slice, a zone, a type, a version or a project"
+done
+matches "$poll" '^[0-9]{1,6}(\.[0-9]{1,6})?$' || fail "S2SJAX_POLL_SECONDS is '$poll', expected a number of seconds"
 where=("--zone=$zone" ${project:+"--project=$project"})
 
 call() { # runs a command, or prints it as it would be typed
@@ -86,14 +92,7 @@ case "$action" in
   *) ;;
 esac
 
-workdir="" previous=""
-for argument in ${arguments[@]+"${arguments[@]}"}; do
-  case "$argument" in
-    --workdir=*) workdir="${argument#*=}" ;;
-    *) if [[ "$previous" == --workdir ]]; then workdir="$argument"; fi ;;
-  esac
-  previous="$argument"
-done
+find_workdir ${arguments[@]+"${arguments[@]}"}
 [[ "$workdir" == /* ]] || fail "after -- belongs: train --config=... --workdir=/SHARED/DIRECTORY; --workdir is '$workdir'"
 start="bash s2sjax/launch/tpu_worker.sh start$(printf ' %q' "$workdir" "${arguments[@]}")"
 status="[ ! -e s2sjax/.venv/stamp ] && echo s2sjax new 0 || bash s2sjax/launch/tpu_worker.sh status $(printf '%q' "$workdir")"
@@ -163,7 +162,9 @@ failed() { # a status, what happened; ends the script once it happened too often
 step=0 ended=0 begun=""
 while true; do
   have_slice
-  report="$(on_workers "$status" 2>/dev/null | sed -n 's/^s2sjax //p' || true)" # a line a worker: its status, newest checkpoint
+  # A line a worker: its status, newest checkpoint.
+  report="$(on_workers "$status" 2>/dev/null |
+    LC_ALL=C sed -nE 's/^s2sjax ((new|running|other|0|[1-9][0-9]{0,2}) [0-9]{1,18})[[:space:]]*$/\1/p' || true)"
   if [[ -z "$report" ]]; then
     say "no worker of $name answers; waiting"
     sleep "$poll"

@@ -8,11 +8,27 @@
 #   tpu_worker.sh keep ARGUMENT ...            what start leaves in the background: runs s2sjax, and keeps its exit code
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/common.sh
+launching=(.venv/bin/python -I -m s2sjax.launching)
 
-# In memory: after the machine was restarted, nothing of it is running.
+fail() {
+  echo "tpu_worker.sh: $*" >&2
+  exit 2
+}
+
+# In memory: after the machine was restarted, nothing of it is running. There anybody can make a directory of this name.
 place="${S2SJAX_PLACE:-/dev/shm/s2sjax}"
+check_place() { [[ ! -L "$place" && -d "$place" && -O "$place" ]] || fail "$place is no directory of your own; delete it"; }
+if [[ -e "$place" || -L "$place" ]]; then check_place; fi
 
-running() { [[ -e "$place/pid" ]] && kill -0 "$(cat "$place/pid")" 2>/dev/null; }
+kept() { # a file, a pattern; prints what was kept in it
+  local text
+  text="$(head -c 1000 "$place/$1" 2>/dev/null)" || true
+  if matches "$text" "$2"; then printf '%s' "$text"; fi
+}
+pid="$(kept pid '^[1-9][0-9]{1,9}$')" # never 1, all of whose process group would be all processes
+
+running() { [[ -n "$pid" ]] && kill -0 "$pid" 2>/dev/null; }
 
 case "$1" in
   start)
@@ -22,16 +38,19 @@ case "$1" in
       echo "s2sjax is running already on $HOSTNAME"
       exit 0
     fi
-    mkdir -p "$workdir/logs" "$place"
+    # Workers are called something-w-0, something-w-1 ...
+    log="process-${HOSTNAME##*-}.log"
+    "${launching[@]}" log "$workdir" "$log" true # can it be written?
+    (umask 077 && mkdir -p "$place")
+    check_place
     rm -f "$place/status"
     export S2SJAX_COORDINATOR=auto # JAX finds the other workers
     # Set to nothing, it is not asked for.
     export S2SJAX_PREEMPTION_NOTICE="${S2SJAX_PREEMPTION_NOTICE-http://metadata.google.internal/computeMetadata/v1/instance/preempted}"
-    # A session of its own, which a closed connection does not end. Workers are called something-w-0, something-w-1 ...
-    setsid bash launch/tpu_worker.sh keep "$@" \
-      >>"$workdir/logs/process-${HOSTNAME##*-}.log" 2>&1 </dev/null &
+    # A session of its own, which a closed connection does not end.
+    setsid "${launching[@]}" log "$workdir" "$log" bash launch/tpu_worker.sh keep "$@" >/dev/null 2>&1 </dev/null &
     echo $! >"$place/pid"
-    echo "$workdir" >"$place/workdir"
+    printf '%s' "$workdir" >"$place/workdir"
     echo "s2sjax started on $HOSTNAME"
     ;;
   keep)
@@ -54,32 +73,28 @@ case "$1" in
   status)
     if running; then
       status=running
-      if [[ "$(cat "$place/workdir")" != "$2" ]]; then status=other; fi
+      # A dot, since a shell drops line ends that it reads last.
+      if [[ "$(head -c 10000 "$place/workdir" && echo .)" != "$2." ]]; then status=other; fi
     elif [[ -e "$place/status" ]]; then
-      status="$(cat "$place/status")"
+      status="$(kept status '^(0|[1-9][0-9]{0,2})$')"
+      status="${status:-1}"
     elif [[ -e "$place/pid" ]]; then
       status=137 # it was killed with the shell that waited for it
     else
       status=new
     fi
-    newest=0
-    for step in "$2"/checkpoints/*/; do
-      step="$(basename "$step")"
-      if [[ "$step" =~ ^[0-9]+$ ]] && ((step > newest)); then newest="$step"; fi
-    done
-    echo "s2sjax $status $newest"
+    echo "s2sjax $status $("${launching[@]}" newest "$2" || echo 0)"
     ;;
   signal)
     if running; then
       if [[ "$2" == KILL ]]; then
-        kill -KILL -- "-$(cat "$place/pid")"
+        kill -KILL -- "-$pid"
       else
-        pkill "-$2" --parent "$(cat "$place/pid")" # the program, not the shell that waits for it
+        pkill "-$2" --parent "$pid" # the program, not the shell that waits for it
       fi
     fi
     ;;
   *)
-    echo "tpu_worker.sh: '$1' has to be start, status, signal or keep" >&2
-    exit 2
+    fail "'$1' has to be start, status, signal or keep"
     ;;
 esac

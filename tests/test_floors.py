@@ -46,7 +46,7 @@ FLOORS = (
     {"run"},
     {"loading"},
     {"commands"},
-    {"cli"},
+    {"cli", "launching"},
     {"__main__", "__init__"},
 )
 """Each imports only what stands before it; neighbours on a floor do not know each other, but for the ground and the

@@ -12,21 +12,18 @@ pass_on() {
 }
 trap pass_on TERM
 
-workdir="" previous=""
-for argument in "$@"; do
-  case "$argument" in
-    --workdir=*) workdir="${argument#*=}" ;;
-    *) if [[ "$previous" == --workdir ]]; then workdir="$argument"; fi ;;
-  esac
-  previous="$argument"
-done
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+find_workdir "$@"
 if [[ -z "$workdir" ]]; then
   echo "entrypoint.sh: --workdir is missing; logs and checkpoints go there" >&2
   exit 2
 fi
-mkdir -p "$workdir/logs"
 
-exec 3> >(exec tee -a "$workdir/logs/process-${SLICE:+$SLICE-}$JOB_COMPLETION_INDEX.log")
+launching=(.venv/bin/python -I -m s2sjax.launching)
+log="process-${SLICE:+$SLICE-}$JOB_COMPLETION_INDEX.log"
+"${launching[@]}" log "$workdir" "$log" true # can it be written?
+exec 3> >(exec "${launching[@]}" tee "$workdir" "$log")
 writer=$!
 .venv/bin/s2sjax "$@" >&3 2>&1 3>&- &
 program=$!

@@ -21,6 +21,8 @@ import pytest
 import yaml
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet as JobSet
 
+from tests.launch.checkout import install
+
 KUBERNETES = Path(__file__).parents[2] / "launch" / "kubernetes"
 ARGUMENTS = ["train", "--config=configs/x.py:a", "--workdir=/runs/x", '--config.data.dir=/a "b" \\c', "--config.n=1"]
 
@@ -176,10 +178,7 @@ def test_submit_tells_of_a_mistake(arguments, message):
 
 @contextlib.contextmanager
 def entrypoint(place: Path, program: str, *arguments: str, **variables: str) -> Iterator[subprocess.Popen]:
-    path = place / ".venv" / "bin" / "s2sjax"
-    path.parent.mkdir(parents=True)
-    path.write_text(f"#!/usr/bin/env bash\n{program}\n")
-    path.chmod(0o755)
+    install(place, program)
     process = subprocess.Popen(
         ["bash", str(KUBERNETES / "entrypoint.sh"), *arguments],
         cwd=place, env=os.environ | {"JOB_COMPLETION_INDEX": "3"} | variables, stdout=subprocess.PIPE, text=True,
@@ -211,9 +210,9 @@ def test_the_entrypoint_passes_sigterm_on_and_waits_for_the_end(tmp_path):
 
 
 def test_the_entrypoint_passes_on_a_sigterm_that_came_before_the_program(tmp_path):
-    slow = tmp_path / "bin" / "mkdir"
+    slow = tmp_path / "bin" / "dirname"
     slow.parent.mkdir()
-    slow.write_text('#!/bin/sh\ntouch begun\nsleep 0.5\nexec /bin/mkdir "$@"\n')
+    slow.write_text('#!/bin/sh\ntouch begun\nsleep 0.5\nexec /usr/bin/dirname "$@"\n')
     slow.chmod(0o755)
     path = f"{slow.parent}:{os.environ['PATH']}"
     with entrypoint(tmp_path, "sleep 20", "train", "--workdir=run", PATH=path) as process:

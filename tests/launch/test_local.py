@@ -3,10 +3,8 @@
 import fcntl
 import os
 import pty
-import shutil
 import signal
 import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
@@ -14,9 +12,9 @@ from typing import Any
 
 import pytest
 
-LAUNCH = Path(__file__).parents[2] / "launch"
+from tests.launch.checkout import lay_out
 
-STAND_IN = """#!/usr/bin/env bash
+STAND_IN = """
 number="${S2SJAX_PROCESS:-0}"
 echo "$*" >>"calls-$number"
 start="$(wc -l <"calls-$number")"
@@ -41,14 +39,7 @@ class Place:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        (directory / "launch").mkdir()
-        (directory / ".venv/bin").mkdir(parents=True)
-        shutil.copy(LAUNCH / "local.sh", directory / "launch")
-        (directory / "launch/setup.sh").write_text("exit 0\n")
-        (directory / ".venv/bin/python").symlink_to(sys.executable)
-        program = directory / ".venv/bin/s2sjax"
-        program.write_text(STAND_IN)
-        program.chmod(0o755)
+        lay_out(directory, STAND_IN)
 
     def start(self, behaviour: str, *arguments: str, **variables: str) -> subprocess.Popen:
         return self._start(behaviour, "launch/local.sh", *arguments, cwd=self.directory, variables=variables)

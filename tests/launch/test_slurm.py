@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.launch.checkout import lay_out
 from tests.launch.cluster import MISSING, Cluster, cluster
 from tests.tiny import assert_same_state, config_file, environment, write_text
 
@@ -28,15 +29,6 @@ pytestmark = [
 def slurm():
     with cluster() as started:
         yield started
-
-
-def install(directory: Path, program: str) -> Path:
-    """A directory to submit from, with a script for s2sjax."""
-    path = directory / ".venv" / "bin" / "s2sjax"
-    path.parent.mkdir(parents=True)
-    path.write_text(f"#!/usr/bin/env bash\n{program}\n")
-    path.chmod(0o755)
-    return directory
 
 
 def until(condition: Callable[[], bool], timeout: float = 90) -> None:
@@ -68,7 +60,7 @@ class Training:
 
     def __init__(self, slurm: Cluster, place: Path):
         self._slurm, self._cache = slurm, place / "cache"
-        self.home = install(place / "home", f'exec {sys.executable} -m s2sjax "$@"')
+        self.home = lay_out(place / "home", f'exec {sys.executable} -m s2sjax "$@"')
         options = {"model__dropout": 0.2, "train__steps": STEPS, "checkpoint__every_steps": 10}
         self._config = config_file(place / "config.py", write_text(place / "data"), **options)
         undisturbed = self.submit("undisturbed")
@@ -134,7 +126,7 @@ def test_two_tasks_one_of_which_is_killed_are_requeued_and_end_with_the_bits_of_
 
 
 def test_a_users_mistake_ends_the_job_and_is_not_tried_again(slurm, tmp_path):
-    home = install(tmp_path, "echo a mistake; exit 2")
+    home = lay_out(tmp_path, "echo a mistake; exit 2")
     job = slurm.submit(home, "--ntasks=2", SCRIPT, "train", "--workdir", "my run", "--config.a=b c")
     ended = slurm.wait(job)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "2:0", "0")
@@ -143,14 +135,14 @@ def test_a_users_mistake_ends_the_job_and_is_not_tried_again(slurm, tmp_path):
 
 
 def test_options_of_sbatch_win_and_arguments_arrive_as_they_were_given(slurm, tmp_path):
-    home = install(tmp_path, 'printf "%s|" "$@" "$SLURM_JOB_NAME" "$SLURM_NTASKS" "$SRUN_CPUS_PER_TASK"')
+    home = lay_out(tmp_path, 'printf "%s|" "$@" "$SLURM_JOB_NAME" "$SLURM_NTASKS" "$SRUN_CPUS_PER_TASK"')
     job = slurm.submit(home, "--job-name=mine", "--cpus-per-task=2", SCRIPT, "train", "--workdir=run", "--config.a=b c")
     assert slurm.wait(job)["JobState"] == "COMPLETED", said(home, job)
     assert logs(home / "run") == ["train|--workdir=run|--config.a=b c|mine|1|2|"]
 
 
 def test_a_cancelled_job_saves_and_is_not_requeued(slurm, tmp_path):
-    home = install(tmp_path, "trap 'sleep 1; echo saved; exit 75' TERM; echo up; while true; do sleep 0.1; done")
+    home = lay_out(tmp_path, "trap 'sleep 1; echo saved; exit 75' TERM; echo up; while true; do sleep 0.1; done")
     job = slurm.submit(home, "--ntasks=2", SCRIPT, "train", "--workdir=run")
     until(lambda: sum("up" in log for log in logs(home / "run")) == 2)
     slurm.call("scancel", job)
@@ -162,7 +154,7 @@ def test_a_cancelled_job_saves_and_is_not_requeued(slurm, tmp_path):
 
 @pytest.mark.parametrize("told", ["HUP", "USR1"])
 def test_a_signal_to_the_shell_alone_has_processes_save_and_the_job_starts_again(slurm, tmp_path, told):
-    home = install(
+    home = lay_out(
         tmp_path,
         """
         if [[ "$SLURM_RESTART_COUNT" == 1 ]]; then exit 0; fi
@@ -178,7 +170,7 @@ def test_a_signal_to_the_shell_alone_has_processes_save_and_the_job_starts_again
 
 
 def test_the_time_limit_has_processes_save_and_the_job_starts_again(slurm, tmp_path):
-    home = install(
+    home = lay_out(
         tmp_path,
         """
         if [[ "$SLURM_RESTART_COUNT" == 1 ]]; then exit 0; fi
@@ -191,7 +183,7 @@ def test_the_time_limit_has_processes_save_and_the_job_starts_again(slurm, tmp_p
 
 
 def test_a_job_that_slurm_is_still_signalling_starts_again(slurm, tmp_path):
-    home = install(tmp_path, 'if [[ "$SLURM_RESTART_COUNT" != 1 ]]; then exit 75; fi')
+    home = lay_out(tmp_path, 'if [[ "$SLURM_RESTART_COUNT" != 1 ]]; then exit 75; fi')
     squeue = tmp_path / "squeue"
     squeue.write_text(
         f"#!/bin/bash\necho called >>{tmp_path}/calls\n"
@@ -206,7 +198,7 @@ def test_a_job_that_slurm_is_still_signalling_starts_again(slurm, tmp_path):
 
 
 def test_a_lost_process_has_the_job_requeued_and_only_so_often_without_a_new_checkpoint(slurm, tmp_path):
-    home = install(
+    home = lay_out(
         tmp_path,
         """
         echo started
@@ -227,6 +219,6 @@ def test_a_mistake_in_the_call_is_told(slurm, tmp_path):
     job = slurm.submit(tmp_path, SCRIPT, "train", "--workdir=run")
     assert slurm.wait(job)["ExitCode"] == "2:0"
     assert "make it with bash launch/setup.sh, and call sbatch from that directory" in said(tmp_path, job)
-    job = slurm.submit(install(tmp_path, "exit 0"), SCRIPT, "train")
+    job = slurm.submit(lay_out(tmp_path, "exit 0"), SCRIPT, "train")
     assert slurm.wait(job)["ExitCode"] == "2:0"
     assert "--workdir is missing" in said(tmp_path, job)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-LAUNCH = Path(__file__).parents[2] / "launch"
+from tests.launch.checkout import LAUNCH, install
+
 WHERE = ["--name=mine", "--zone=here-a"]
 KIND = ["--type=v5litepod-8", "--version=v2-alpha-tpuv5-lite", "--spot"]
 
@@ -39,7 +40,7 @@ case "$verb" in
       cd "$home"
       export HOME="$PWD" HOSTNAME="t1v-$home" S2SJAX_PLACE="$PWD/place"
       if [[ "$command" == *setup.sh ]]; then
-        mkdir -p s2sjax/.venv/bin; cp "$CLOUD/program" s2sjax/.venv/bin/s2sjax; touch s2sjax/.venv/stamp
+        cp -r "$CLOUD/.venv" s2sjax; touch s2sjax/.venv/stamp
       else
         bash -c "$command"
       fi
@@ -56,11 +57,11 @@ class Cloud:
         self._repository = place / "repository"
         self._repository.mkdir(parents=True)
         shutil.copytree(LAUNCH, self._repository / "launch")
-        (place / "cloud").mkdir()
-        for path, text in ((place / "bin" / "gcloud", GCLOUD), (place / "cloud" / "program", program)):
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-            path.chmod(0o755)
+        install(place / "cloud", program)
+        (place / "bin").mkdir()
+        gcloud = place / "bin" / "gcloud"
+        gcloud.write_text(GCLOUD)
+        gcloud.chmod(0o755)
 
     @contextlib.contextmanager
     def start(self, *arguments: str) -> Iterator[subprocess.Popen]:
@@ -104,7 +105,7 @@ def cloud(tmp_path):
     made = []
 
     def make(program: str) -> Cloud:
-        made.append(Cloud(tmp_path, f"#!/usr/bin/env bash\n{program}\n"))
+        made.append(Cloud(tmp_path, program))
         return made[-1]
 
     yield make
@@ -161,6 +162,9 @@ def test_dry_runs_of_stop_and_delete(cloud):
         (["run", "--name=mine"], "--name and --zone are needed"),
         (["run", *WHERE, "--worker=3"], "'--worker=3' is not an option"),
         (["run", *WHERE, "--", "train", "--workdir=runs/x"], "--workdir is 'runs/x'"),
+        (["delete", "--name=-f", "--zone=z"], "'-f' is no name of a slice"),
+        (["stop", "--name=a:b c", "--zone=z"], "'a:b c' is no name of a slice"),
+        (["run", *WHERE, "--type=$(touch pwned)"], "'$(touch pwned)' is no name of a slice"),
         (["run", *WHERE, "--", "train", "--workdir=/runs/x"], "there is no slice 'mine' in here-a"),
     ],
 )
@@ -168,6 +172,25 @@ def test_a_mistake_is_told_and_ends_with_code_2(cloud, arguments, message):
     code, _, err = cloud("exit 1").run(*arguments)
     assert code == 2
     assert message in err
+
+
+def test_what_workers_say_is_matched_before_it_is_counted_with(cloud):
+    here = cloud("exit 1")
+    (here.place / "bin" / "gcloud").write_text(
+        """#!/usr/bin/env bash
+        cd "$CLOUD"
+        if [[ "$4" == describe ]]; then echo READY; exit; fi
+        echo . >>asked
+        case "$(wc -l <asked)" in
+          1) printf 's2sjax %s\\n' 'a[$(touch pwned)] 0' '0 a[$(touch pwned)]' '08 1' '-1 1' 'running 1 2' ' 0 1' '0' ;;
+          2) echo 's2sjax running 3' ;;
+          *) echo 's2sjax 0 5' ;;
+        esac
+        """
+    )
+    code, _, err = here.train()
+    assert (code, (here.place / "cloud" / "asked").read_text()) == (0, ".\n" * 3), err
+    assert "no worker of mine answers" in err and not list(here.place.rglob("pwned"))
 
 
 def test_a_preempted_slice_is_created_again_and_the_same_command_goes_on(cloud):
@@ -233,9 +256,7 @@ def test_a_users_mistake_is_not_tried_again(cloud):
 
 def test_a_worker_runs_one_training_at_a_time(cloud, tmp_path):
     here = cloud("exit 1")
-    program = tmp_path / "repository" / ".venv" / "bin" / "s2sjax"
-    program.parent.mkdir(parents=True)
-    shutil.copy(shutil.which("sleep"), program)
+    install(tmp_path / "repository", 'exec sleep "$@"')
     worker = ["bash", str(tmp_path / "repository" / "launch" / "tpu_worker.sh")]
     environment = os.environ | {"S2SJAX_PLACE": str(tmp_path / "cloud" / "w-0" / "place"), "HOSTNAME": "a-0"}
 
@@ -257,13 +278,8 @@ def test_a_worker_runs_one_training_at_a_time(cloud, tmp_path):
 @pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_to_the_shell_of_a_worker_reaches_the_program_whose_exit_code_is_kept(cloud, tmp_path, told):
     here = cloud("exit 1")
-    program = tmp_path / "repository" / ".venv" / "bin" / "s2sjax"
-    program.parent.mkdir(parents=True)
-    program.write_text(
-        "#!/usr/bin/env bash\ntrap 'sleep 0.3; echo saved; exit 75' TERM\n"
-        "echo up\nfor _ in {1..300}; do sleep 0.1; done\n"
-    )
-    program.chmod(0o755)
+    program = "trap 'sleep 0.3; echo saved; exit 75' TERM; echo up; for _ in {1..300}; do sleep 0.1; done"
+    install(tmp_path / "repository", program)
     worker = ["bash", str(tmp_path / "repository" / "launch" / "tpu_worker.sh")]
     place = tmp_path / "cloud" / "w-0" / "place"
     environment = os.environ | {"S2SJAX_PLACE": str(place), "HOSTNAME": "a-0"}
