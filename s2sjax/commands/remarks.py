@@ -5,6 +5,11 @@ import sys
 from s2sjax.run import Run
 
 
+def say(remark: str) -> None:
+    """Say something that does not stop a command."""
+    print(f"s2sjax: {remark}", file=sys.stderr)
+
+
 def say_cut(run: Run) -> None:
     """Say how many of the sources that the run was given were longer than it reads; nothing if none was."""
     translator = run.translator
@@ -12,8 +17,7 @@ def say_cut(run: Run) -> None:
         return
     limits = {member.experiment.data.max_source_length for member in (run, *run.others)}
     key = "data.max_source_length" if translator.max_source_length in limits else "model.max_positions"
-    print(
-        f"s2sjax: {translator.truncated} of {translator.sources} sources were longer than config.{key} "
-        f"{translator.max_source_length} tokens of {run.workdir} and were cut there",
-        file=sys.stderr,
+    say(
+        f"{translator.truncated} of {translator.sources} sources were longer than config.{key} "
+        f"{translator.max_source_length} tokens of {run.workdir} and were cut there"
     )

@@ -10,10 +10,12 @@ from typing import Any
 from s2sjax import environment
 from s2sjax import experiment as experiments
 from s2sjax.commands.records import read_record
-from s2sjax.commands.remarks import say_cut
+from s2sjax.commands.remarks import say, say_cut
 from s2sjax.commands.table import COMMANDS
 from s2sjax.errors import UserError
 from s2sjax.loading import load
+from s2sjax.metrics.bleu import check_bleu_tokenizer
+from s2sjax.metrics.text import TextMetrics, unsuitable
 from s2sjax.report import progress
 from s2sjax.run import Run
 from s2sjax.streams import count_lines, json_line, one_line, read_lines, reading, windows, writing
@@ -27,6 +29,8 @@ _TOGETHER = 256
 
 def run(values: dict[str, Any]) -> int:
     judges = _judges(values)
+    tokenize = values["tokenize"] or "13a"
+    check_bleu_tokenizer(tokenize, "--tokenize")
     original = _weight(values["original"] or "1", "--original")
     with contextlib.ExitStack() as stack:
         lines = read_lines(stack.enter_context(reading(values["input"])), values["input"])
@@ -42,8 +46,12 @@ def run(values: dict[str, Any]) -> int:
                 ]
                 found: list[list[Hypothesis]] = [hypotheses for _, hypotheses in read]
                 if values["utility"]:
-                    weights = values["weights"] or "uniform"
-                    ranked = minimum_bayes_risk(found, utility=values["utility"], weights=weights)
+                    utility, weights = values["utility"], values["weights"] or "uniform"
+                    if not done and utility == "bleu":
+                        texts = [[hypothesis.text for hypothesis in hypotheses] for hypotheses in found]
+                        for remark in unsuitable(texts, TextMetrics(("bleu",), tokenize), bleu_key="--tokenize"):
+                            say(remark)
+                    ranked = minimum_bayes_risk(found, utility=utility, weights=weights, bleu_tokenize=tokenize)
                 else:
                     sources = [record["source"] for record, _ in read]
                     normalize = values["normalize"] == "length"
@@ -82,6 +90,8 @@ def _judges(values: dict[str, str]) -> list[Judge]:
             f"choose one: --utility={'|'.join(UTILITIES)} for minimum Bayes risk, or --runs=DIR:WEIGHT,... and "
             "--channel=DIR:WEIGHT,... for the scores of more runs"
         )
+    if values["tokenize"] and values["utility"] != "bleu":
+        raise COMMANDS["rerank"].misuse("--tokenize goes with --utility=bleu, which is not given")
     for name, beside in (("weights", "utility"), ("normalize", "runs"), ("original", "runs")):
         if values[name] and bool(named) == (beside == "utility"):
             raise COMMANDS["rerank"].misuse(f"--{name} goes with --{beside}, which is not given")

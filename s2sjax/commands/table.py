@@ -4,6 +4,7 @@ Nothing here is imported from the commands themselves, so that help and a mistyp
 loaded. A command's module has its name, and a `run` that takes what `flags.parse` makes of its arguments.
 """
 
+from s2sjax.metrics.names import BLEU_TOKENIZERS
 from s2sjax.options import Command, Option
 
 _WORKDIR = Option("workdir", "Run directory that train wrote.", "DIR", default=None)
@@ -148,6 +149,8 @@ _RERANK = Command(
                choices=_TEXT_OR_JSONL),
         Option("utility", "Minimum Bayes risk: the metric by which hypotheses are compared.",
                choices=("chrf", "bleu", "exact_match")),
+        Option("tokenize", "With --utility=bleu, how it cuts text into words: as evaluate.bleu_tokenize. Empty: 13a.",
+               choices=BLEU_TOKENIZERS),
         Option("weights", "For --utility: how hypotheses count, all the same or by the model's probability. Empty: "
                "uniform.", choices=("uniform", "model")),
         Option("runs", "Run directories that score the hypotheses, each with its weight.", "DIR:WEIGHT,..."),

@@ -133,11 +133,17 @@ def _rouge(hypotheses: Sequence[str], references: Sequence[Sequence[str]], how: 
     return {**scores, "rouge_signature": signature}
 
 
-def unsuitable(references: Iterable[Sequence[str]], how: TextMetrics) -> list[str]:
+def unsuitable(
+    references: Iterable[Sequence[str]], how: TextMetrics, *, bleu_key: str = "config.evaluate.bleu_tokenize"
+) -> list[str]:
     """For the user: which of the metrics mean little for the language that references are in, and the way out.
 
     It goes by scripts: the words of Chinese, Japanese, Thai and others have no spaces between them, so that a sentence
     looks like one word.
+
+    Args:
+        references: or other texts in the same language, a list for each example.
+        bleu_key: what sets the tokenizer of BLEU.
     """
     letters: Counter[str | None] = Counter()
     beyond_ascii = 0
@@ -155,17 +161,17 @@ def unsuitable(references: Iterable[Sequence[str]], how: TextMetrics) -> list[st
         if "bleu" in how.names and not splits:
             better = "ja-mecab (or char)" if japanese else "zh" if script == "Han" else "char (or flores200)"
             remarks.append(
-                f"the references are mostly in a script without spaces ({script}), and BLEU's tokenizer "
-                f"'{how.bleu_tokenize}' takes a whole sentence for a word: set config.evaluate.bleu_tokenize={better}"
+                f"the text is mostly in a script without spaces ({script}), and BLEU's tokenizer '{how.bleu_tokenize}' "
+                f"takes a whole sentence for a word: set {bleu_key}={better}"
             )
         if names := how.any_of(("ter", "token_error_rate", "word_error_rate")):
             remarks.append(
-                f"the references are mostly in a script without spaces ({script}), and {', '.join(names)} count what "
+                f"the text is mostly in a script without spaces ({script}), and {', '.join(names)} count what "
                 "stands between spaces: character_error_rate in config.evaluate.metrics counts characters"
             )
     if how.rouge_tokenize == "ascii" and how.any_of(ROUGE) and 20 * beyond_ascii > total:
         remarks.append(
-            f"{beyond_ascii / total:.0%} of the references' letters are not ASCII, and ROUGE drops them: set "
+            f"{beyond_ascii / total:.0%} of the text's letters are not ASCII, and ROUGE drops them: set "
             "config.evaluate.rouge_tokenize=unicode"
         )
     return remarks

@@ -211,3 +211,21 @@ def test_a_mistake_is_one_message_and_exit_code_2(runs, nbest, tmp_path, capsys,
     assert s2s("rerank", *given, f"--output={tmp_path / 'out'}") == 2
     said = capsys.readouterr().err
     assert said.startswith("s2sjax: ") and message.format(**names) in said and "Traceback" not in said
+
+
+def test_bleu_of_chinese_needs_a_tokenizer_and_says_so(tmp_path, capsys):
+    """As whole sentences none of these has anything in common with another; of characters, the first two do."""
+    texts = ["走吧。", "我们在这里见面吧。", "我们明天在这里见面。"]
+    hypotheses = [{"text": text, "score": -1.0, "ranking_score": -1.0, "tokens": [text], "ids": [5]} for text in texts]
+    (tmp_path / "zh.jsonl").write_text(json.dumps({"source": "x", "hypotheses": hypotheses}) + "\n")
+    arguments = [f"--input={tmp_path / 'zh.jsonl'}", f"--output={tmp_path / 'out'}", "--utility=bleu"]
+    assert s2s("rerank", *arguments) == 0
+    assert "script without spaces (Han)" in (said := capsys.readouterr().err) and "set --tokenize=zh" in said
+    assert (tmp_path / "out").read_text() == texts[0] + "\n"
+    assert s2s("rerank", *arguments, "--tokenize=zh") == 0
+    assert "script" not in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == texts[1] + "\n"
+    assert s2s("rerank", *arguments, "--tokenize=zhh") == 2
+    assert "did you mean 'zh'" in capsys.readouterr().err
+    assert s2s("rerank", *arguments[:2], "--utility=chrf", "--tokenize=zh") == 2
+    assert "--tokenize goes with --utility=bleu" in capsys.readouterr().err

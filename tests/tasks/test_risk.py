@@ -26,6 +26,16 @@ def test_every_pair_has_sacrebleus_sentence_score(pairwise, metric):
     assert len(np.unique(expected)) > 500, "the texts are worth comparing"
 
 
+@pytest.mark.parametrize("tokenize", ["zh", "char", "intl", "none"])
+def test_bleu_is_of_words_as_its_tokenizer_cuts_them(tokenize):
+    texts = ["我们在这里见面吧。", "我们明天在这里见面。", "在这里。", "", "Don't! 3.14", *random_texts(8, seed=2)]
+    metric = BLEU(effective_order=True, tokenize=tokenize)
+    expected = [[metric.sentence_score(text, [reference]).score for reference in texts] for text in texts]
+    np.testing.assert_allclose(pairwise_bleu(texts, tokenize=tokenize), expected, rtol=0, atol=1e-9)
+    mean = expected_utilities(texts, "bleu", bleu_tokenize=tokenize)
+    np.testing.assert_allclose(mean, np.mean(expected, axis=1), atol=1e-8)
+
+
 def test_exact_match_looks_past_white_space_at_the_ends_only():
     np.testing.assert_array_equal(
         pairwise_exact_match(["a b", " a b\t", "a  b", ""]),
