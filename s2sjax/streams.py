@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from s2sjax import distributed
+from s2sjax.data.lines import decompressed, iterate_lines, open_bytes
 from s2sjax.errors import UserError
 
 WINDOW = 2048
@@ -22,18 +23,14 @@ WINDOW = 2048
 
 @contextlib.contextmanager
 def reading(path: str) -> Iterator[IO[bytes]]:
-    """What stands in `path`; nothing in all processes but the first, which get its lines by `windows`."""
+    """What stands in `path`, decompressed; nothing in all processes but the first, which get its lines by `windows`."""
     path = path if distributed.index() == 0 else os.devnull
     if path == "-":
         if sys.stdin is None:
             raise UserError("standard input is closed; name a file")
         yield sys.stdin.buffer
         return
-    try:
-        stream = open(path, "rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    with stream:
+    with open_bytes(path) as stream:
         yield stream
 
 
@@ -116,24 +113,19 @@ def json_line(record: Mapping[str, Any]) -> str:
 
 
 def read_lines(stream: IO[bytes], path: str) -> Iterator[str]:
-    """Lines without their ends; only "\\n" and "\\r\\n" end a line."""
-    for number, line in enumerate(stream, start=1):
-        try:
-            # As in training data, a byte order mark at the beginning is no text.
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            yield text.removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            name = "standard input" if path == "-" else path
-            raise UserError(
-                f"{name}, line {number}: byte {error.start} is not valid UTF-8; convert the file first"
-            ) from error
+    """Lines without their ends, as training reads them (`data.lines`): only "\\n" and "\\r\\n" end a line."""
+    if path == "-":
+        path = "standard input"
+        # Only now: looking whether it is compressed waits for its first bytes.
+        stream = decompressed(stream if hasattr(stream, "peek") else cast(Any, io.BufferedReader)(stream), path)
+    yield from iterate_lines(stream, path)
 
 
 def count_lines(path: str) -> int | None:
     if not Path(path).is_file():  # reading a pipe to count its lines would use them up
         return None
-    with open(path, "rb") as stream:
-        return sum(1 for _ in stream)
+    with open_bytes(path) as stream:
+        return sum(1 for _ in iterate_lines(stream, path))
 
 
 def windows(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -21,7 +21,9 @@ def lines_of(content: bytes) -> list[str]:
     return list(read_lines(io.BytesIO(content), "file"))
 
 
-@given(lines=st.lists(st.text(st.characters(exclude_characters="\n\r\ufeff", exclude_categories=["Cs"])), max_size=20))
+@given(
+    lines=st.lists(st.text(st.characters(exclude_characters="\n\r\ufeff\0", exclude_categories=["Cs"])), max_size=20)
+)
 def test_only_line_feeds_end_lines_whatever_else_unicode_calls_an_end(lines):
     for end in ("\n", "\r\n"):
         assert lines_of("".join(line + end for line in lines).encode()) == lines
@@ -151,3 +153,34 @@ def test_standard_streams_that_are_closed_are_a_sentence(monkeypatch):
     for opened in (reading("-"), writing("-")):
         with pytest.raises(UserError, match="standard (in|out)put is closed"), opened:
             pass
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, lzma.compress], ids=["plain", "gzip", "xz"])
+def test_what_is_read_is_decompressed_whatever_it_is_called_and_wherever_it_comes_from(tmp_path, compress, monkeypatch):
+    content, path = compress("ü\nb\r\nc".encode()), tmp_path / "in"
+    path.write_bytes(content)
+    with reading(str(path)) as stream:
+        assert list(read_lines(stream, str(path))) == ["ü", "b", "c"] and count_lines(str(path)) == 3
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    with reading("-") as stream:
+        assert list(read_lines(stream, "-")) == ["ü", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("a b c\n".encode("utf-16"), "is text in UTF-16.*iconv -f utf-16"),
+        (b"a b\rc d\r", "carriage return alone"),
+        (gzip.compress(bytes(9999))[:-9], "damaged or cut off"),
+        (b"a\nb\xe9d\n", "line 2: byte 1 is not valid UTF-8"),
+    ],
+    ids=["utf-16", "old line ends", "cut off", "latin1"],
+)
+@pytest.mark.parametrize("name", ["file", "-"])
+def test_what_is_no_text_is_named_as_what_it_is(tmp_path, monkeypatch, name, content, message):
+    (tmp_path / "file").write_bytes(content)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    path = name if name == "-" else str(tmp_path / name)
+    with pytest.raises(UserError, match=message) as raised, reading(path) as stream:
+        list(read_lines(stream, path))
+    assert ("standard input" if name == "-" else path) in str(raised.value)
