@@ -4,20 +4,38 @@ run = s2sjax.load("runs/m30k")
 run.decode(["A man rides a horse."])
 """
 
-import importlib
+import importlib as _importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from s2sjax.errors import UserError
+    from s2sjax.experiment import base_config
     from s2sjax.loading import load
+    from s2sjax.python_api import train
     from s2sjax.run import Run
+    from s2sjax.tasks.translate import Hypothesis
 
 __version__ = "0.1.0"
-__all__ = ["Run", "load"]
-_HOMES = {"Run": "s2sjax.run", "load": "s2sjax.loading"}
+__all__ = ["Hypothesis", "Run", "UserError", "base_config", "load", "train"]
+_HOMES = {
+    "Hypothesis": "tasks.translate",
+    "Run": "run",
+    "UserError": "errors",
+    "base_config": "experiment",
+    "load": "loading",
+    "train": "python_api",
+}
 
 
 def __getattr__(name: str):
     # Lazy, so that `import s2sjax.data` needs no JAX, and the command line can set up the process before JAX starts.
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        from s2sjax.environment import root_logger_untouched
+
+        with root_logger_untouched():  # orbax and grain speak while they are imported
+            return getattr(_importlib.import_module(f"s2sjax.{_HOMES[name]}"), name)
     raise AttributeError(f"module 's2sjax' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__} - {"TYPE_CHECKING"})

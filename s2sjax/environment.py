@@ -1,12 +1,16 @@
 """What a process must be told before JAX starts: how to allocate memory, and where to keep compiled programs."""
 
+import contextlib
+import logging
 import os
 import platform
 import sys
+from collections.abc import Iterator
 
 from s2sjax.paths import cache_root
 
 TUNABLES = "GLIBC_TUNABLES"
+_EXACT = "highest"
 
 
 def restart_with_huge_pages() -> None:
@@ -23,15 +27,50 @@ def restart_with_huge_pages() -> None:
 
 
 def configure_jax() -> None:
-    """Products of float32 in float32, and compiled programs kept in the directory xla of `paths.cache_root`.
+    """For a process of our own: products of float32 in float32, and compiled programs kept.
 
     By default JAX lets GPUs round float32 operands to TF32, and TPUs to bfloat16; here bfloat16 is asked for by its
-    name. The cache holds 2 GiB, and the least recently used go first.
+    name.
     """
     import jax
 
     if jax.config.jax_default_matmul_precision is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_default_matmul_precision", "highest")
+        jax.config.update("jax_default_matmul_precision", _EXACT)
+    keep_compiled_programs()
+
+
+def keep_compiled_programs() -> None:
+    """Keep what XLA compiles in the directory xla of `paths.cache_root`, unless JAX has been told another.
+
+    The cache holds 2 GiB, and the least recently used go first.
+    """
+    import jax
+
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
         jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
+
+
+@contextlib.contextmanager
+def root_logger_untouched() -> Iterator[None]:
+    """Within it, no library gives the root logger a handler for good; absl does with its first message, upon which a
+    user's own `logging.basicConfig` would do nothing. Also a decorator."""
+    before = list(logging.root.handlers)
+    try:
+        yield
+    finally:
+        for handler in set(logging.root.handlers) - set(before):
+            logging.root.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Within it, products of float32 are in float32, as in a process of our own. Also a decorator.
+
+    For Python, where the process is somebody else's. A precision that the caller has set stands.
+    """
+    import jax
+
+    exact = jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
+    with jax.default_matmul_precision(_EXACT) if exact else contextlib.nullcontext():
+        yield

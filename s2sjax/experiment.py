@@ -283,6 +283,17 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     return Experiment(name, build(models.family(name).Config, model, "config.model"), **sections)
 
 
+def as_experiment(config: Any) -> Experiment:
+    """A config as users hold it, a ConfigDict or what it resolves to. Raises: UserError, as `resolve`."""
+    if isinstance(config, Experiment):
+        return config
+    if isinstance(config, ConfigDict):
+        return resolve(config)
+    raise UserError(
+        f"the config is of type {type(config).__name__}, but a ConfigDict was expected: what s2sjax.base_config returns"
+    )
+
+
 def override(experiment: Experiment, changes: Mapping[str, Any], *, section: str = "") -> Experiment:
     """The experiment with other values, given by dotted keys as on the command line: {"decode.beam_size": 3}.
 

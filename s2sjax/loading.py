@@ -6,14 +6,16 @@ models are read by SentencePiece.
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from flax import linen as nn
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
+from s2sjax import environment, models, optim, sharding
 from s2sjax import experiment as experiments
-from s2sjax import models, optim, sharding
 from s2sjax.api import Rules
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data import tokenizer as tokenizers_lib
@@ -23,27 +25,40 @@ from s2sjax.experiment import Experiment
 from s2sjax.run import Run, build_model, check_languages, in_precision
 from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer
+from s2sjax.tasks import inputs
 
 _log = logging.getLogger(__name__)
 
 
+@environment.root_logger_untouched()
+@environment.exact_products()
 def load(
-    workdir: str | Path, *, experiment: Experiment | None = None, ensemble: Sequence[str | Path] = ()
-) -> Run:  # fmt: skip
-    """Open a run directory, or several that decode together.
+    workdir: str | Path,
+    *,
+    experiment: Experiment | ConfigDict | None = None,
+    ensemble: Iterable[str | Path] = (),
+    **changes: Any,
+) -> Run:
+    """Open a run directory, or several that decode together. Nothing in a run directory is executed.
 
     Args:
         experiment: the run's config with other `decode`, `data` or `mesh` values; the saved one if None.
         ensemble: directories of more runs, of any family, with the vocabularies of the first, whose `decode` section
             says how to search; which checkpoint of a member is read, its own does.
+        changes: values to change in it, fields of `decode`, as in checkpoint="last", or other keys with their section,
+            as in **{"mesh.data": 1}.
 
     Raises:
         UserError: if a directory is no run, has no undamaged checkpoint, or does not go with the first; or if another
             language is asked for than the run has learned.
     """
-    workdir = Path(workdir)
+    workdir = inputs.path(workdir, "workdir")
+    members = [
+        inputs.path(each, f"ensemble[{i}]") for i, each in enumerate(inputs.list_of("paths", ensemble, "ensemble"))
+    ]
     saved = experiments.load(workdir / "config.json")
-    experiment = experiment or saved
+    asked = saved if experiment is None else experiments.as_experiment(experiment)
+    experiment = experiments.override(asked, changes, section="decode")
     check_languages(experiment, saved, workdir)
     mesh = _mesh_here(experiment.mesh, saved.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
@@ -51,8 +66,8 @@ def load(
     rules = models.family(experiment.model_name).sharding_rules(experiment.model)
     step, params, metrics = _restore(workdir, experiment, model, mesh, rules)
     run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, model)
-    if ensemble:
-        run = dataclasses.replace(run, others=tuple(_member(run, Path(other)) for other in ensemble))
+    if members:
+        run = dataclasses.replace(run, others=tuple(_member(run, member) for member in members))
     _ = run.translator  # made now, so that a config which the model cannot follow is refused here
     return run
 

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from s2sjax import distributed, models
+from s2sjax import distributed, environment, models
 from s2sjax import experiment as experiments
 from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import TokenizedSplit, turn_round
@@ -94,11 +94,13 @@ class Run:
         """
         for key in changes:
             section, _, name = key.removeprefix("config.").rpartition(".")
-            if section not in ("", "data", "decode", "evaluate") or (section != "data" and name == "checkpoint"):
+            if section in ("checkpoint", "mesh") or (section in ("", "decode") and name == "checkpoint"):
                 raise UserError(
-                    f"{key} decides what is loaded, and with_config loads nothing: open the run again, with "
+                    f"{key} decides what is loaded, and with_config loads nothing: open the run again with "
                     f's2sjax.load("{self.workdir}", **{{"{key}": ...}})'
                 )
+            if section not in ("", "data", "decode", "evaluate"):
+                raise UserError(f"{key} is not with_config's to change, which takes keys of decode, data and evaluate")
         made = self._with_experiment(experiments.override(self.experiment, changes, section="decode"))
         if made.experiment.decode.precision == self.experiment.decode.precision:
             made.translator.put(self.translator.params)  # rounded already, and once for all
@@ -114,6 +116,7 @@ class Run:
             )
         return dataclasses.replace(self, experiment=experiment, model=model, others=others)
 
+    @environment.exact_products()
     def decode(
         self,
         sources: Iterable[str],
@@ -147,6 +150,7 @@ class Run:
         prompted = [prompt(source) for source in sources]
         return self.translator(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=progress)
 
+    @environment.exact_products()
     def score(
         self,
         sources: Iterable[str],
@@ -168,6 +172,7 @@ class Run:
         )
         return [float(pair.log_probs.sum(dtype=np.float64)) for pair in forced]
 
+    @environment.exact_products()
     def explain(self, sources: Iterable[str], found: Iterable[Iterable[Hypothesis]]) -> list[list[Details]]:
         """More about each hypothesis that `decode` found for each source, by one teacher-forced pass over all of them.
 
@@ -191,6 +196,7 @@ class Run:
         details = map(Details, (tuple(pair.log_probs.tolist()) for pair in forced), scores, alignments)
         return [list(itertools.islice(details, len(hypotheses))) for hypotheses in found]
 
+    @environment.exact_products()
     def logits(
         self,
         sources: Iterable[str],
@@ -212,6 +218,7 @@ class Run:
         rows = [split.target[i][0 if given is None else given[i] :].tolist() for i in range(len(split))]
         return [Logits(values, tuple(ids), tuple(pieces(ids))) for values, ids in zip(logits, rows, strict=True)]
 
+    @environment.exact_products()
     def align(
         self,
         sources: Iterable[str],
@@ -251,6 +258,7 @@ class Run:
     def _forcing(self) -> Forcing:
         return Forcing(self.translator, self.tokenizers, tuple(run.experiment for run in (self, *self.others)))
 
+    @environment.exact_products()
     def tag(
         self, texts: Iterable[str], *, progress: Callable[[int], None] = lambda done: None
     ) -> list[list[tuple[str, int]]]:
@@ -272,6 +280,7 @@ class Run:
         pieces = self.tokenizers.target.pieces
         return [list(zip(pieces(row), path, strict=True)) for row, path in zip(rows, states, strict=True)]
 
+    @environment.exact_products()
     def evaluate(self, split: str) -> dict[str, Any]:
         """The metrics of one split: the loss, and those of `evaluate.metrics`.
 

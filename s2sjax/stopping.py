@@ -30,7 +30,10 @@ class Stopped(BaseException):
 
 
 class StopRequests:
-    """A context manager that takes the signals; between steps the loop looks at `name`."""
+    """A context manager that takes the signals; between steps the loop looks at `name`.
+
+    Only a process's main thread can take signals. In another thread nobody can ask.
+    """
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -38,9 +41,10 @@ class StopRequests:
         self._raises = False
 
     def __enter__(self) -> "StopRequests":
+        main = threading.current_thread() is threading.main_thread()
         url = os.environ.get(NOTICE)
-        self._notices = _Notices(url) if url else None
-        self._before = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self._notices = _Notices(url) if url and main else None
+        self._before = {number: signal.signal(number, self._ask) for number in SIGNALS} if main else {}
         if self._notices:
             self._notices.start()
         return self

@@ -57,15 +57,24 @@ def train(experiment: Experiment, workdir: Path) -> int:
         UserError: for bad data, a workdir of another config, a checkpoint of another shape, a disk that is full, too
             many steps that went wrong.
     """
-    began = time.monotonic()
     with StopRequests() as stop:
-        try:
-            with stop.raising():
-                setup = set_up(experiment, workdir)
-            return go_on(setup, stop, began)
-        except Stopped as stopped:
-            print(f"stopped {stopped} where there was nothing to save; the same command goes on", file=sys.stderr)
-            return INTERRUPTED
+        return train_until(stop, experiment, workdir)
+
+
+def train_until(stop: StopRequests, experiment: Experiment, workdir: Path, *, watchdog: bool = True) -> int:
+    """`train`, until `stop` asks to end.
+
+    Args:
+        watchdog: a run that is stuck ends the process, as `config.faults.watchdog_seconds` says; False: it never does.
+    """
+    began = time.monotonic()
+    try:
+        with stop.raising():
+            setup = set_up(experiment, workdir)
+        return go_on(setup, stop, began, watchdog=watchdog)
+    except Stopped as stopped:
+        print(f"stopped {stopped} where there was nothing to save; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def set_up(experiment: Experiment, workdir: Path) -> Setup:
     return Setup(experiment, workdir, mesh, prepared, split, plan, init, abstract, schedule, step)
 
 
-def go_on(setup: Setup, stop: StopRequests, began: float) -> int:
+def go_on(setup: Setup, stop: StopRequests, began: float, *, watchdog: bool) -> int:
     """Train from the newest checkpoint, and again from an older one after every roll-back."""
     experiment, workdir = setup.experiment, setup.workdir
     with contextlib.ExitStack() as stack:
@@ -123,10 +132,9 @@ def go_on(setup: Setup, stop: StopRequests, began: float) -> int:
         )
         ledger = stack.enter_context(events.Ledger(workdir / events.NAME, lambda text: print(text, file=sys.stderr)))
         ledger.start(time.monotonic() - began)
-        watchdog = stack.enter_context(
-            Watchdog(workdir, experiment.faults.watchdog_seconds, lambda text: ledger.add("stuck", reason=text))
-        )
-        loop = Loop(setup, checkpoints, ledger, watchdog, stop)
+        seconds = experiment.faults.watchdog_seconds if watchdog else 0
+        watched = stack.enter_context(Watchdog(workdir, seconds, lambda text: ledger.add("stuck", reason=text)))
+        loop = Loop(setup, checkpoints, ledger, watched, stop)
         while True:
             try:
                 return loop()

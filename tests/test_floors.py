@@ -45,6 +45,7 @@ FLOORS = (
     {"training", "inspection"},
     {"run"},
     {"loading"},
+    {"python_api"},
     {"commands"},
     {"cli", "launching"},
     {"__main__", "__init__"},

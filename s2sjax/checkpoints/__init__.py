@@ -8,3 +8,9 @@ copies        the second copy, on another disk or in a bucket
 lock          one run a directory
 quiet         the tracebacks that orbax prints, held back
 """
+
+from s2sjax.environment import root_logger_untouched
+
+# Config files import this by way of `experiment`, and orbax speaks while it is imported.
+with root_logger_untouched():
+    import orbax.checkpoint  # noqa: F401

@@ -83,6 +83,8 @@ def choose_layers(layer: int | None, counts: Sequence[int]) -> Layers:
     """
     if layer is None:
         return tuple(tuple(range(count)) for count in counts)
+    if type(layer) is not int:
+        raise UserError(f"layer is {layer!r}, expected a whole number, 1 for the lowest, or None for all")
     for count in filter(None, counts):
         if not 1 <= abs(layer) <= count:
             raise UserError(

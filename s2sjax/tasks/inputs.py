@@ -5,7 +5,9 @@ Python would iterate over its characters.
 """
 
 import io
-from collections.abc import Mapping, Sequence, Set
+import os
+from collections.abc import KeysView, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any, TypeVar
 
 from s2sjax.errors import UserError
@@ -27,7 +29,8 @@ def list_of(things: str, given: Any, name: str) -> list[Any]:
     if isinstance(given, io.IOBase):
         raise UserError(f"{name} is an open file, whose lines keep their ends: give [x.rstrip('\\n') for x in file]")
     dimensions = getattr(given, "ndim", 1)  # of an array, or of a table, which would iterate over names of columns
-    if isinstance(given, bytes | bytearray | memoryview | Mapping | Set) or dimensions != 1:
+    no_list = isinstance(given, bytes | bytearray | memoryview | Mapping | Set) and not isinstance(given, KeysView)
+    if no_list or dimensions != 1:
         shape = "" if dimensions == 1 else f" of {dimensions} dimensions"
         raise UserError(f"{name} is {_shown(given)}{shape}, but a list of {things} was expected")
     try:
@@ -85,6 +88,13 @@ def text(given: Any, name: str, expected: str = "a text") -> str:
             "errors='replace'"
         ) from None
     return str(given)  # of a subclass, such as numpy's, the text alone
+
+
+def path(given: Any, name: str) -> Path:
+    """The path of a directory. Raises: UserError if it is something else."""
+    if not isinstance(given, str | os.PathLike):
+        raise UserError(f"{name} is {_shown(given)}, but the path of a run directory was expected")
+    return Path(given)
 
 
 def _target(item: Any, name: str) -> str | Hypothesis:

@@ -1,0 +1,58 @@
+"""`s2sjax.train`: what the command of that name does, in a process that is somebody else's, such as a notebook's."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from s2sjax import environment, training
+from s2sjax import experiment as experiments
+from s2sjax.experiment import Experiment
+from s2sjax.flags import parse
+from s2sjax.loading import load
+from s2sjax.options import Command
+from s2sjax.run import Run
+from s2sjax.stopping import StopRequests
+from s2sjax.tasks import inputs
+
+_CONFIG_FILE = Command("train", "a config file is read as that command reads it", config="file")
+
+
+@environment.root_logger_untouched()
+def train(config: ConfigDict | str | Path | None, workdir: str | Path, **changes: Any) -> Run:
+    """Train a model, or resume what stands in `workdir`, as `s2sjax train` does. Returns the run, opened.
+
+    Its `step` is the best checkpoint's, and its `metrics` are what validation said of that. Signal handlers and the
+    settings of logging are afterwards what they were before. The watchdog, which would end the process, is off.
+    Compiled programs are kept, as the command keeps them, unless JAX has been told another directory.
+
+    Args:
+        config: what `base_config` returns, with values of your own; or the path of a config file, which is run, as on
+            the command line; or None to resume with the config that `workdir` holds.
+        changes: values to change, by dotted keys: **{"train.steps": 500}.
+
+    Raises:
+        UserError: what the command would end with: a config, data or a workdir that cannot be used.
+        KeyboardInterrupt: training was interrupted (in a notebook, by its stop button), and is saved. The same call
+            goes on from there.
+    """
+    workdir = inputs.path(workdir, "workdir")
+    experiment = experiments.override(_experiment(config, workdir), changes)
+    environment.keep_compiled_programs()
+    with environment.exact_products(), StopRequests() as stop:
+        code = training.train_until(stop, experiment, workdir, watchdog=False)
+    if code == training.INTERRUPTED:
+        if stop.name not in (None, "SIGINT"):
+            signal.raise_signal(signal.Signals[stop.name])  # to whoever takes it when no training does
+        raise KeyboardInterrupt(f"training was stopped by {stop.name}; the same call goes on from what was saved")
+    return load(workdir)
+
+
+def _experiment(config: Any, workdir: Path) -> Experiment:
+    if config is None:
+        return experiments.load(workdir / "config.json")
+    if isinstance(config, str | os.PathLike):
+        config = parse([f"--config={os.fspath(config)}"], _CONFIG_FILE)["config"]
+    return experiments.as_experiment(config)

@@ -1,0 +1,259 @@
+"""What Python offers: everything that is public, what it refuses, and the examples in its docstrings, run."""
+
+import dataclasses
+import inspect
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import s2sjax
+from s2sjax.errors import UserError
+from s2sjax.experiment import config_dict, override
+from s2sjax.run import Run
+from tests.tiny import on_one_device, random_state, tiny, write_run, write_text
+
+OPTIONS = {"decode__beam_size": 2, "decode__max_length_factor": 1.0, "decode__batch_size": 4}
+SOURCES = ["abc", "fe", "bad"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("python")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def setting(place):
+    with on_one_device(place):
+        yield
+
+
+@pytest.fixture(scope="module")
+def make(place, setting):
+    """Makes runs that were never trained."""
+    data = write_text(place / "data", train=8, held_out=6, longest=4)
+
+    def make(name, family, seed=0, **options):
+        experiment = tiny(data, family, **{**OPTIONS, **options})
+        checkpoints = {7: (random_state(experiment, seed), {"loss": 1.5})}
+        return write_run(place / name, experiment, checkpoints)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(make):
+    """A model with attention, of the family that compiles fastest."""
+    return s2sjax.load(make("attentive", "rnn_seq2seq", model__attention="dot"))
+
+
+@pytest.fixture(scope="module")
+def tagger(make):
+    return s2sjax.load(make("tagger", "hmm"))
+
+
+CALLS = {
+    "decode": lambda run, sources, targets: run.decode(sources),
+    "score": lambda run, sources, targets: run.score(sources, targets),
+    "logits": lambda run, sources, targets: run.logits(sources, targets),
+    "align": lambda run, sources, targets: run.align(sources, targets),
+    "explain": lambda run, sources, targets: run.explain(sources, targets and [[target] for target in targets]),
+    "tag": lambda run, sources, targets: run.tag(sources),
+}
+"""Each method that takes texts, with the lists that it takes."""
+
+
+def test_every_public_method_is_among_the_calls():
+    methods = {name for name, value in vars(Run).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert methods == {*CALLS, "evaluate", "with_config"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "given", ["hello", b"hello", None, 3, {"a": "b"}, {"a"}, [None], ["a", 3], [["a"]], ["\udc80"]]
+)
+def test_no_method_takes_what_is_no_list_of_texts(run, tagger, name, given):
+    asked = tagger if name == "tag" else run
+    with pytest.raises(UserError, match=r"^(sources|texts)(\[\d\])? (is|holds) "):
+        CALLS[name](asked, given, ["a"])
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("decode", "tag")])
+@pytest.mark.parametrize("targets", [["a"], ["a", "b", "c", "d"], [], "abc", [None] * 3, None])
+def test_targets_are_one_for_each_source(run, name, targets):
+    with pytest.raises(UserError, match="(targets|found)"):
+        CALLS[name](run, SOURCES, targets)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_of_nothing_nothing_is_said(run, tagger, name):
+    assert CALLS[name](tagger if name == "tag" else run, [], []) == []
+
+
+def test_what_decode_takes_beside_sources_is_checked_too(run):
+    for asked, message in (
+        ({"prefixes": ["a"]}, "there are 1 prefixes for 3 sources"),
+        ({"prefixes": "abc"}, "prefixes is one text"),
+        ({"phrases": ["abc"] * 3}, r"phrases\[0\] is one text"),
+        ({"phrases": [["a"]]}, "there are 1 phrases for 3 sources"),
+        ({"choices": "abc"}, "choices is one text"),
+        ({"choices": [b"a"]}, r"choices\[0\] is b'a'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run.decode(SOURCES, **asked)
+
+
+@pytest.mark.parametrize("layer", ["1", 1.5, True])
+def test_a_layer_is_a_number(run, layer):
+    with pytest.raises(UserError, match="layer .*expected a whole number"):
+        run.align(["a"], ["b"], layer=layer)
+
+
+def test_a_generator_an_array_and_a_list_are_the_same_sources(run):
+    listed = run.decode(SOURCES)
+    assert listed == run.decode(source for source in SOURCES) == run.decode(np.array(SOURCES))
+    targets = [hypotheses[0] for hypotheses in listed]
+    np.testing.assert_allclose(run.score(iter(SOURCES), iter(targets)), [h.score for h in targets], atol=1e-4)
+
+
+# ---- logits ----
+
+
+def check_logits(run, atol=1e-5):
+    found = [hypotheses[0] for hypotheses in run.decode(SOURCES)]
+    targets = ["cab", found[1], ""]
+    scores = run.score(SOURCES, targets)
+    vocab = run.tokenizers.target.vocab_size
+    for pair, score in zip(run.logits(SOURCES, targets), scores, strict=True):
+        assert pair.values.dtype == pair.log_probs.dtype == np.float32
+        assert pair.values.shape == (len(pair.ids), vocab) and len(pair.tokens) == len(pair.ids)
+        np.testing.assert_allclose(pair.log_probs, jax.nn.log_softmax(pair.values), atol=1e-5)
+        assert pair.log_probs[range(len(pair.ids)), list(pair.ids)].sum() == pytest.approx(score, abs=atol)
+    first, second, last = run.logits(SOURCES, targets)
+    assert first.tokens == ("c", "a", "b", "</s>") and last.tokens == ("</s>",)
+    assert second.ids == found[1].ids and second.tokens == found[1].tokens
+    alone = run.logits(SOURCES[:1], ["cab"])[0]
+    np.testing.assert_allclose(alone.values, first.values, atol=1e-5)
+
+
+def test_logits_are_what_score_adds_up(run):
+    check_logits(run)
+
+
+def test_an_ensemble_s_logits_are_those_of_its_members_together(make, tagger):
+    both = s2sjax.load(tagger.workdir, ensemble=[make("other", "hmm", seed=1, model__states=5)])
+    check_logits(both)
+    pairs = (run.logits(["abc"], ["cab"])[0].log_probs for run in (tagger, *both.others))
+    mixture = np.log(np.mean([np.exp(log_probs) for log_probs in pairs], axis=0))
+    np.testing.assert_allclose(both.logits(["abc"], ["cab"])[0].values, mixture, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family, options",
+    [
+        ("transformer", {"data__target_order": "right_to_left"}),
+        ("causal_lm", {"decode__precision": "bfloat16_products"}),
+        ("causal_lm", {"data__source": ""}),
+        ("gnmt", {}),
+    ],
+    ids=["right to left", "prompted", "plain text", "gnmt"],
+)
+def test_logits_are_what_score_adds_up_of_every_kind_of_run(make, family, options, request):
+    check_logits(s2sjax.load(make(request.node.callspec.id.replace(" ", "_"), family, **options)))
+
+
+# ---- with_config ----
+
+
+def leaves(run):
+    return jax.tree.leaves(run.translator.params)
+
+
+def test_other_settings_share_the_parameters_and_say_what_a_run_opened_with_them_says(run):
+    changed = run.with_config(beam_size=np.int64(3), nbest=2, **{"data.max_source_length": 2})
+    assert changed.experiment.decode.beam_size == 3 and run.experiment.decode.beam_size == 2
+    assert all(one is other for one, other in zip(leaves(run), leaves(changed), strict=True))
+    assert changed.decode(SOURCES) == s2sjax.load(run.workdir, experiment=changed.experiment).decode(SOURCES)
+    assert [len(found) for found in changed.decode(SOURCES)] == [2, 2, 2]
+
+
+@pytest.mark.slow
+def test_another_precision_is_another_translator_of_the_same_parameters(run, make, tagger):
+    rounded = run.with_config(precision="bfloat16_products")
+    opened = s2sjax.load(run.workdir, precision="bfloat16_products")
+    assert rounded.decode(SOURCES) == opened.decode(SOURCES)
+    again = rounded.with_config(beam_size=1)
+    assert all(one is other for one, other in zip(leaves(rounded), leaves(again), strict=True))
+    both = s2sjax.load(run.workdir, ensemble=[run.workdir]).with_config(precision="bfloat16_products")
+    assert both.others[0].experiment.decode.precision == "bfloat16_products"
+    np.testing.assert_allclose(both.score(["abc"], ["cab"]), rounded.score(["abc"], ["cab"]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"beam_sise": 3}, "config.decode.beam_sise is not a config key: did you mean 'beam_size'"),
+        ({"beam_size": "3"}, "config.decode.beam_size is '3', but a value of type int was expected"),
+        ({"beam_size": 0}, "beam_size is 0, expected at least 1"),
+        ({"method": "bean"}, "did you mean 'beam'"),
+        ({"coverage": 0.1, "data.nonsense": 1}, "config.data.nonsense is not a config key"),
+        ({"checkpoint": "last"}, r"checkpoint decides what is loaded, .* s2sjax.load\("),
+        ({"decode.checkpoint": "last"}, "decides what is loaded"),
+        ({"mesh.data": 1}, "decides what is loaded"),
+        ({"model.width": 3}, "model.width is not with_config's to change"),
+        ({"config.seed": 3}, "did you mean 'seed'|config.decode.seed|seed"),
+    ],
+)
+def test_settings_are_checked_as_on_the_command_line(run, changes, message):
+    if "config.seed" in changes:  # without a section it is decode's
+        assert run.with_config(method="sample", **changes).experiment.decode.seed == 3
+        return
+    with pytest.raises(UserError, match=message):
+        run.with_config(**changes)
+
+
+# ---- load ----
+
+
+def test_load_takes_settings_and_refuses_what_is_no_path(run, make):
+    assert s2sjax.load(run.workdir, beam_size=1).experiment == override(run.experiment, {"decode.beam_size": 1})
+    assert run.metrics == {"loss": 1.5} and run.step == 7
+    for arguments, message in (
+        ({"workdir": None}, "workdir is None, but the path"),
+        ({"ensemble": str(run.workdir)}, "ensemble is one text, .* put it into a list"),
+        ({"ensemble": [3]}, r"ensemble\[0\] is 3, but the path"),
+        ({"beam": 3}, "config.decode.beam is not a config key"),
+    ):
+        with pytest.raises(UserError, match=message):
+            s2sjax.load(**{"workdir": run.workdir, **arguments})
+    config = config_dict(run.experiment)
+    config.decode.beam_size = 3
+    assert s2sjax.load(run.workdir, experiment=config).experiment.decode.beam_size == 3
+    with pytest.raises(UserError, match="the config is of type dict, but a ConfigDict was expected"):
+        s2sjax.load(run.workdir, experiment=config.to_dict())
+
+
+def test_what_a_notebook_shows_is_short(run):
+    (hypotheses,) = run.decode(["abc"])
+    assert repr(run) == f"Run({run.workdir}, rnn_seq2seq, {sum(x.size for x in leaves(run)):,} parameters, step 7)"
+    assert repr(hypotheses[0]).startswith(f"Hypothesis({hypotheses[0].text!r}, score=-") and len(repr(hypotheses)) < 120
+    assert "array" not in repr(run.align(["abc"], ["cab"])) + repr(run.logits(["abc"], ["cab"]))
+    assert json.loads(json.dumps(dataclasses.asdict(hypotheses[0])))["score"] == hypotheses[0].score
+
+
+def test_the_package_shows_what_it_offers_and_imports_nothing_for_it():
+    code = """
+import logging, sys, s2sjax
+assert {"Hypothesis", "Run", "UserError", "base_config", "load", "train"} <= set(dir(s2sjax)), dir(s2sjax)
+assert not {"jax", "numpy", "flax"} & set(sys.modules)
+s2sjax.load, s2sjax.train, s2sjax.base_config
+assert not logging.root.handlers, "a user's basicConfig would do nothing"
+import s2sjax.training
+assert callable(s2sjax.train)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
