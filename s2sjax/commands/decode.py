@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from s2sjax.commands.opening import open_run
-from s2sjax.commands.remarks import say_cut
+from s2sjax.commands.remarks import say_read
 from s2sjax.errors import UserError
 from s2sjax.report import progress
 from s2sjax.run import Run
@@ -47,7 +47,7 @@ def run(values: dict[str, Any]) -> int:
     for name, listed in beside.items():
         if listed is not None and done < len(listed):
             raise UserError(f"{values[name]} has {len(listed)} lines, but there were only {done} sources")
-    say_cut(opened)
+    say_read(opened)
     if opened.translator.unmet:
         print(
             f"s2sjax: for {opened.translator.unmet} of {done} sources nothing was found that meets the constraints; "

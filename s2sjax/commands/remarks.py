@@ -10,9 +10,11 @@ def say(remark: str) -> None:
     print(f"s2sjax: {remark}", file=sys.stderr)
 
 
-def say_cut(run: Run) -> None:
-    """Say how many of the sources that the run was given were longer than it reads; nothing if none was."""
+def say_read(run: Run) -> None:
+    """Say what the run could not read of the sources it was given: what its vocabulary lacks, and what is too long."""
     translator = run.translator
+    if translator.unknown:
+        say(translator.unknown.sentence("sources"))
     if not translator.truncated:
         return
     limits = {member.experiment.data.max_source_length for member in (run, *run.others)}

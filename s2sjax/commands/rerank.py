@@ -10,7 +10,7 @@ from typing import Any
 from s2sjax import environment
 from s2sjax import experiment as experiments
 from s2sjax.commands.records import read_record
-from s2sjax.commands.remarks import say, say_cut
+from s2sjax.commands.remarks import say, say_read
 from s2sjax.commands.table import COMMANDS
 from s2sjax.errors import UserError
 from s2sjax.loading import load
@@ -63,7 +63,7 @@ def run(values: dict[str, Any]) -> int:
                 advance(len(read))
     for judge in judges:
         assert isinstance(judge.run, Run)
-        say_cut(judge.run)
+        say_read(judge.run)
     return 0
 
 

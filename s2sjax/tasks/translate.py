@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from s2sjax.data.prepare import turn_round
 from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.unknown import Unknown, unknown_in
 from s2sjax.decode.beam import BeamConfig, beam_search
 from s2sjax.decode.constraints import Constraints, Trie
 from s2sjax.decode.coverage import uncovered, with_coverage
@@ -141,6 +142,8 @@ class Translator:
         """Sources so far."""
         self.truncated = 0
         """Those of them that were cut to `max_source_length` tokens."""
+        self.unknown = Unknown()
+        """What the vocabulary lacks of the sources so far."""
         self.unmet = 0
         """Sources so far without an output that meets the constraints."""
         self._tokenizers, self._config, self._mesh = tokenizers, config, mesh
@@ -219,6 +222,7 @@ class Translator:
         blank = len(sources) - len(filled)
         progress(blank)
         self.sources += blank
+        self.unknown += Unknown(of=blank)
         rows = self.source_rows([sources[i] for i in filled])
         begun = None if prefixes is None else self._asked.prefixes([prefixes[i] for i in filled])
         wanted = None if phrases is None else self._asked.phrases([phrases[i] for i in filled])
@@ -246,12 +250,13 @@ class Translator:
         """Sources as they are read: tokens, cut to the limit, after begin- or before end-of-sentence.
 
         Args:
-            again: they have been counted, in `sources` and `truncated`, when they were read before.
+            again: they have been counted, in `sources`, `truncated` and `unknown`, when they were read before.
         """
         encoded = self._tokenizers.source.encode(sources)
         if not again:
             self.sources += len(encoded)
             self.truncated += sum(len(row) >= self.max_source_length for row in encoded)
+            self.unknown += unknown_in(self._tokenizers.source, sources, encoded)
         return [self._cut(row) for row in encoded]
 
     def _cut(self, row: np.ndarray) -> np.ndarray:

@@ -161,3 +161,17 @@ def test_validation_says_of_text_what_evaluate_says(place, tmp_path, capsys):
     results = load(tmp_path / "run").evaluate("validation")
     for name in ("loss", *names):
         assert validated[name] == pytest.approx(results[name], rel=1e-5), name
+
+
+def test_characters_that_the_vocabulary_lacks_are_told(workdir, place, tmp_path, capsys, caplog):
+    for name, lines in {"a": ["abc", "fé-", ""], "b": ["xa", "de", "f"]}.items():
+        (place / "data" / f"odd.{name}").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    options = [f"--workdir={workdir}", "--config.evaluate.metrics=('exact_match',)", "--config.data.pairs=('a-b',)"]
+    assert s2s("evaluate", *options, "--split=odd") == 0
+    said = capsys.readouterr().err + caplog.text
+    assert "1 of 3 sources hold characters that the vocabulary lacks, 2 in all, and they are read as unknown" in said
+    assert "1 of 3 targets hold characters that the vocabulary lacks, 1 in all" in said
+    (tmp_path / "in").write_text("abc\n\né\n", encoding="utf-8")
+    files = [f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--config.data.pairs=('a-b',)"]
+    assert s2s("decode", f"--workdir={workdir}", *files) == 0
+    assert "1 of 3 sources hold characters that the vocabulary lacks, 1 in all" in capsys.readouterr().err
