@@ -1,14 +1,17 @@
 """What a run says while it works: lines and a progress bar on stderr, and its records in the workdir.
 
 `metrics.jsonl` has one object a line: `{"step": 200, "kind": "train", "loss": 3.1, ...}`, `kind` being "train" or
-"validation"; NaN and infinities are null. `samples.jsonl` has `{"step", "source", "reference", "hypothesis"}`.
-`tensorboard/` holds the same numbers as event files, under `train/` and `validation/`. A resumed run first cuts from
-the two files what came after its checkpoint, so that they end as those of a run that was left alone.
+"validation"; NaN and infinities are null. `time` is UTC, and `seconds` is how long the run has trained, validated and
+saved until then: over all its starts, without the time between them and without what was made again. `samples.jsonl`
+has `{"step", "source", "reference", "hypothesis"}`. `tensorboard/` holds the same numbers as event files, under
+`train/` and `validation/`. A resumed run first cuts from the two files what came after its checkpoint, so that they
+end, but for times, as those of a run that was left alone.
 
 A log line is worth less than the run: when one cannot be written, that is said once, counted, and summed up at the end.
 """
 
 import contextlib
+import datetime
 import json
 import math
 import os
@@ -16,7 +19,7 @@ import struct
 import sys
 import time
 import unicodedata
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +28,11 @@ from typing import Any, TextIO, overload
 import jax
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from s2sjax import distributed
+from s2sjax.pace import Pace, duration
 
 # What a line of training shows, in this order: metric, format. The records hold every metric.
 _COLUMNS: tuple[tuple[str, Callable[[float], str]], ...] = (
@@ -50,6 +54,7 @@ class Reporter:
         workdir: an existing directory.
         total_steps: where the run will end.
         resumed_from: the step of the checkpoint that the run goes on from; records beyond it are cut off.
+        smoothed: the training loss is that of smoothed targets, and is called so in the log.
         tensorboard: write event files too.
         stream: where lines and the bar go, `sys.stderr` if None.
     """
@@ -60,6 +65,7 @@ class Reporter:
         *,
         total_steps: int,
         resumed_from: int = 0,
+        smoothed: bool = False,
         tensorboard: bool = True,
         stream: TextIO | None = None,
     ) -> None:
@@ -68,15 +74,19 @@ class Reporter:
         self._width = len(str(total_steps))
         self._voice = _Voice(stream if jax.process_index() == 0 else open(os.devnull, "w"))  # noqa: SIM115
         self._lost: Counter[tuple[str, str]] = Counter()
-        # The last lines' (step, time): enough of them to average over validations and checkpoints.
-        self._clock: deque[tuple[int, float]] = deque([(resumed_from, time.monotonic())], maxlen=30)
+        self._loss = "smoothed loss" if smoothed else "loss"
+        self._pace = Pace(resumed_from, total_steps)
+        self._began = time.monotonic()
+        self._seconds_before = 0.0
         self._files: dict[str, _Record] = {}
         self._events: _Events | None = None
         if jax.process_index() == 0:
             for name in ("metrics.jsonl", "samples.jsonl"):
                 with self.losing(name):
                     self._files[name] = _Record(self.workdir / name)
-                    self._files[name].cut_after(resumed_from)
+                    last = self._files[name].cut_after(resumed_from)
+                    if name == "metrics.jsonl":
+                        self._seconds_before = _seconds_of(last)
             if tensorboard:
                 with self.losing("tensorboard"):
                     self._events = _Events(self.workdir / "tensorboard", first_step=resumed_from + 1)
@@ -92,7 +102,11 @@ class Reporter:
 
     def advance(self, step: int) -> None:
         """Move the bar, where there is one."""
-        self._voice.move(step)
+        self._voice.move(step, self._pace.left(step))
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that no later step will take again, such as compiling: the estimate of what is left goes without it."""
+        self._pace.leave_out(seconds)
 
     def step_line(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print and record training metrics.
@@ -101,10 +115,13 @@ class Reporter:
             metrics: printed are `loss` (nats a target token), `perplexity`, `tokens_per_second` (target tokens),
                 `padding` (a share, 0..1), `learning_rate` and `gradient_norm`; recorded are all.
         """
-        self._clock.append((step, time.monotonic()))
         cells = [show(metrics[name]) for name, show in _COLUMNS if name in metrics]
-        self.message(" | ".join([self._at(step), *cells, f"eta {_duration(self._remaining())}"]))
-        self._voice.move(step)
+        if "loss" in metrics:
+            cells[0] = cells[0].replace("loss", self._loss, 1)
+        left = self._pace.left(step)
+        self.message(" | ".join([self._at(step), *cells, f"eta {duration(left)}"]))
+        self._voice.move(step, left)
+        self._pace.mark(step)
         self._record(step, "train", metrics)
 
     def validation(self, step: int, metrics: Mapping[str, float], *, seconds: float | None = None) -> None:
@@ -156,7 +173,9 @@ class Reporter:
     def _record(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
         values = {name: float(value) for name, value in metrics.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._append("metrics.jsonl", {"step": step, "kind": kind, **finite})
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        seconds = round(self._seconds_before + time.monotonic() - self._began, 2)
+        self._append("metrics.jsonl", {"step": step, "kind": kind, "time": now, "seconds": seconds, **finite})
         if self._events is not None:
             with self.losing("tensorboard"):
                 self._events.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
@@ -168,10 +187,6 @@ class Reporter:
 
     def _at(self, step: int) -> str:
         return f"step {step:{self._width}}/{self._total}"
-
-    def _remaining(self) -> float:
-        (first, began), (last, now) = self._clock[0], self._clock[-1]
-        return (self._total - last) * (now - began) / max(last - first, 1)
 
 
 class Progress:
@@ -199,12 +214,12 @@ class Progress:
         if (what, total) != (self._description, self._total):
             self._begin(what, total, done)
         self._done = done
-        self._voice.move(done)
+        self._voice.move(done, self._pace.left(done))
         now = time.monotonic()
         if not self._voice.has_bar and now - self._last_line >= _PLAIN_INTERVAL:
             self._last_line = now
             with contextlib.suppress(OSError):  # nowhere to say it, and the work is worth more than the line
-                self._voice.say(self._line(now))
+                self._voice.say(self._line())
 
     def advance(self, count: int = 1) -> None:
         """So many more are done."""
@@ -214,17 +229,15 @@ class Progress:
         self._description = description
         self._total = total
         self._done = done
-        self._first, self._began = done, time.monotonic()
+        self._pace = Pace(done, total)
         self._voice.begin(description, total, done)
 
-    def _line(self, now: float) -> str:
+    def _line(self) -> str:
         if self._total is None:
             return f"{self._description}: {self._done:,}"
         line = f"{self._description}: {self._done:,} of {self._total:,} ({self._done / max(self._total, 1):.0%})"
-        if self._done <= self._first:
-            return line
-        left = (self._total - self._done) * (now - self._began) / (self._done - self._first)
-        return f"{line}, {_duration(left)} left"
+        left = self._pace.left(self._done)
+        return line if left is None else f"{line}, {duration(left)} left"
 
 
 @contextlib.contextmanager
@@ -276,19 +289,18 @@ class _Voice:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[left]}"),
                 console=self._console,
                 refresh_per_second=2,  # each costs a few ms of a core that trains
                 redirect_stdout=False,  # which may be a pipe that decoded text goes down
-                speed_estimate_period=300,
                 transient=True,
             )
-            self._bar.add_task(description, total=total, completed=done)
+            self._bar.add_task(description, total=total, completed=done, left=duration(None))
             self._bar.start()
 
-    def move(self, done: int) -> None:
+    def move(self, done: int, left: float | None) -> None:
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done)
+            self._bar.update(self._bar.task_ids[0], completed=done, left=duration(left))
 
     def end(self) -> None:
         if self._bar is not None:
@@ -320,15 +332,16 @@ class _Record:
             self._file.truncate(size)
             raise
 
-    def cut_after(self, step: int) -> None:
-        """Cut off the lines of later steps, and a last line that a kill left unfinished."""
+    def cut_after(self, step: int) -> bytes:
+        """Cut off the lines of later steps, and a last line that a kill left unfinished. Returns the last line kept."""
         self._file.seek(0)
-        kept = 0
+        kept, last = 0, b""
         for line in self._file.read().splitlines(keepends=True):
             if not line.endswith(b"\n") or _step_of(line) > step:
                 self._file.truncate(kept)
-                return
-            kept += len(line)
+                break
+            kept, last = kept + len(line), line
+        return last
 
     def close(self) -> None:
         self._file.close()
@@ -376,7 +389,10 @@ def _step_of(line: bytes) -> int:
         return -1
 
 
-def _duration(seconds: float) -> str:
-    """3725.0 -> "1:02:05"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+def _seconds_of(line: bytes) -> float:
+    """`seconds` of a line of JSON; 0 if it has none, as those of older runs."""
+    try:
+        seconds = float(json.loads(line)["seconds"])
+        return seconds if math.isfinite(seconds) else 0.0
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        return 0.0

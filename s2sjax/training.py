@@ -6,6 +6,7 @@ the seed and from `i`, so a run that was interrupted anywhere and resumed ends w
 
 import contextlib
 import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -18,7 +19,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from s2sjax import distributed, events, faults, goodput, models, optim, sharding
+from s2sjax.announcements import describe, next_commands
 from s2sjax.checkpoints.checkpointer import Checkpointer
+from s2sjax.checkpoints.restore import is_better
 from s2sjax.data import pipeline
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
@@ -153,6 +156,8 @@ class Loop:
         self.plan = replace(setup.plan, left_out=self.skipped.left_out)
         self.checkpoints, self.ledger, self.watchdog, self.stop = checkpoints, ledger, watchdog, stop
         self.compiled: set[tuple[int, ...]] = set()
+        self.best: tuple[int, float] | None = None
+        """The best validated step by `checkpoint.metric`, and its value."""
         self.news: tuple[str, ...] = ()
         # Of an attempt: what is between two roll-backs.
         self.report: Reporter
@@ -183,13 +188,20 @@ class Loop:
         restored = self.checkpoints.restore(setup.abstract, set_aside=True)
         start = restored.step if restored else 0
         self.report = stack.enter_context(
-            Reporter(setup.workdir, total_steps=experiment.train.steps, resumed_from=start)
+            Reporter(
+                setup.workdir,
+                total_steps=experiment.train.steps,
+                resumed_from=start,
+                smoothed=experiment.train.label_smoothing > 0,
+            )
         )
         unreadable = (split.unreadable for split in setup.prepared.splits.values())
         for message in filter(None, (*self.news, *(restored.messages if restored else ()), *unreadable)):
             self.report.message(message)
         if restored:
             state = restored.state
+            if (best := self.checkpoints.best_step()) is not None:
+                self.best = best, self.checkpoints.metrics(best)[experiment.checkpoint.metric]
             self.ledger.add("restore", step=start, seconds=time.monotonic() - began)
         else:
             state = jax.jit(setup.init, out_shardings=shardings(setup.abstract))(stream_key(experiment.seed, "init"))
@@ -260,12 +272,23 @@ class Loop:
         self.ledger.progress(step)
         self.watchdog.step(step)
 
+    def _tell_best(self, step: int, scores: Mapping[str, float]) -> None:
+        """Say so if this step is the best so far: decoding is going to use it."""
+        metric = self.experiment.checkpoint.metric
+        value = scores.get(metric, math.nan)
+        if self.best is None and not math.isnan(value):
+            self.best = step, value
+        elif self.best is not None and is_better(metric, value, self.best[1]):
+            self.report.message(f"new best {metric} {value:.4f}: before, {self.best[1]:.4f} at step {self.best[0]}")
+            self.best = step, value
+
     def _close(self, start: int) -> None:
         steps, workdir = self.experiment.train.steps, self.setup.workdir
         if start >= steps:
             self.report.message(
                 f"nothing to do: this run is at step {start} of {steps}; raise config.train.steps to go on"
             )
+            self._say_next()
             return
         with self._waiting("save", steps):
             self.checkpoints.wait()
@@ -273,6 +296,7 @@ class Loop:
             with self._waiting("plot", steps), self.report.losing("plots/learning_curves.png"):
                 learning_curves(workdir / "metrics.jsonl", workdir / "plots" / "learning_curves.png")
         self._say_goodput()
+        self._say_next()
 
     def _not_taken(self, step: int, values: Mapping[str, float]) -> None:
         """Tell of a bad step. Raises: TooManyBadSteps if it is one too many."""
@@ -326,6 +350,7 @@ class Loop:
             try:
                 with self._waiting("validate", step), alone:
                     scores = self.validator(step, state.best_params)
+                self._tell_best(step, scores)
             except Stopped:
                 whole = False
         with self._waiting("save", step):
@@ -340,7 +365,13 @@ class Loop:
             yield lambda: time.monotonic() - began
         seconds = time.monotonic() - began
         self.window.skip(seconds)
+        if event == "compile":
+            self.report.leave_out(seconds)
         self.ledger.add(event, step=step, seconds=seconds)
+
+    def _say_next(self) -> None:
+        if jax.process_index() == 0:
+            self.report.message(next_commands(self.setup.workdir, self.experiment, self.checkpoints))
 
     def _say_goodput(self) -> None:
         if jax.process_index() == 0:
@@ -350,29 +381,3 @@ class Loop:
                     f"goodput {goodput.line(found)}: steps that count; s2sjax goodput --workdir={self.setup.workdir} "
                     "says where the rest went"
                 )
-
-
-def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, state: TrainState, start: int) -> None:
-    """What is about to happen, before the first step."""
-    count = sum(p.size for p in jax.tree.leaves(state.params))
-    devices = _count(mesh.size, f"{mesh.devices.flat[0].platform} device")
-    report.message(
-        f"{experiment.model_name}, {count:,} parameters, {experiment.train.precision}, on {devices}"
-        + (f"; resuming at step {start}" if start else "")
-    )
-    shapes = ", ".join(f"{s.rows}x({s.source}+{s.target})" for s in plan.shapes)
-    report.message(
-        f"{plan.examples_per_epoch:,} examples, {plan.batches_per_epoch:,} batches an epoch, "
-        f"{experiment.train.steps / plan.batches_per_epoch:.1f} epochs; {_count(len(plan.shapes), 'shape')}: {shapes}; "
-        f"padding {plan.padding:.1%}"
-    )
-    if len(plan.too_long):
-        report.message(
-            f"{len(plan.too_long):,} of {len(plan.source_lengths):,} training examples are over "
-            f"{experiment.data.max_source_length} source or {experiment.data.max_target_length} target tokens and are "
-            "left out (config.data.max_source_length, max_target_length)"
-        )
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" + ("" if number == 1 else "s")

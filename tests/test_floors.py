@@ -27,6 +27,7 @@ LEAVES = {
     "window",
     "environment",
     "options",
+    "pace",
     "reference",
     "helptext",
 }
@@ -41,7 +42,7 @@ FLOORS = (
     {"experiment"},
     {"flags", "streams"},
     {"evaluate", "average", "results"},
-    {"step", "workdir", "forcing"},
+    {"step", "workdir", "announcements", "forcing"},
     {"training", "inspection"},
     {"run"},
     {"loading"},

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from s2sjax import report
+from s2sjax.pace import duration
 from s2sjax.report import Reporter, align, progress
 
 METRICS = {
@@ -29,7 +30,12 @@ def make_reporter(workdir, **options):
 
 
 def records(workdir, name="metrics.jsonl"):
-    return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    """The records without what differs from one time to the next, which each of the metrics has."""
+    read = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    if name == "metrics.jsonl":
+        assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.pop("time")) for record in read)
+        assert all(record.pop("seconds") >= 0 for record in read)
+    return read
 
 
 def test_a_line_of_training_shows_the_columns_and_records_everything(tmp_path):
@@ -60,6 +66,53 @@ def test_the_eta_counts_from_where_the_run_was_resumed(tmp_path, monkeypatch):
         now[0] += 60
         reporter.step_line(500, {})
     assert stream.getvalue() == "step  500/1000 | eta 0:05:00\n"
+
+
+def test_the_eta_leaves_compiling_out_and_is_the_same_in_the_line_and_the_bar(tmp_path, monkeypatch):
+    now, shown = [100.0], []
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    reporter, stream = make_reporter(tmp_path)
+    reporter._voice.move = lambda done, left: shown.append(duration(left))
+    with reporter:
+        now[0] += 40
+        reporter.leave_out(40)  # compiling
+        now[0] += 60
+        reporter.step_line(100, {})
+        reporter.advance(100)
+        now[0] += 30
+        reporter.advance(150)
+    assert stream.getvalue() == "step  100/1000 | eta 0:09:00\n" and shown == ["0:09:00", "0:09:00", "0:08:30"]
+
+
+def test_seconds_go_on_over_starts_and_count_only_what_stays(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    with make_reporter(tmp_path)[0] as reporter:
+        for step in (1, 2, 3):
+            now[0] += 10
+            reporter.step_line(step, {})
+    now[0] += 1000  # down
+    with make_reporter(tmp_path, resumed_from=2)[0] as reporter:
+        now[0] += 10
+        reporter.step_line(3, {})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["seconds"]) for line in lines] == [(1, 10), (2, 20), (3, 30)]
+
+
+@pytest.mark.parametrize("line", ['{"step": 1}', '{"step": 1, "seconds": null}', '{"step": 1, "seconds": 1e999}', "?"])
+def test_a_metrics_file_without_seconds_is_gone_on_with(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(line + "\n")
+    with make_reporter(tmp_path, resumed_from=1)[0] as reporter:
+        reporter.step_line(2, {})
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 2 and 0 <= last["seconds"] < 100
+
+
+def test_a_smoothed_loss_is_called_so(tmp_path):
+    reporter, stream = make_reporter(tmp_path, smoothed=True)
+    with reporter:
+        reporter.step_line(1, {"loss": 2.0})
+    assert "| smoothed loss  2.0000 |" in stream.getvalue() and records(tmp_path)[0]["loss"] == 2.0
 
 
 def test_nan_and_infinity_are_recorded_as_null(tmp_path):
@@ -103,9 +156,9 @@ def test_a_resumed_run_records_as_if_it_had_never_been_interrupted(tmp_path):
         out.write('{"step": 8, "ki')  # a kill in the middle of a line
     run(interrupted, 4 + 1, 12, 4)
     for name in ("metrics.jsonl", "samples.jsonl"):
-        assert (interrupted / name).read_bytes() == (alone / name).read_bytes()
+        assert records(interrupted, name) == records(alone, name)
     run(interrupted, 1, 12, 0)  # begun anew: no checkpoint had been written
-    assert (interrupted / "metrics.jsonl").read_bytes() == (alone / "metrics.jsonl").read_bytes()
+    assert records(interrupted) == records(alone)
 
 
 def test_tensorboard_gets_the_numbers_and_forgets_what_a_resumed_run_does_again(tmp_path):

@@ -30,6 +30,12 @@ STEP = re.compile(r"[1-9][0-9]{0,17}|0")
 """What the directory of a checkpoint is called."""
 
 
+def is_better(metric: str, value: float, than: float) -> bool:
+    """Whether a value of a metric of `METRIC_SIGNS` is better than another; NaN never is, and anything is than NaN."""
+    sign = METRIC_SIGNS[metric]
+    return not math.isnan(value) and (math.isnan(than) or sign * value < sign * than)
+
+
 @dataclasses.dataclass(frozen=True)
 class Restored:
     """A state read back, and what was passed over to get it."""
