@@ -16,15 +16,18 @@ from s2sjax.options import Command
 
 
 def parse(argv: Sequence[str], command: Command) -> dict[str, Any]:
-    """The values of a command's options by their names; `config` is a ConfigDict, overridden, if the command has one.
+    """The values of a command's options by their names; `config` is a ConfigDict, overridden, if the command has one;
+    `arguments` are those that are no options, if it takes any.
 
     Raises:
         UserError: for what is unknown, missing, or none of an option's choices.
     """
     values, rest = _read(argv, command)
-    if rest:
+    if rest and not command.arguments:
         raise command.misuse(f"'{rest[0]}' is not expected: options are written --name=value")
     found = {name: values[name].value for name in (*_names(command), "config") if name in values}
+    if command.arguments:
+        found["arguments"] = rest
     missing = [o.name for o in command.options if o.default is None and found[o.name] is None]
     if "config" in found and found["config"] is None:
         missing.append("config" if command.config == "file" else "workdir")

@@ -6,9 +6,10 @@ A picture is renamed into place when it is whole. Both functions raise OSError i
 
 import functools
 import json
+import math
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,62 @@ def learning_curves(metrics_jsonl: Path, out: Path) -> None:
         _save(figure, out)
 
 
+def compared_curves(
+    runs: Mapping[str, tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]], out: Path, *, by: str
+) -> None:
+    """Draw the losses and the validation scores of several runs into one picture.
+
+    Args:
+        runs: by name, their records of training and of validation.
+        out: a PNG, whose directory is made.
+        by: "steps", or "seconds" of training, which the records of older runs lack.
+
+    Raises:
+        UserError: there is nothing to draw, or the picture cannot be written.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    along = "step" if by == "steps" else "seconds"
+    panels = [("training loss, as optimised (nats per token)", 0, "loss")]
+    panels += [("validation loss (nats per token)", 1, "loss")]
+    panels += [(f"validation {label} (%)", 1, name) for name, label, _ in _SCORES]
+    drawn = []
+    for label, kind, name in panels:
+        series = {run: _series(records[kind], name, along) for run, records in runs.items()}
+        if any(points[0] for points in series.values()):
+            drawn.append((label, series))
+    if not drawn:
+        raise UserError(f"none of {', '.join(runs)} has metrics by {by} to draw")
+    families, labels = _displayable(list(runs))
+    with matplotlib.rc_context(_STYLE | {"font.family": families}):
+        rows = math.ceil(len(drawn) / 2)
+        figure = Figure(figsize=(11, 0.6 + 0.22 * len(runs) + 3.0 * rows), dpi=120, layout="constrained")
+        grid = figure.subplots(rows, 2, squeeze=False).ravel()
+        colors: Any = matplotlib.color_sequences["tab10" if len(runs) <= 10 else "tab20"]
+        for axes, (label, series) in zip(grid, drawn, strict=False):
+            for number, points in enumerate(series.values()):
+                marker = None if label.startswith("training") else "o"
+                _draw(axes, points, labels[number], colors[number % len(colors)], marker=marker)
+            axes.set_title(label, fontsize=10, loc="left", color="#333333")
+            axes.set_xlabel("step (updates)" if by == "steps" else "seconds of training")
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.margins(x=0.01)
+        for axes in grid[len(drawn) :]:
+            axes.set_visible(False)
+        handles = [
+            Line2D([], [], color=colors[number % len(colors)], label=label) for number, label in enumerate(labels)
+        ]
+        legend = figure.legend(handles=handles, loc="outside upper left", ncols=min(len(runs), 4))
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        try:
+            _save(figure, out)
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {error.strerror}; give another --plot") from error
+
+
 def attention_map(
     source_pieces: Sequence[str], target_pieces: Sequence[str], weights: np.ndarray, out: Path, title: str = ""
 ) -> None:
@@ -126,7 +183,7 @@ def attention_map(
         _save(figure, out)
 
 
-def _draw(axes: Any, series: tuple[list[int], list[float]], label: str, color: str, marker: str | None = "o") -> None:
+def _draw(axes: Any, series: tuple[list[float], list[float]], label: str, color: str, marker: str | None = "o") -> None:
     if series[0]:
         one = len(series[0]) == 1  # a line of one point would not be seen
         axes.plot(*series, label=label, color=color, marker="o" if one else marker, markersize=4, linewidth=1.5)
@@ -161,10 +218,14 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return kinds["train"], kinds["validation"]
 
 
-def _series(records: Iterable[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a metric, without the steps where it was not finite."""
-    points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+def _series(records: Iterable[Mapping[str, Any]], name: str, along: str = "step") -> tuple[list[float], list[float]]:
+    """Steps, or what else is recorded along, and values of a metric, without the steps where it was not finite."""
+    points = [(record[along], record[name]) for record in records if _numbers(record.get(along), record.get(name))]
     return [step for step, _ in points], [value for _, value in points]
+
+
+def _numbers(*values: Any) -> bool:
+    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 def _displayable(texts: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -42,7 +42,7 @@ FLOORS = (
     {"experiment"},
     {"flags", "streams"},
     {"evaluate", "average", "results"},
-    {"step", "workdir", "announcements", "forcing"},
+    {"step", "workdir", "announcements", "comparison", "forcing"},
     {"training", "inspection"},
     {"run"},
     {"loading"},

@@ -221,6 +221,42 @@ _AVERAGE = Command(
     alone=True,
 )
 
+_CHECKPOINTS = Command(
+    name="checkpoints",
+    summary="List the checkpoints of a run, their scores, and which one is used.",
+    description="Sizes and scores are those of the manifests; the files themselves are verified when they are used.",
+    options=(
+        _WORKDIR,
+        Option("format", "A table, or one JSON object.", default="text", choices=("text", "json")),
+    ),
+    examples=(
+        ("List them.", "checkpoints --workdir=runs/m30k"),
+        ("Which would be best by BLEU.", "checkpoints --workdir=runs/m30k --config.checkpoint.metric=bleu"),
+    ),
+    config="run",
+    sections=("checkpoint",),
+    alone=True,
+)
+
+_COMPARE = Command(
+    name="compare",
+    summary="Compare runs: what differs in their configs, what was measured, and their curves in one plot.",
+    description="Prints what differs in config, how far each run came, its best validation, and what evaluate wrote to "
+    "results/. Runs that differ in the seed only get a column with mean and sample standard deviation.",
+    options=(
+        Option("plot", "PNG to draw losses and validation scores of all runs into.", "FILE.png"),
+        Option("by", "What the plot's curves run along: steps, or seconds of training.", default="steps",
+               choices=("steps", "seconds")),
+        Option("format", "A table, or one JSON object.", default="text", choices=("text", "json")),
+    ),
+    examples=(
+        ("Three seeds: train them, evaluate them, compare them.",
+         "compare runs/seed-0 runs/seed-1 runs/seed-2 --plot=seeds.png"),
+    ),
+    alone=True,
+    arguments="RUN...",
+)  # fmt: skip
+
 _GOODPUT = Command(
     name="goodput",
     summary="Show where a run's wall time went, over all its starts.",
@@ -232,6 +268,7 @@ _GOODPUT = Command(
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        _TRAIN, _INSPECT, _DECODE, _EVALUATE, _SCORE, _RERANK, _ALIGN, _TAG, _AVERAGE, _GOODPUT,
+        _TRAIN, _INSPECT, _DECODE, _EVALUATE, _SCORE, _RERANK, _ALIGN, _TAG, _CHECKPOINTS, _COMPARE, _AVERAGE,
+        _GOODPUT,
     )
 }  # fmt: skip

@@ -1,0 +1,155 @@
+"""Several runs side by side: what differs in their configs, how far they came, and what was measured of them.
+
+Run directories are data, also those of strangers: they are read by `rundir` and `jsontext`, and nothing of theirs is
+written into. A line of metrics that cannot be read is passed over; the run itself does the same.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2sjax import experiment as experiments
+from s2sjax import jsontext, rundir
+from s2sjax.checkpoints.restore import is_better
+from s2sjax.errors import UserError
+from s2sjax.pace import duration
+
+Value = float | int | str | bool | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run directory says of its run.
+
+    Attributes:
+      name: how the run is called in tables and plots.
+      config: values by dotted key.
+      metric: what chooses its best checkpoint.
+      train: records of `metrics.jsonl` of training, in their order.
+      validation: those of validation.
+      results: what `evaluate` wrote, by split; numbers only.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    metric: str
+    train: Sequence[Mapping[str, Any]]
+    validation: Sequence[Mapping[str, Any]]
+    results: Mapping[str, Mapping[str, float]]
+
+    @property
+    def best(self) -> Mapping[str, Any]:
+        """The validation record with the best metric; empty if there is none."""
+        best: Mapping[str, Any] = {}
+        for record in self.validation:
+            value, before = (_number(r.get(self.metric)) for r in (record, best))
+            if is_better(self.metric, value, before):
+                best = record
+        return best
+
+
+def read_run(workdir: Path, name: str) -> Recorded:
+    """Read a run directory. Raises: UserError if it is none, or what is in it cannot be read."""
+    if not workdir.is_dir():
+        raise UserError(f"{workdir} is not a run directory: there is no such directory")
+    experiment = experiments.load(workdir / "config.json")
+    values = experiments.config_dict(experiment).to_dict()
+    config = {"seed": values.pop("seed")}
+    for section, keys in values.items():
+        config |= {f"{section}.{key}": value for key, value in keys.items()}
+    kinds: dict[str, list[Mapping[str, Any]]] = {"train": [], "validation": []}
+    for record in _records(workdir):
+        kinds.get(str(record.get("kind")), []).append(record)
+    results = {}
+    for file in rundir.names(workdir, "results"):
+        if file.endswith(".json"):
+            values = jsontext.parse(rundir.read(workdir, f"results/{file}"), workdir / "results" / file)
+            results[file.removesuffix(".json")] = {k: v for k, v in values.items() if not math.isnan(_number(v))}
+    return Recorded(name, config, experiment.checkpoint.metric, kinds["train"], kinds["validation"], results)
+
+
+def _records(workdir: Path) -> list[Mapping[str, Any]]:
+    """The lines of `metrics.jsonl` that are records of a step; none if there is no such file."""
+    try:
+        lines = rundir.read(workdir, "metrics.jsonl").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = jsontext.parse(line, f"{workdir / 'metrics.jsonl'}, line {number}")
+        except UserError:
+            continue
+        if not math.isnan(_number(record.get("step"))):
+            found.append(record)
+    return found
+
+
+def differing_keys(runs: Sequence[Recorded]) -> list[str]:
+    """The config keys whose values are not the same in all runs; a family's own keys count where another has none."""
+    keys = dict.fromkeys(key for run in runs for key in run.config)
+    return [key for key in keys if len({repr(run.config.get(key, "(none)")) for run in runs}) > 1]
+
+
+def rows(runs: Sequence[Recorded]) -> dict[str, dict[str, list[Value]]]:
+    """The table: groups of rows by title; a row is one value for each run, None where a run has none."""
+    config = {key: [_plain(run.config.get(key)) for run in runs] for key in differing_keys(runs)}
+    last = [run.train[-1] if run.train else {} for run in runs]
+    training: dict[str, list[Value]] = {
+        "steps": [record.get("step") for record in last],
+        "seconds": [record.get("seconds") for record in last],
+        "loss": [record.get("loss") for record in last],
+    }
+    names = dict.fromkeys(name for run in runs for name in run.best if name not in ("kind", "time", "seconds"))
+    validation = {name: [run.best.get(name) for run in runs] for name in names}
+    metrics = dict.fromkeys(run.metric for run in runs)
+    groups = {
+        "config": config,
+        "training, last line": training,
+        f"validation, best by {', '.join(metrics)}": validation,
+    }
+    for split in dict.fromkeys(split for run in runs for split in run.results):
+        listed = dict.fromkeys(name for run in runs for name in run.results.get(split, {}))
+        groups[f"results/{split}.json"] = {
+            name: [run.results.get(split, {}).get(name) for run in runs] for name in listed
+        }
+    return {title: group for title, group in groups.items() if group}
+
+
+def spread(values: Sequence[Value]) -> str:
+    """Mean and sample standard deviation, "36.1 ± 0.2"; empty if not all are numbers."""
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) < len(values) or len(numbers) < 2:
+        return ""
+    return f"{statistics.fmean(numbers):.4g} ± {statistics.stdev(numbers):.2g}"
+
+
+def shown(name: str, value: Value) -> str:
+    """A value of the table."""
+    if value is None:
+        return "-"
+    if name == "seconds" and isinstance(value, int | float):
+        return duration(value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    text = printable(f"{value:,}" if type(value) is int else str(value))
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def printable(text: str) -> str:
+    """Text from a run directory without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def _plain(value: Any) -> Value:
+    return value if value is None or isinstance(value, float | int | str) else str(value)
+
+
+def _number(value: Any) -> float:
+    """A finite number of a file; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return math.nan
+    return float(value)
