@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from s2sjax.errors import UserError
+from s2sjax.metrics.names import METRICS
 
 _STYLE: Any = {
     "figure.facecolor": "white",
@@ -103,7 +104,9 @@ def compared_curves(
     along = "step" if by == "steps" else "seconds"
     panels = [("training loss, as optimised (nats per token)", 0, "loss")]
     panels += [("validation loss (nats per token)", 1, "loss")]
-    panels += [(f"validation {label} (%)", 1, name) for name, label, _ in _SCORES]
+    known = {name: f"{label} (%)" for name, label, _ in _SCORES}
+    names = [name for name in METRICS if name != "loss"]
+    panels += [(f"validation {known.get(name, name.replace('_', ' '))}", 1, name) for name in names]
     drawn = []
     for label, kind, name in panels:
         series = {run: _series(records[kind], name, along) for run, records in runs.items()}
