@@ -12,6 +12,7 @@ from s2sjax.data.plan import Plan
 from s2sjax.experiment import Experiment
 from s2sjax.report import Reporter
 from s2sjax.state import TrainState
+from s2sjax.unused import without_effect
 
 
 def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, state: TrainState, start: int) -> None:
@@ -22,6 +23,8 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
         f"{experiment.model_name}, {count:,} parameters, {experiment.train.precision}, on {devices}"
         + (f"; resuming at step {start}" if start else "")
     )
+    for sentence in without_effect(experiment):
+        report.message(f"warning: {sentence}")
     shapes = ", ".join(f"{s.rows}x({s.source}+{s.target})" for s in plan.shapes)
     report.message(
         f"{plan.examples_per_epoch:,} examples, {plan.batches_per_epoch:,} batches an epoch, "

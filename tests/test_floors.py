@@ -40,7 +40,7 @@ FLOORS = (
     LEAVES,
     {"tasks"},
     {"experiment"},
-    {"flags", "streams"},
+    {"flags", "streams", "unused"},
     {"evaluate", "average", "results"},
     {"step", "workdir", "announcements", "comparison", "forcing"},
     {"training", "inspection"},

@@ -1,0 +1,83 @@
+"""Settings of training that others keep from having an effect, told before the first step.
+
+Such a config is not refused: short tests of long trainings and sweeps have them. What contradicts itself is refused
+where the sections are made. The decode section tells its own (`DecodeConfig.without_effect`).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from s2sjax.experiment import Experiment
+
+
+def without_effect(experiment: Experiment) -> Iterator[str]:
+    """Sentences about such settings, each of which names the key, its value and why."""
+    yield from _schedule(experiment)
+    for section, key, why, unused in (*_optimizer(experiment), *_others(experiment), *_model(experiment)):
+        settings = getattr(experiment, section)
+        fields = {field.name: field.default for field in dataclasses.fields(settings)}
+        if unused and key in fields and (value := getattr(settings, key)) != fields[key]:
+            yield f"config.{section}.{key} is {value}, but {why}: it has no effect"
+
+
+def _schedule(experiment: Experiment) -> Iterator[str]:
+    config, steps = experiment.optimizer, experiment.train.steps
+    if config.warmup_steps >= steps:
+        yield (
+            f"config.optimizer.warmup_steps is {config.warmup_steps}, but training has {steps} steps: the learning "
+            "rate still rises when training ends; for all of the schedule set fewer, or more config.train.steps"
+        )
+    elif config.schedule == "wsd" and config.warmup_steps + round(steps * config.decay_fraction) > steps:
+        yield (
+            f"config.optimizer.warmup_steps is {config.warmup_steps}, but the learning rate begins to fall "
+            f"{round(steps * config.decay_fraction)} steps before the end (config.optimizer.decay_fraction), at step "
+            f"{steps - round(steps * config.decay_fraction)} of {steps}: it never reaches its peak"
+        )
+
+
+def _optimizer(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
+    """Section, key, reason, and whether the key is not looked at."""
+    config = experiment.optimizer
+    why = f"config.optimizer.name is '{config.name}'"
+    for key, users in (
+        ("b1", ("adamw", "lion", "sgd")),
+        ("b2", ("adamw", "lion")),
+        ("epsilon", ("adamw",)),
+        ("em_smoothing", ("em",)),
+    ):
+        yield "optimizer", key, why, config.name not in users
+    why = f"config.optimizer.schedule is '{config.schedule}'"
+    yield "optimizer", "decay_fraction", why, config.schedule != "wsd"
+    yield "optimizer", "final_fraction", why, config.schedule not in ("wsd", "cosine")
+
+
+def _others(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
+    faults, data = experiment.faults, experiment.data
+    stops = faults.beyond_max_skips == "stop"
+    yield "faults", "max_rollbacks", "config.faults.beyond_max_skips is 'stop'", stops
+    plain = not data.source
+    yield "evaluate", "rouge_tokenize", "config.data.source is empty, and nothing is compared", plain
+    yield "evaluate", "bleu_tokenize", "config.data.source is empty, and nothing is compared", plain
+
+
+def _model(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
+    def of(name: str) -> Any:
+        return getattr(experiment.model, name, None)
+
+    positions = of("positions")
+    why = f"config.model.positions is '{positions}'"
+    yield "model", "rotary_base", why, positions != "rotary"
+    for key in ("relative_buckets", "relative_distance"):
+        yield "model", key, why, positions != "relative"
+    if positions is not None:
+        yield "model", "max_positions", why, positions != "learned"
+    for key in ("rotary_factor", "rotary_length"):
+        yield "model", key, "config.model.rotary_scaling is 'none'", of("rotary_scaling") == "none"
+    for key in ("experts_per_token", "routing", "capacity_factor", "balance"):
+        yield "model", key, "config.model.experts is 0", of("experts") == 0
+    dropless = bool(of("experts")) and of("routing") == "dropless"
+    yield "model", "capacity_factor", "config.model.routing is 'dropless'", dropless
+    attention = of("attention")  # the family rnn_seq2seq's
+    local = f"config.model.attention is '{attention}'"
+    yield "model", "window", local, attention is not None and attention != "local"
