@@ -1,7 +1,16 @@
 """Sequence-to-sequence models and causal language models in JAX.
 
-run = s2sjax.load("runs/m30k")
-run.decode(["A man rides a horse."])
+    base_config   every config key with its default, for one model family
+    train         train a model, or resume a run; returns it, opened
+    load          open a run directory, or several that decode together
+    Run           decode, score, logits, explain, align, tag, evaluate; with_config for other settings
+    Hypothesis    what decode finds
+    UserError     what is raised for a mistake of the caller's: a ValueError of one sentence
+
+>>> import s2sjax
+>>> run = s2sjax.load("runs/numbers")
+>>> run.decode(["two three one"])[0][0].text
+'zwei drei eins'
 """
 
 import importlib as _importlib

@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 from s2sjax import environment, models, optim, sharding
 from s2sjax import experiment as experiments
 from s2sjax.api import Rules
+from s2sjax.assembly import build_model, check_languages, in_precision
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
-from s2sjax.run import Run, build_model, check_languages, in_precision
+from s2sjax.run import Run
 from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer
 from s2sjax.tasks import inputs
@@ -40,6 +41,14 @@ def load(
     **changes: Any,
 ) -> Run:
     """Open a run directory, or several that decode together. Nothing in a run directory is executed.
+
+    >>> run = s2sjax.load("runs/numbers")
+    >>> run
+    Run(runs/numbers, rnn_seq2seq, 24,944 parameters, step 120)
+    >>> run.decode(["two three one"])
+    [[Hypothesis('zwei drei eins', score=-0.0..., ranking_score=-0.0..., 4 tokens)]]
+    >>> newest = s2sjax.load("runs/numbers", checkpoint="last", beam_size=1)
+    >>> both = s2sjax.load("runs/numbers", ensemble=["runs/numbers"])
 
     Args:
         experiment: the run's config with other `decode`, `data` or `mesh` values; the saved one if None.

@@ -28,6 +28,18 @@ def train(config: ConfigDict | str | Path | None, workdir: str | Path, **changes
     settings of logging are afterwards what they were before. The watchdog, which would end the process, is off.
     Compiled programs are kept, as the command keeps them, unless JAX has been told another directory.
 
+    >>> config = s2sjax.base_config(model="rnn_seq2seq")
+    >>> config.data.dir, config.data.source, config.data.target = "data", "{split}.en", "{split}.de"
+    >>> config.tokenizer.kind = "word"
+    >>> config.model.width, config.model.encoder_layers, config.model.decoder_layers = 32, 1, 1
+    >>> config.train.steps = 0
+    >>> s2sjax.train(config, "runs/new")
+    Traceback (most recent call last):
+    s2sjax.errors.UserError: config.train.steps is 0, but must be at least 1
+    >>> run = s2sjax.train(None, "runs/numbers")  # resumes a run; there is nothing left to do for this one
+    >>> run.step, run.metrics["exact_match"]
+    (120, 100.0)
+
     Args:
         config: what `base_config` returns, with values of your own; or the path of a config file, which is run, as on
             the command line; or None to resume with the config that `workdir` holds.

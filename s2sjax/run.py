@@ -14,8 +14,9 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from s2sjax import distributed, environment, models
+from s2sjax import distributed, environment
 from s2sjax import experiment as experiments
+from s2sjax.assembly import build_model, check_languages, in_precision
 from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import TokenizedSplit, turn_round
 from s2sjax.data.splits import open_split, pair_lengths, prompt_of
@@ -45,7 +46,14 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Run:
-    """A trained model with all that belongs to it. Made by `load`."""
+    """A trained model with all that belongs to it. Made by `load` and `train`.
+
+    The examples below are of a run that translates numbers from one to six from English into German.
+
+    >>> run = s2sjax.load("runs/numbers")
+    >>> run.experiment.model_name, run.tokenizers.target.vocab_size
+    ('rnn_seq2seq', 16)
+    """
 
     workdir: Path
     experiment: Experiment
@@ -86,6 +94,15 @@ class Run:
     def with_config(self, **changes: Any) -> "Run":
         """The same run with other settings, checked as on the command line. Nothing is loaded: parameters are shared.
 
+        >>> greedy = run.with_config(beam_size=1)
+        >>> best_three = run.with_config(beam_size=4, nbest=3)
+        >>> [len(hypotheses) for hypotheses in best_three.decode(["one two", "six"])]
+        [3, 3]
+        >>> draws = run.with_config(method="sample", samples=2, seed=1)
+        >>> run.with_config(beam=3)
+        Traceback (most recent call last):
+        s2sjax.errors.UserError: config.decode.beam is not a config key: did you mean 'beta'? (known: ...
+
         Args:
             changes: fields of `decode`, as in beam_size=3; or keys of `data`, `decode` and `evaluate` with their
                 section, as in **{"data.max_source_length": 50}.
@@ -103,8 +120,9 @@ class Run:
             if section not in ("", "data", "decode", "evaluate"):
                 raise UserError(f"{key} is not with_config's to change, which takes keys of decode, data and evaluate")
         made = self._with_experiment(experiments.override(self.experiment, changes, section="decode"))
+        translator = made.translator  # a config that the model cannot follow is refused here
         if made.experiment.decode.precision == self.experiment.decode.precision:
-            made.translator.put(self.translator.params)  # rounded already, and once for all
+            translator.put(self.translator.params)  # rounded already, and once for all
         return made
 
     def _with_experiment(self, experiment: Experiment) -> "Run":
@@ -131,6 +149,12 @@ class Run:
 
         A blank source gives an empty one, whatever the prompt; where nothing meets the constraints, there is none. A
         language model of plain text gives continuations instead, of an empty source a text from its beginning.
+
+        >>> found = run.decode(["two three one", "six"])
+        >>> found[0][0].text, found[0][0].tokens
+        ('zwei drei eins', ('zwei', 'drei', 'eins', '</s>'))
+        >>> [hypotheses[0].text for hypotheses in run.decode(["two three"], choices=["eins", "drei zwei", "vier"])]
+        ['drei zwei']
 
         Args:
             prefixes: what each translation has to begin with.
@@ -164,6 +188,10 @@ class Run:
         Of a text it is that of the tokens which the tokenizer cuts it into, of a hypothesis that of its own, which is
         its `score` again. A language model of plain text gives the log-probability of the target after the source.
 
+        >>> right, wrong = run.score(["two three", "two three"], ["zwei drei", "drei zwei"])
+        >>> right > wrong
+        True
+
         Raises:
             UserError: a hypothesis is of another vocabulary.
         """
@@ -179,6 +207,13 @@ class Run:
 
         Alignments are by the average attention of all layers. They are None where the model has none over a source: of
         language models, the fixed context, the hidden Markov model.
+
+        >>> found = run.decode(["two three"])
+        >>> ((details,),) = run.explain(["two three"], found)
+        >>> list(zip(found[0][0].tokens, details.token_log_probs))
+        [('zwei', -0.0...), ('drei', -0.0...), ('</s>', -0.0...)]
+        >>> details.alignment.links
+        ((0, 0), (1, 1))
 
         Raises:
             UserError: a hypothesis is of another vocabulary.
@@ -209,6 +244,15 @@ class Run:
 
         All of it is kept, 4 bytes for each word of the vocabulary at each token: take many pairs in parts.
 
+        >>> (pair,) = run.logits(["two three"], ["zwei drei"])
+        >>> pair.tokens, pair.values.shape
+        (('zwei', 'drei', '</s>'), (3, 16))
+        >>> run.tokenizers.target.pieces(pair.values.argmax(axis=-1).tolist())
+        ['zwei', 'drei', '</s>']
+        >>> log_probs = pair.log_probs[range(3), list(pair.ids)]
+        >>> bool(abs(log_probs.sum() - run.score(["two three"], ["zwei drei"])[0]) < 1e-5)
+        True
+
         Raises:
             UserError: a hypothesis is of another vocabulary.
         """
@@ -231,6 +275,12 @@ class Run:
         """Which words of a source and its target belong together, by the attention with which the target is predicted.
 
         A source is cut as for decoding; words beyond have no links.
+
+        >>> (alignment,) = run.align(["two three one"], ["zwei drei eins"])
+        >>> alignment.links, alignment.pharaoh()
+        (((0, 0), (1, 1), (2, 2)), '0-0 1-1 2-2')
+        >>> alignment.attention.shape, alignment.source_tokens
+        ((4, 4), ('two', 'three', 'one', '</s>'))
 
         Args:
             layer: whose attention to take, averaged over heads: 1 is the lowest, -1 the highest, None the average of
@@ -291,6 +341,9 @@ class Run:
         be written, that is a warning. Of several pairs of languages, "pairs" has the metrics of each. An ensemble's are
         those of the members' combined distribution, and stand in `SPLIT.ensemble.json`.
 
+        >>> run.evaluate("test")["exact_match"]
+        100.0
+
         Raises:
             UserError: for a split that is missing, or a tokenizer of BLEU that is not there.
         """
@@ -349,27 +402,3 @@ class Run:
         others = [member.experiment for member in self.others]
         evaluator = LikelihoodEvaluator(self.translator.scorer, self.experiment, split, self.mesh, others=others)
         return evaluator(self.translator.params)
-
-
-def build_model(experiment: Experiment, tokenizers: TokenizerPair) -> nn.Module:
-    """The module of a trained run, in `decode.precision`."""
-    sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
-    family = models.family(experiment.model_name)
-    return family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
-
-
-def in_precision(experiment: Experiment, precision: str) -> Experiment:
-    """The config of a run that decodes together with others, in this precision."""
-    return dataclasses.replace(experiment, decode=dataclasses.replace(experiment.decode, precision=precision))
-
-
-def check_languages(experiment: Experiment, saved: Experiment, workdir: Path) -> None:
-    """Raise a `UserError` if `data.pairs` asks for a language that the run, with its saved config, has not learned."""
-    learned, asked = (
-        {language for pair in each.data.pairs for language in pair.split("-")} for each in (saved, experiment)
-    )
-    if learned and not asked <= learned:
-        raise UserError(
-            f"config.data.pairs names {', '.join(sorted(asked - learned))}, and what {workdir} has learned is "
-            f"{', '.join(sorted(learned))}"
-        )

@@ -42,7 +42,7 @@ FLOORS = (
     {"experiment"},
     {"flags", "streams", "unused"},
     {"evaluate", "average", "results"},
-    {"step", "workdir", "announcements", "comparison", "forcing"},
+    {"step", "workdir", "announcements", "comparison", "forcing", "assembly"},
     {"training", "inspection"},
     {"run"},
     {"loading"},

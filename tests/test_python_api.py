@@ -1,10 +1,18 @@
 """What Python offers: everything that is public, what it refuses, and the examples in its docstrings, run."""
 
+import contextlib
 import dataclasses
+import doctest
+import importlib
 import inspect
 import json
+import logging
+import os
+import random
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -13,7 +21,9 @@ import pytest
 import s2sjax
 from s2sjax.errors import UserError
 from s2sjax.experiment import config_dict, override
+from s2sjax.report import Reporter
 from s2sjax.run import Run
+from s2sjax.stopping import SIGNALS
 from tests.tiny import on_one_device, random_state, tiny, write_run, write_text
 
 OPTIONS = {"decode__beam_size": 2, "decode__max_length_factor": 1.0, "decode__batch_size": 4}
@@ -257,3 +267,102 @@ assert callable(s2sjax.train)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# ---- train, and the examples in docstrings ----
+
+NUMBERS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf", "six": "sechs"}
+
+
+def numbers_config():
+    config = s2sjax.base_config(model="rnn_seq2seq")
+    config.data.dir, config.data.source, config.data.target = "data", "{split}.en", "{split}.de"
+    config.data.buckets, config.data.batch_tokens = 1, 512
+    config.tokenizer.kind = "word"
+    config.model.width, config.model.encoder_layers, config.model.decoder_layers = 32, 1, 1
+    config.model.dropout = 0.0
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e-2, 10
+    config.train.steps, config.train.log_every, config.train.label_smoothing = 120, 40, 0.0
+    config.evaluate.every_steps = config.checkpoint.every_steps = 60
+    return config
+
+
+@pytest.fixture(scope="module")
+def numbers(place, setting):
+    """A directory with `data` and with `runs/numbers`, a run that has learned to translate numbers."""
+    rng = random.Random(0)
+    directory = place / "numbers"
+    (directory / "data").mkdir(parents=True)
+    for split, count in (("train", 300), ("validation", 12), ("test", 12)):
+        rows = [[rng.choice(list(NUMBERS)) for _ in range(rng.randint(1, 4))] for _ in range(count)]
+        for suffix, lines in (("en", rows), ("de", [[NUMBERS[word] for word in row] for row in rows])):
+            text = "".join(" ".join(line) + "\n" for line in lines)
+            (directory / "data" / f"{split}.{suffix}").write_text(text, encoding="utf-8")
+    with contextlib.chdir(directory):
+        run = s2sjax.train(numbers_config(), "runs/numbers")
+        assert (run.step, run.metrics["exact_match"]) == (120, 100.0)
+        yield directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["s2sjax", "s2sjax.run", "s2sjax.loading", "s2sjax.python_api"])
+def test_the_examples_in_docstrings_say_what_happens(numbers, module):
+    names = {"s2sjax": s2sjax, "run": s2sjax.load("runs/numbers")}
+    done = doctest.testmod(importlib.import_module(module), extraglobs=names, optionflags=doctest.ELLIPSIS)
+    assert done.attempted > 2 and not done.failed
+
+
+def handlers():
+    return [signal.getsignal(number) for number in SIGNALS]
+
+
+@pytest.mark.slow
+def test_training_that_is_interrupted_is_saved_and_goes_on(numbers, monkeypatch):
+    """By the stop button of a notebook, and by a signal that somebody else takes as soon as no training does."""
+    seen, advance, at = [], Reporter.advance, {30: signal.SIGINT, 50: signal.SIGTERM}
+
+    def advance_and_ask(self, step):
+        advance(self, step)
+        if step in at:
+            os.kill(os.getpid(), at.pop(step))
+
+    monkeypatch.setattr(Reporter, "advance", advance_and_ask)
+    mine = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        before, loggers = handlers(), list(logging.root.handlers)
+        for name in ("SIGINT", "SIGTERM"):
+            with pytest.raises(KeyboardInterrupt, match=f"stopped by {name}"):
+                s2sjax.train(numbers_config(), "runs/again", **{"train.steps": 60})
+            assert handlers() == before
+        assert seen == [signal.SIGTERM] and logging.root.handlers == loggers
+    finally:
+        signal.signal(signal.SIGTERM, mine)
+    with ThreadPoolExecutor() as pool:  # where no signals can be taken
+        run = pool.submit(s2sjax.train, None, "runs/again").result()
+    assert run.step == 60
+    steps = sorted(int(path.name) for path in (numbers / "runs" / "again" / "checkpoints").glob("[0-9]*"))
+    assert 60 in steps and 30 < steps[0] < 50
+
+
+@pytest.mark.slow
+def test_a_config_file_trains_as_a_config_does_and_mistakes_are_sentences(numbers):
+    values = numbers_config().to_dict()
+    (numbers / "config.py").write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n    from s2sjax import base_config\n\n"
+        f"    config = base_config('rnn_seq2seq')\n    config.update({values!r})\n    return config\n"
+    )
+    opened = s2sjax.train("config.py", "runs/numbers")  # the same config, or it would be refused
+    assert opened.step == 120
+    for arguments, message in (
+        (("nothing.py", "runs/x"), "there is no config file nothing.py"),
+        ((None, "runs/x"), "runs/x is not a run directory"),
+        (({"seed": 1}, "runs/x"), "the config is of type dict, but a ConfigDict was expected"),
+        ((numbers_config(), None), "workdir is None"),
+        ((numbers_config(), "data"), "data is not empty and has no config.json"),
+    ):
+        with pytest.raises(UserError, match=message):
+            s2sjax.train(*arguments)
+    with pytest.raises(UserError, match="runs/numbers holds a run of another config: config.seed was 0 and is 1"):
+        s2sjax.train(None, "runs/numbers", seed=1)
+    with pytest.raises(UserError, match="config.train.step is not a config key: did you mean 'steps'"):
+        s2sjax.train(None, "runs/numbers", **{"train.step": 1})
