@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from s2sjax import distributed, environment
 from s2sjax import experiment as experiments
-from s2sjax.assembly import build_model, check_languages, in_precision
+from s2sjax.assembly import build_model, check_changes, check_languages, in_precision
 from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import TokenizedSplit, turn_round
 from s2sjax.data.splits import open_split, pair_lengths, prompt_of
@@ -110,15 +110,7 @@ class Run:
         Raises:
             UserError: a key is unknown or of another section, or a value is not accepted.
         """
-        for key in changes:
-            section, _, name = key.removeprefix("config.").rpartition(".")
-            if section in ("checkpoint", "mesh") or (section in ("", "decode") and name == "checkpoint"):
-                raise UserError(
-                    f"{key} decides what is loaded, and with_config loads nothing: open the run again with "
-                    f's2sjax.load("{self.workdir}", **{{"{key}": ...}})'
-                )
-            if section not in ("", "data", "decode", "evaluate"):
-                raise UserError(f"{key} is not with_config's to change, which takes keys of decode, data and evaluate")
+        check_changes(changes, self.workdir)
         made = self._with_experiment(experiments.override(self.experiment, changes, section="decode"))
         translator = made.translator  # a config that the model cannot follow is refused here
         if made.experiment.decode.precision == self.experiment.decode.precision:
