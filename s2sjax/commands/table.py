@@ -265,10 +265,19 @@ _GOODPUT = Command(
     alone=True,
 )
 
+_COMPLETION = Command(
+    name="completion",
+    summary="Print a script that completes commands, options and config keys in a shell.",
+    description='SHELL is bash, zsh or fish. In ~/.bashrc: eval "$(s2sjax completion bash)". In ~/.zshrc, after '
+    'compinit: eval "$(s2sjax completion zsh)". In fish: s2sjax completion fish | source.',
+    examples=(("The script for bash.", "completion bash"),),
+    arguments="SHELL",
+)
+
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
         _TRAIN, _INSPECT, _DECODE, _EVALUATE, _SCORE, _RERANK, _ALIGN, _TAG, _CHECKPOINTS, _COMPARE, _AVERAGE,
-        _GOODPUT,
+        _GOODPUT, _COMPLETION,
     )
 }  # fmt: skip

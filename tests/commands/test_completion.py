@@ -1,0 +1,101 @@
+"""`s2sjax completion`: what the shells offer is what the program takes."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from s2sjax.cli import run_command
+from s2sjax.commands.table import COMMANDS
+from s2sjax.reference import config_keys
+
+TRY = r"""
+source "$1"
+while IFS= read -r line; do
+  COMP_LINE="$line" COMP_POINT=${#line}
+  read -ra COMP_WORDS <<<"${line//=/ = }"  # bash cuts words at "="
+  [[ "$line" == *" " ]] && COMP_WORDS+=("")
+  COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+  _s2sjax
+  echo "${COMPREPLY[*]}"
+done
+"""
+
+
+def script(shell, capsys) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run_command(["completion", shell])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def complete(tmp_path, capsys):
+    """What bash offers for command lines with the cursor at their ends."""
+    (tmp_path / "script").write_text(script("bash", capsys))
+
+    def offered(*lines):
+        arguments = ["bash", "-c", TRY, "bash", str(tmp_path / "script")]
+        result = subprocess.run(arguments, input="".join(f"{line}\n" for line in lines), capture_output=True, text=True)
+        assert result.returncode == 0 and result.stderr == "", result.stderr
+        return [line.split() for line in result.stdout.splitlines()]
+
+    return offered
+
+
+def test_bash_offers_every_command_option_choice_and_config_key(complete):
+    lines = {"s2sjax ": {*COMMANDS, "--help", "--version"}}
+    for name, command in COMMANDS.items():
+        dashes = {f"--{option.name}" + ("" if option.switch else "=") for option in command.options}
+        lines[f"s2sjax {name} --"] = {*dashes, "--help", *(["--config."] if command.config != "none" else [])}
+        for option in command.options:
+            if option.choices:
+                lines[f"s2sjax {name} --{option.name}="] = set(option.choices)
+        keys = {f"--config.{key.name}=" for key in config_keys()} if command.config != "none" else set()
+        for section in ("decode.", "model.", "data."):
+            lines[f"s2sjax {name} --config.{section}"] = {key for key in keys if key.startswith(f"--config.{section}")}
+    for key in config_keys():
+        if key.choices and not key.family and not key.type.startswith("tuple"):
+            lines[f"s2sjax train --config.{key.name}="] = {choice for choice in key.choices if choice}
+    assert [set(words) for words in complete(*lines)] == list(lines.values())
+
+
+def test_bash_offers_what_begins_so_and_files(complete, tmp_path):
+    (tmp_path / "input.txt").touch()
+    lines = {
+        "s2sjax de": ["decode"],
+        "s2sjax decode --inp": ["--input="],
+        "s2sjax decode --format=j": ["jsonl"],
+        "s2sjax train --config.mod": ["--config.model."],
+        "s2sjax train --config.data.shuffle=T": ["True"],
+        f"s2sjax decode --input={tmp_path}/inp": [f"{tmp_path}/input.txt"],
+        f"s2sjax compare {tmp_path}/inp": [f"{tmp_path}/input.txt"],
+        "s2sjax completion z": ["zsh"],
+        "s2sjax nonsense --x": [],
+    }
+    assert complete(*lines) == list(lines.values())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts_are_well_formed(shell, capsys, tmp_path):
+    path = tmp_path / "script"
+    path.write_text(script(shell, capsys))
+    names = ["_s2sjax_keys", "--config.decode.beam_size="] if shell != "fish" else ["-l config.decode.beam_size "]
+    assert all(name in path.read_text() for name in names)
+    if (program := shutil.which(shell)) is None:
+        pytest.skip(f"{shell} is not installed")
+    subprocess.run([program, "--no-execute" if shell == "fish" else "-n", str(path)], check=True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["tcsh"], ["bash", "zsh"]])
+def test_another_shell_is_a_message(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_command(["completion", *arguments])
+    assert stopped.value.code == 2 and "name one shell: bash, zsh, fish" in capsys.readouterr().err
+
+
+def test_completion_does_not_load_jax():
+    code = "import sys\nfrom s2sjax.cli import run_command\ntry: run_command(['completion', 'bash'])\nfinally: "
+    code += "assert not {'jax', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
