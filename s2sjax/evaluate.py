@@ -148,7 +148,7 @@ class Validator:
         decoding = scorer(Precision(experiment.decode.precision))
         self._source = open_split(experiment.data, "validation")
         if experiment.evaluate.decode:
-            for remark in unsuitable(map(references_of, self._source), self._how):
+            for remark in remarks_on(self._source, self._how):
                 report.message(f"warning: {remark}")
         self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
         self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
@@ -242,6 +242,11 @@ def make_translator(
             PositionLimit(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None
         ],
     )  # fmt: skip
+
+
+def remarks_on(source: Source, how: TextMetrics) -> list[str]:
+    """For the user, before a split is decoded: metrics that mean little for the language of its references."""
+    return unsuitable([references_of(source[i]) for i in sample_rows(source, 500)], how)
 
 
 def text_metrics_of(experiment: Experiment, names: tuple[str, ...]) -> TextMetrics:

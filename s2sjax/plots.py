@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from s2sjax.errors import UserError
-from s2sjax.metrics.names import METRICS
+from s2sjax.metrics.names import METRICS, TEXT_METRICS
 
 _STYLE: Any = {
     "figure.facecolor": "white",
@@ -54,8 +54,12 @@ def learning_curves(metrics_jsonl: Path, out: Path) -> None:
     train, validation = _read(metrics_jsonl)
     if not train and not validation:
         raise UserError(f"{metrics_jsonl} holds no metrics yet")
-    scores = [(_series(validation, name), label, color) for name, label, color in _SCORES]
-    scores = [score for score in scores if score[0][0]]
+    # Scores, which grow; and where there are none, the error rates.
+    for sign in (-1, 1):
+        names = [name for name in TEXT_METRICS if METRICS[name].sign == sign]
+        scores = [(_series(validation, name), *_drawn_as(name, number)) for number, name in enumerate(names)]
+        if scores := [score for score in scores if score[0][0]]:
+            break
     rates = _series(train, "learning_rate")
     heights = [3.0, *([2.0] if scores else []), *([1.2] if rates[0] else [])]
     with matplotlib.rc_context(_STYLE):
@@ -82,6 +86,12 @@ def learning_curves(metrics_jsonl: Path, out: Path) -> None:
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.margins(x=0.01)
         _save(figure, out)
+
+
+def _drawn_as(name: str, number: int) -> tuple[str, str]:
+    """The label and the colour of a score."""
+    known = {each: (label, color) for each, label, color in _SCORES}
+    return known.get(name, (name.replace("_", " "), f"C{4 + number % 6}"))
 
 
 def compared_curves(

@@ -23,12 +23,12 @@ from s2sjax.data.splits import open_split, pair_lengths, prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.unknown import unknown_in
 from s2sjax.errors import UserError
-from s2sjax.evaluate import Likelihood, LikelihoodEvaluator, make_translator, text_metrics_of
+from s2sjax.evaluate import Likelihood, LikelihoodEvaluator, make_translator, remarks_on, text_metrics_of
 from s2sjax.experiment import Experiment
 from s2sjax.forcing import Forcing
-from s2sjax.metrics.measure import measure, references_of
+from s2sjax.metrics.measure import measure
 from s2sjax.metrics.names import TEXT_METRICS
-from s2sjax.metrics.text import TextMetrics, unsuitable
+from s2sjax.metrics.text import TextMetrics
 from s2sjax.ops.linear import Precision
 from s2sjax.report import progress
 from s2sjax.results import decoded_records, result_name, write_results
@@ -350,7 +350,7 @@ class Run:
         likelihood = self._likelihood(tokenized)
         found = None
         if how.any_of(TEXT_METRICS):
-            for remark in unsuitable(map(references_of, source), how):
+            for remark in remarks_on(source, how):
                 _log.warning("%s", remark)
             with progress(f"decoding {split}", len(source)) as advance:
                 found = self.translator([row["source"] for row in source], progress=advance)

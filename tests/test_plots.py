@@ -42,6 +42,16 @@ def test_learning_curves_have_a_panel_for_each_kind_of_number(tmp_path, figure):
     assert rate.get_xlabel() == "step (updates)"
 
 
+def test_other_scores_are_drawn_too_and_error_rates_where_there_is_no_score(tmp_path, figure):
+    def labels(**metrics):
+        records = [{"step": s, "kind": "validation", "loss": 8 / s, **metrics} for s in (4, 8)]
+        learning_curves(write(tmp_path / "m.jsonl", *records), tmp_path / "curves.png")
+        return [line.get_label() for line in figure[-1].axes[1].lines]
+
+    assert labels(rougeL=20.0, exact_match=5.0, ter=70.0) == ["exact match 5.0", "rougeL 20.0"]
+    assert labels(ter=70.0, character_error_rate=40.0) == ["ter 70.0", "character error rate 40.0"]
+
+
 def test_what_was_not_recorded_or_not_finite_is_left_out(tmp_path, figure):
     records = [{"step": s, "kind": "train", "loss": None if s == 2 else 1.0} for s in (1, 2, 3)]
     learning_curves(write(tmp_path / "m.jsonl", *records, tail='{"step": 4, "ki'), tmp_path / "curves.png")

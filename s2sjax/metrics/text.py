@@ -13,9 +13,6 @@ from s2sjax.metrics.names import BLEU_TOKENIZERS, PAIRS_DEFAULT, ROUGE, ROUGE_TO
 from s2sjax.metrics.rouge import rouge
 from s2sjax.metrics.scripts import spaceless_script
 
-_LOOKED_AT = 1000
-"""References that are looked at to see which script they are in."""
-
 
 @dataclass(frozen=True)
 class TextMetrics:
@@ -139,39 +136,42 @@ def unsuitable(
     """For the user: which of the metrics mean little for the language that references are in, and the way out.
 
     It goes by scripts: the words of Chinese, Japanese, Thai and others have no spaces between them, so that a sentence
-    looks like one word.
+    looks like one word. It is told where a third of the texts are so.
 
     Args:
-        references: or other texts in the same language, a list for each example.
+        references: or other texts in the same language, a list for each example. Some hundreds are enough.
         bleu_key: what sets the tokenizer of BLEU.
     """
-    letters: Counter[str | None] = Counter()
-    beyond_ascii = 0
-    for _, several in zip(range(_LOOKED_AT), references, strict=False):
-        for character in "".join(several):
-            if character.isalpha():
-                letters[spaceless_script(character)] += 1
-                beyond_ascii += not character.isascii()
+    scripts: Counter[str | None] = Counter()
+    letters = beyond_ascii = kana = 0
+    for several in references:
+        found = Counter(map(spaceless_script, filter(str.isalpha, "".join(several))))
+        if count := found.total():
+            spaced = found.pop(None, 0)
+            scripts[found.most_common(1)[0][0] if 2 * spaced < count else None] += 1
+            kana += found["Kana"] > 0
+            letters += count
+            beyond_ascii += sum(character.isalpha() and not character.isascii() for character in "".join(several))
     remarks = []
-    total = letters.total()
-    script, count = max(((s, n) for s, n in letters.items() if s), key=lambda item: item[1], default=("", 0))
-    if total and 2 * (total - letters[None]) > total:
-        japanese = 10 * letters["Kana"] > total
+    examples, without = scripts.total(), scripts.total() - scripts.pop(None, 0)
+    if examples and 3 * without >= examples:
+        script = "Kana" if 2 * kana > without else scripts.most_common(1)[0][0]
+        share = f"{without / examples:.0%} of the texts are in a script without spaces ({script})"
         splits = how.bleu_tokenize not in ("13a", "intl", "none", *(() if script == "Han" else ("zh",)))
         if "bleu" in how.names and not splits:
-            better = "ja-mecab (or char)" if japanese else "zh" if script == "Han" else "char (or flores200)"
+            better = {"Han": "zh", "Kana": "ja-mecab (or char)"}.get(script or "", "char (or flores200)")
             remarks.append(
-                f"the text is mostly in a script without spaces ({script}), and BLEU's tokenizer '{how.bleu_tokenize}' "
-                f"takes a whole sentence for a word: set {bleu_key}={better}"
+                f"{share}, and BLEU's tokenizer '{how.bleu_tokenize}' takes a whole sentence for a word: set "
+                f"{bleu_key}={better}"
             )
-        if names := how.any_of(("ter", "token_error_rate", "word_error_rate")):
+        if names := how.any_of(("ter", "word_error_rate")):
             remarks.append(
-                f"the text is mostly in a script without spaces ({script}), and {', '.join(names)} count what "
-                "stands between spaces: character_error_rate in config.evaluate.metrics counts characters"
+                f"{share}, and {', '.join(names)} count what stands between spaces: character_error_rate in "
+                "config.evaluate.metrics counts characters"
             )
-    if how.rouge_tokenize == "ascii" and how.any_of(ROUGE) and 20 * beyond_ascii > total:
+    if how.rouge_tokenize == "ascii" and how.any_of(ROUGE) and 20 * beyond_ascii > letters:
         remarks.append(
-            f"{beyond_ascii / total:.0%} of the text's letters are not ASCII, and ROUGE drops them: set "
+            f"{beyond_ascii / letters:.0%} of the text's letters are not ASCII, and ROUGE drops them: set "
             "config.evaluate.rouge_tokenize=unicode"
         )
     return remarks

@@ -185,3 +185,11 @@ def test_perplexities_are_over_what_their_names_say():
     assert metrics["perplexity"] == pytest.approx(4)
     assert metrics["word_perplexity"] == pytest.approx(8)
     assert metrics["bits_per_byte"] == pytest.approx(2)
+
+
+def test_a_third_of_the_texts_decides_whichever_language_stands_first():
+    german, chinese = ("Ein Mann reitet.",), ("我们在这里见面吧。",)
+    assert unsuitable([german] * 7 + [chinese] * 3, TextMetrics()) == []
+    for corpus in ([german] * 6 + [chinese] * 4, [chinese] * 4 + [german] * 6):
+        (remark,) = unsuitable(corpus, TextMetrics())
+        assert remark.startswith("40% of the texts are in a script without spaces (Han)")
