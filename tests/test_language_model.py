@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import s2sjax
+from s2sjax.cli import run_command
 from s2sjax.errors import UserError
 from s2sjax.training import train
 from s2sjax.vocabulary import BOS, EOS
@@ -136,6 +137,59 @@ def test_a_continuations_score_is_the_scores_of_its_tokens_after_the_prompt(run,
     log_probs = token_log_probs(run, np.append(tokens, EOS))
     assert best.score == pytest.approx(log_probs[len(prompt) :].sum(), abs=1e-4)
     assert run.score([""], [prompt + best.text])[0] == pytest.approx(log_probs.sum(), abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def runs_on(run):
+    """The same run, which draws 30 tokens over line ends: three parts of windows of 24."""
+    return run.with_config(method="sample", max_new_tokens=30, samples=2, seed=1)
+
+
+def test_draws_go_on_over_line_ends_each_token_given_the_half_window_before_it(runs_on, run):
+    prompt = "abcd\nefghijklm\nnopqrst\nab"
+    ids = np.concatenate([np.append(row, EOS) for row in run.tokenizers.target.encode(prompt.split("\n"))])[:-1]
+    for h in runs_on.decode([prompt])[0]:
+        assert len(h.ids) == 30 and EOS in h.ids
+        lines = (prompt + h.text).split("\n")
+        assert set(lines[:-1]) <= set(LINES) and any(line.startswith(lines[-1]) for line in LINES), "it has learned"
+        text, expected = ids, 0.0
+        for begin in (0, 12, 24):
+            new = np.array(h.ids[begin : begin + 12])
+            expected += token_log_probs(run, np.concatenate([text[-12:], new]))[12:].sum()
+            text = np.concatenate([text, new])
+        assert h.score == pytest.approx(expected, abs=1e-3)
+        assert h.score <= h.ranking_score < h.score + 0.1, "drawn likewise, but never padding"
+
+
+def test_a_running_text_depends_on_its_prompt_and_its_number_alone(runs_on):
+    together = runs_on.decode(["ab", "", "efgh\n"])
+    assert [h.ids for h in runs_on.decode(["efgh\n"])[0]] == [h.ids for h in together[2]]
+    (one,) = runs_on.with_config(samples=1).decode(["ab"])[0]
+    assert one.ids == together[0][0].ids != together[0][1].ids
+    longer = runs_on.with_config(max_new_tokens=36).decode(["ab"])[0]
+    assert [h.ids[:30] for h in longer] == [h.ids for h in together[0]]
+
+
+def test_what_a_running_text_cannot_have_is_refused(run, runs_on):
+    for fields, message in (
+        ({"method": "beam", "samples": 1}, "max_new_tokens is 30, and what goes on over line ends is drawn"),
+        ({"no_repeat_ngram": 2}, "no_repeat_ngram is 2, and does not go with max_new_tokens"),
+    ):
+        with pytest.raises(UserError, match=message):
+            runs_on.with_config(**fields).decode([])
+    with pytest.raises(UserError, match="takes no prefixes, phrases or choices"):
+        runs_on.decode(["a"], prefixes=["b"])
+
+
+def test_a_text_is_written_with_its_line_ends_and_a_prompt_has_them(runs_on, workdir, tmp_path, capsys):
+    (tmp_path / "prompt").write_text("efghijklm\nab\n")
+    drawing = ["--config.decode.method=sample", "--config.decode.max_new_tokens=30", "--config.decode.seed=1"]
+    expected = [h.text for h in runs_on.decode(["efghijklm\nab\n"])[0]]
+    for prompt in (f"--prompt-file={tmp_path / 'prompt'}", r"--prompt=efghijklm\nab\n"):
+        with pytest.raises(SystemExit) as stopped:
+            run_command(["decode", f"--workdir={workdir}", prompt, *drawing, "--config.decode.samples=2"])
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out == f"{expected[0]}\n{'-' * 40}\n{expected[1]}\n"
 
 
 def test_coverage_that_a_language_model_cannot_measure_is_told_before_the_first_step(tmp_path):

@@ -1,47 +1,54 @@
-"""`s2sjax decode`: text in, the best hypotheses out, in the order of the lines."""
+"""`s2sjax decode`: sources in, the best hypotheses out, in the order of the sources."""
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from s2sjax.commands.opening import open_run
-from s2sjax.commands.remarks import say_read
+from s2sjax.commands.remarks import say, say_read
+from s2sjax.commands.sources import check_given, open_sources
 from s2sjax.errors import UserError
 from s2sjax.report import progress
 from s2sjax.run import Run
-from s2sjax.streams import all_lines, count_lines, json_line, one_line, read_lines, reading, windows, writing
+from s2sjax.streams import all_lines, json_line, one_line, reading, windows, writing
 from s2sjax.tasks.details import Details
-from s2sjax.tasks.translate import Hypothesis, best_text
+from s2sjax.tasks.translate import Hypothesis
 
 _TOGETHER = 256
 """Lines whose attention is kept at a time."""
+_BETWEEN = "-" * 40 + "\n"
+"""Between texts of several lines."""
 _WIDER = " (a wider config.decode.beam_size may find some)"
 
 
 def run(values: dict[str, Any]) -> int:
     if values["details"] != "none" and values["format"] == "text":
         raise UserError(f"--details={values['details']} has no place in plain text; give --format=jsonl too")
+    check_given(values)
     with contextlib.ExitStack() as stack:
-        source = stack.enter_context(reading(values["input"]))
         beside = {name: _beside(values, name, stack) for name in ("prefix", "phrases", "choices")}
         choices = beside.pop("choices")
         opened = open_run(values)
         opened.decode([], choices=choices)  # what cannot be is said before anything is written
-        output = stack.enter_context(writing(values["output"], values["input"]))
+        sources = open_sources(values, opened, stack)
+        output = stack.enter_context(writing(values["output"], values["input"], values["prompt-file"] or "-"))
         done = 0
-        advance = stack.enter_context(progress("decoding", count_lines(values["input"])))
-        for lines in windows(read_lines(source, values["input"])):
+        advance = stack.enter_context(progress("decoding", sources.count))
+        for lines in windows(sources.texts):
             for name, listed in beside.items():
                 if listed is not None and len(listed) < done + len(lines):
                     raise UserError(f"{values[name]} has only {len(listed)} lines; each source needs one")
             prefixes, phrases = (listed and listed[done : done + len(lines)] for listed in beside.values())
             wanted = None if phrases is None else [line.split("\t") for line in phrases]
             found = opened.decode(lines, prefixes=prefixes, phrases=wanted, choices=choices, progress=advance)
-            if values["format"] == "text":
-                output.writelines(one_line(best_text(hypotheses)) + "\n" for hypotheses in found)
+            if values["format"] == "jsonl":
+                references = [sources.references(number) for number in range(done, done + len(lines))]
+                output.writelines(_records(opened, lines, references, found, values["details"]))
+            elif opened.translator.runs_on:
+                texts = [hypothesis.text for hypotheses in found for hypothesis in hypotheses]
+                output.writelines(_BETWEEN * bool(done or n) + text + "\n" for n, text in enumerate(texts))
             else:
-                output.writelines(_records(opened, lines, found, values["details"]))
+                output.writelines(_lines(found, _asked_for(opened)))
             output.flush()
             done += len(lines)
     for name, listed in beside.items():
@@ -49,12 +56,24 @@ def run(values: dict[str, Any]) -> int:
             raise UserError(f"{values[name]} has {len(listed)} lines, but there were only {done} sources")
     say_read(opened)
     if opened.translator.unmet:
-        print(
-            f"s2sjax: for {opened.translator.unmet} of {done} sources nothing was found that meets the constraints; "
-            f"their outputs are empty{_WIDER if opened.experiment.decode.method == 'beam' else ''}",
-            file=sys.stderr,
+        say(
+            f"for {opened.translator.unmet} of {done} sources nothing was found that meets the constraints; "
+            f"their outputs are empty{_WIDER if opened.experiment.decode.method == 'beam' else ''}"
         )
     return 0
+
+
+def _asked_for(run: Run) -> int:
+    """Hypotheses of each source that the config asks for."""
+    decode = run.experiment.decode
+    return decode.nbest if decode.method == "beam" else decode.samples
+
+
+def _lines(found: Sequence[Sequence[Hypothesis]], count: int) -> Iterator[str]:
+    """So many lines for each source, its hypotheses one after the other; empty where there are fewer."""
+    for hypotheses in found:
+        texts = [one_line(hypothesis.text) for hypothesis in hypotheses]
+        yield from (f"{text}\n" for text in texts + [""] * (count - len(texts)))
 
 
 def _beside(values: dict, name: str, stack: contextlib.ExitStack) -> list[str] | None:
@@ -65,16 +84,24 @@ def _beside(values: dict, name: str, stack: contextlib.ExitStack) -> list[str] |
     return all_lines(stack.enter_context(reading(path)), path) if path else None
 
 
-def _records(run: Run, lines: Sequence[str], found: Sequence[Sequence[Hypothesis]], wanted: str) -> Iterator[str]:
-    """A line of JSON for each source and its hypotheses."""
+def _records(
+    run: Run,
+    lines: Sequence[str],
+    references: Sequence[list[str] | None],
+    found: Sequence[Sequence[Hypothesis]],
+    wanted: str,
+) -> Iterator[str]:
+    """A line of JSON for each source, its references if there are any, and its hypotheses."""
     for first in range(0, len(lines), _TOGETHER):
         sources, listed = lines[first : first + _TOGETHER], found[first : first + _TOGETHER]
         explained: Sequence[Sequence[Details | None]] = [[None] * len(hypotheses) for hypotheses in listed]
         if wanted != "none":
             explained = run.explain(sources, listed)
-        for source, hypotheses, details in zip(sources, listed, explained, strict=True):
+        known = references[first : first + _TOGETHER]
+        for source, targets, hypotheses, details in zip(sources, known, listed, explained, strict=True):
             entries = [_entry(h, d, wanted) for h, d in zip(hypotheses, details, strict=True)]
-            yield json_line({"source": source, "hypotheses": entries})
+            record = {"source": source} | ({} if targets is None else {"references": targets})
+            yield json_line(record | {"hypotheses": entries})
 
 
 def _entry(h: Hypothesis, details: Details | None, wanted: str) -> dict[str, Any]:

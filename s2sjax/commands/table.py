@@ -66,13 +66,22 @@ _INSPECT = Command(
 _DECODE = Command(
     name="decode",
     summary="Read lines and write the best hypotheses, in order.",
-    description="An empty line stays empty; a language model of plain text begins a text for each line. Sources over "
-    "data.max_source_length are cut, and counted on standard error.",
+    description="Plain text has a line for each source: in an output, whatever ends a line for some reader is a "
+    "space; JSON lines keep it. With decode.nbest or decode.samples of N, each source has N lines, one after the "
+    "other. A blank source stays empty; a language model of plain text begins a text for it. With "
+    "decode.max_new_tokens, draws of a language model of joined text (data.join) go on over line ends and are written "
+    "with them, a line of dashes between two. Sources over data.max_source_length are cut, and counted on standard "
+    "error.",
     options=(
         _WORKDIR,
         _INPUT,
+        Option("prompt", r"One source in place of --input: \n in it is a line end, \t a tab, \\ a backslash.", "TEXT"),
+        Option("prompt-file", "A file that is one source, with all its lines, in place of --input.", "FILE"),
+        Option("split", "Sources of the run's data in place of --input: train, validation, test, or a name as files "
+               "have it; slices work: test[:100]. They are read as in training, line ends within a field too; with "
+               "--format=jsonl their references are written too.", "SPLIT"),
         _OUTPUT,
-        Option("format", "The best text of each line; or a JSON object a line, with all hypotheses, their tokens and "
+        Option("format", "Texts alone; or a JSON object for each source, with all hypotheses, their tokens and "
                "scores.", default="text", choices=_TEXT_OR_JSONL),
         Option("details", "With --format=jsonl, what more is told of each hypothesis: log-probabilities of its tokens "
                "and word alignment; or the attention matrix too.", default="none",
@@ -86,8 +95,12 @@ _DECODE = Command(
         ("Translate a file.", "decode --workdir=runs/m30k --input=test.en --output=test.de"),
         ("Three best hypotheses with their scores, of lines that are piped in.",
          "decode --workdir=runs/m30k --format=jsonl --config.decode.nbest=3 < test.en"),
-        ("Draw a sample for each line.", "decode --workdir=runs/m30k --input=test.en --config.decode.method=sample "
-         "--config.decode.temperature=0.8"),
+        ("Draw three samples for each line.", "decode --workdir=runs/m30k --input=test.en "
+         "--config.decode.method=sample --config.decode.samples=3"),
+        ("The sources of the test split, with their references.", "decode --workdir=runs/m30k --split=test "
+         "--format=jsonl"),
+        ("A play of 1,000 characters, by a language model of joined text.", r"decode --workdir=runs/play "
+         r"--prompt='ROMEO:\n' --config.decode.method=sample --config.decode.max_new_tokens=1000"),
     ),
     config="run",
     sections=("decode", "mesh"),

@@ -52,6 +52,8 @@ class SampleConfig:
       typical: Only the words nearest to the entropy that have this probability together, above 0; 1 is off.
       eos_id: Token that ends a hypothesis.
       pad_id: Token that fills the buffers after it.
+      ends: Whether end-of-sentence ends a hypothesis. If not, it is a token like others, as between the lines of a
+        running text, and a hypothesis has as many tokens as its limit says.
     """
 
     samples: int = 1
@@ -65,6 +67,7 @@ class SampleConfig:
     typical: float = 1.0
     eos_id: int = EOS
     pad_id: int = PAD
+    ends: bool = True
 
     def __post_init__(self):
         for name, least in (("samples", 1), ("max_len", 1), ("no_repeat_ngram", 0), ("top_k", 0)):
@@ -133,7 +136,8 @@ def sample(
        n is a function of (the sentence's key, n, t): not of the batch, its order or its padding, nor of N.
     2. Constraints (`s2sjax.decode.constraints`), limits and truncations make words impossible, and what is left is
        normalised at every step. That is how `drawn` comes to differ from `log_probs`, which are the model's.
-    3. Every hypothesis ends in end-of-sentence: at its limit nothing else can be drawn.
+    3. Every hypothesis ends in end-of-sentence: at its limit nothing else can be drawn. If `config.ends` is off, none
+       does: at its limit it just ends.
 
     Args:
         step: the step function. It sees tokens `[B, N]` int32, `bos` at first; padding where a hypothesis has ended.
@@ -166,7 +170,7 @@ def sample(
         drawn = jnp.where(state.alive, found.drawn + chosen(log_q)[..., 0], found.drawn)
         log_probs = jnp.where(state.alive, found.log_probs + chosen(log_p)[..., 0], found.log_probs)
         alive = state.alive & jnp.isfinite(drawn)
-        ended = alive & (tokens == config.eos_id)
+        ended = alive & (tokens == config.eos_id if config.ends else (length >= limits)[:, None])
         tokens = jnp.where(alive, tokens, config.pad_id)
         return _State(
             length=length,
@@ -225,7 +229,8 @@ def proposal(
     log_p = jnp.where(peak == -jnp.inf, -jnp.inf, jax.nn.log_softmax(logits, axis=-1))
     ngram, repetition = config.no_repeat_ngram, config.repetition_penalty
     log_q = constrain(log_p, sequences, length - 1, states, constraints, ngram=ngram, repetition=repetition)
-    too_short = None if minimums is None else length < minimums
+    too_short = None if minimums is None or not config.ends else length < minimums
+    limits = limits if config.ends else jnp.full_like(limits, jnp.iinfo(jnp.int32).max)
     special = {"eos_id": config.eos_id, "pad_id": config.pad_id}
     log_q = force(log_q, forced_tokens(constraints.prefix, length, limits, **special), too_short, **special)
     log_q /= config.temperature

@@ -55,6 +55,9 @@ class DecodeConfig:
       seed: Seed of the draws. What is drawn for a source depends on it and on the source, and on nothing else.
       max_length_factor: An output has at most factor * source + offset tokens, end-of-sentence counted in both.
       max_length_offset: The offset of the most tokens.
+      max_new_tokens: An output has at most so many tokens, whatever its source has; 0: as the factor and offset above
+        say. Draws of a language model that is trained on a running text (data.join) have exactly so many, and go on
+        over line ends.
       min_length_factor: An output has at least factor * source + offset tokens, counted likewise; 0 and 0 are no limit.
       min_length_offset: The offset of the fewest tokens.
       no_repeat_ngram: No n-gram of so many tokens stands twice in an output; 0 is off.
@@ -89,6 +92,7 @@ class DecodeConfig:
     seed: int = up_to(MOST_SEED, 0)
     max_length_factor: float = 2.0
     max_length_offset: int = 10
+    max_new_tokens: int = 0
     min_length_factor: float = 0.0
     min_length_offset: int = 0
     no_repeat_ngram: int = 0
@@ -118,7 +122,7 @@ class DecodeConfig:
                 f"config.decode.batch_size {self.batch_size} must be at least 1, max_length_factor "
                 f"{self.max_length_factor} at least 0 and max_length_offset {self.max_length_offset} at least 1"
             )
-        for name in ("min_length_factor", "min_length_offset", "reference_ratio", "coverage", "seed"):
+        for name in ("max_new_tokens", "min_length_factor", "min_length_offset", "reference_ratio", "coverage", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.decode.{name} is {getattr(self, name)}, but must not be negative")
         if self.checkpoint not in ("best", "last") and not re.fullmatch(r"[0-9]{1,18}", self.checkpoint):
@@ -136,6 +140,20 @@ class DecodeConfig:
                 "least 1e-30, or for greedy search config.decode.method=beam and beam_size=1"
             )
 
+    def check_running_text(self) -> None:
+        """Raise a `UserError` if draws could not go on over line ends."""
+        if self.method != "sample":
+            raise UserError(
+                f"config.decode.max_new_tokens is {self.max_new_tokens}, and what goes on over line ends is drawn: set "
+                "config.decode.method=sample (and top_k=1 for the most probable token each time)"
+            )
+        for name in ("no_repeat_ngram", "repetition_penalty", "min_length_factor", "min_length_offset"):
+            if (value := getattr(self, name)) != (default := getattr(type(self), name)):
+                raise UserError(
+                    f"config.decode.{name} is {value}, and does not go with max_new_tokens of a running text "
+                    f"(data.join); set {name} to {default}"
+                )
+
     def without_effect(self, vocab_size: int, max_source_length: int) -> Iterator[str]:
         """Sentences about settings that others keep from having an effect.
 
@@ -145,6 +163,9 @@ class DecodeConfig:
         """
         if self.top_k >= vocab_size:
             yield f"top_k is {self.top_k}, and the vocabulary has {vocab_size} tokens: it cuts off nothing"
+        for name in ("max_length_factor", "max_length_offset"):
+            if self.max_new_tokens and (value := getattr(self, name)) != getattr(type(self), name):
+                yield f"{name} is {value}, but max_new_tokens is {self.max_new_tokens}, which counts"
         if self.groups > 1 and not self.diversity:
             yield f"groups is {self.groups} and diversity 0: every group finds the same"
         for name, why, unused in (
@@ -182,6 +203,8 @@ class DecodeConfig:
 
     def max_length(self, source_length):
         """Limit for a source of this many tokens, end-of-sentence counted."""
+        if self.max_new_tokens:
+            return np.zeros_like(source_length) + self.max_new_tokens
         return np.floor(self.max_length_factor * source_length).astype(int) + self.max_length_offset
 
     def min_length(self, source_length):

@@ -1,5 +1,6 @@
 """Text in, text out: batches of sentences through a stepwise model and a search, in the order they came."""
 
+import dataclasses
 import logging
 import math
 import zlib
@@ -19,7 +20,7 @@ from s2sjax.decode.beam import BeamConfig, beam_search
 from s2sjax.decode.constraints import Constraints, Trie
 from s2sjax.decode.coverage import uncovered, with_coverage
 from s2sjax.decode.penalty import coverage_penalty
-from s2sjax.decode.phrases import BLANK, Phrases, build_phrases
+from s2sjax.decode.phrases import BLANK, build_phrases
 from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stepping import narrow
 from s2sjax.decode.stochastic import stochastic_beam_search
@@ -27,13 +28,12 @@ from s2sjax.errors import UserError
 from s2sjax.sharding import batch_sharding, batch_shards, everywhere, replicated, to_host
 from s2sjax.tasks.asked import AskedTokens
 from s2sjax.tasks.decoding import DecodeConfig
+from s2sjax.tasks.running_text import decode_lines, encode_lines, run_on
 from s2sjax.tasks.scorers import Scorer, attention_layers
+from s2sjax.tasks.sentences import Found, Sentences, padded, padded_length, source_batch
 from s2sjax.vocabulary import BOS, EOS, PAD
 
 _log = logging.getLogger(__name__)
-
-LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""Source lengths that batches are padded to, so that few shapes are compiled; beyond the last, multiples of it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,40 +53,6 @@ class Hypothesis:
     def __repr__(self) -> str:
         scores = f"score={self.score:.4f}, ranking_score={self.ranking_score:.4f}"
         return f"Hypothesis({self.text!r}, {scores}, {len(self.ids)} tokens)"
-
-
-class Found(NamedTuple):
-    """What a search found for a batch: N hypotheses of each sentence, of length 0 where there are fewer."""
-
-    tokens: jax.Array
-    """[B, N, T]"""
-    lengths: jax.Array
-    """[B, N]"""
-    log_probs: jax.Array
-    """[B, N]"""
-    ranking: jax.Array
-    """[B, N]"""
-
-
-class Sentences(NamedTuple):
-    """A batch of sources and what is asked of each one's output: arrays of numpy, or of jax inside a search."""
-
-    inputs: Any
-    """[B, S] int32, each source padded at the end."""
-    first: Any
-    """[B] int32, the token that a search begins from."""
-    limits: Any
-    """[B] int32, the most tokens."""
-    least: Any
-    """[B] int32, the fewest tokens, or None."""
-    expected: Any
-    """[B] float32, how many tokens the brevity penalty expects, or None."""
-    prefixes: Any
-    """[B, P] int32, what outputs begin with, padded at the end, or None."""
-    phrases: Phrases | None
-    """What outputs must contain."""
-    ids: Any
-    """[B] int32, numbers of the sentences: what each one's random key is made from."""
 
 
 class PositionLimit(NamedTuple):
@@ -116,6 +82,7 @@ class Translator:
         max_source_length: int,
         mesh: Mesh,
         continues: bool = False,
+        joined: int = 0,
         right_to_left: bool = False,
         positions: Sequence[PositionLimit] = (),
         blank: Callable[[str], bool] = lambda source: not source.strip(),
@@ -123,13 +90,14 @@ class Translator:
         """Args:
         params: the scorer's.
         continues: a language model of plain text.
+        joined: tokens of a window, if that text runs over its line ends; else 0.
         right_to_left: the models write an output's last token first; hypotheses are in reading order all the same.
         positions: what sources and outputs have to fit into, of each model that has learned positions.
         blank: whether there is nothing to translate in a source, prompt and all.
 
         Raises:
             UserError: config asks for a coverage penalty, and no model has attention over a source; or it forbids a
-                token that there is not.
+                token that there is not; or it asks for a running text, and not for draws.
         """
         if config.coverage and not any(attention_layers(scorer, params)):
             raise UserError(
@@ -148,7 +116,11 @@ class Translator:
         """Sources so far without an output that meets the constraints."""
         self._tokenizers, self._config, self._mesh = tokenizers, config, mesh
         self._continues, self._right_to_left, self._positions = continues, right_to_left, tuple(positions)
-        self._blank = blank
+        self._blank, self._joined = blank, joined
+        self.runs_on = bool(joined and config.max_new_tokens)
+        """Whether outputs go on over line ends."""
+        if self.runs_on:
+            config.check_running_text()
         # At least one position is the output's.
         self.max_source_length = min([max_source_length, *(p.limit - p.one_sequence for p in positions)])
         """The most tokens of a source that are read."""
@@ -162,11 +134,12 @@ class Translator:
 
         def search(params, sentences: Sentences, trie: Trie | None, how: BeamConfig | SampleConfig) -> Found:
             memory = scorer.encode(params, source_batch(sentences.inputs))
-            cache = scorer.init_cache(params, memory, width=config.width, max_len=how.max_len)
+            width = how.beam_size if isinstance(how, BeamConfig) else how.samples
+            cache = scorer.init_cache(params, memory, width=width, max_len=how.max_len)
             step, bonus = scorer.step(params, memory), None
             if config.coverage:
                 mask = sentences.inputs != PAD
-                step, cache = with_coverage(scorer.watched_step(params, memory)), uncovered(cache, mask, config.width)
+                step, cache = with_coverage(scorer.watched_step(params, memory)), uncovered(cache, mask, width)
                 bonus = lambda cache: coverage_penalty(cache.coverage, mask, config.coverage)  # noqa: E731
             cache = narrow(cache) if config.expand_late else cache
             asked: dict[str, Any] = {
@@ -217,6 +190,13 @@ class Translator:
         """
         if phrases is not None and choices is not None:
             raise UserError("phrases and choices do not go together; leave out the choices that lack the phrases")
+        if self.runs_on:
+            if not (prefixes is phrases is choices is None):
+                raise UserError(
+                    "an output that goes on over line ends (config.decode.max_new_tokens) takes no prefixes, phrases "
+                    "or choices; give what it begins with as its source"
+                )
+            return self._run_on(sources, progress)
         results: list[list[Hypothesis]] = [[Hypothesis("", (), 0.0, 0.0, ())] for _ in sources]
         filled = [i for i, source in enumerate(sources) if self._continues or not self._blank(source)]
         blank = len(sources) - len(filled)
@@ -252,7 +232,8 @@ class Translator:
         Args:
             again: they have been counted, in `sources`, `truncated` and `unknown`, when they were read before.
         """
-        encoded = self._tokenizers.source.encode(sources)
+        encoder = self._tokenizers.source
+        encoded = encode_lines(encoder, sources) if self._joined else encoder.encode(sources)
         if not again:
             self.sources += len(encoded)
             self.truncated += sum(len(row) >= self.max_source_length for row in encoded)
@@ -281,18 +262,14 @@ class Translator:
         # Few sizes here too: a single sentence need not pay for a batch, and a remainder not for a compilation.
         most, config = self._batch_size(length), self._config
         size = next(n for n in (1, min(8, most), most) if n >= len(rows))
-        inputs = _padded(rows, size, length)
-        lengths = np.count_nonzero(inputs != PAD, axis=1)
-        first, ids = np.full(size, BOS, np.int32), np.zeros(size, np.int32)
-        for i, tokens in enumerate(rows):
-            ids[i] = zlib.crc32(tokens.tobytes()) >> 1
-            if self._continues:
-                first[i], inputs[i, len(tokens) - 1] = tokens[-1], PAD
+        inputs, first, lengths = self._read(rows, size, length)
+        ids = np.zeros(size, np.int32)
+        ids[: len(rows)] = [zlib.crc32(tokens.tobytes()) >> 1 for tokens in rows]
         limits, least = config.max_length(lengths).astype(np.int32), config.min_length(lengths)
         begun = contained = None
         asked = np.full(size, longest)
         if prefixes is not None:
-            begun = _padded(prefixes, size, padded_length(max(map(len, prefixes))))
+            begun = padded(prefixes, size, padded_length(max(map(len, prefixes))))
             asked += np.count_nonzero(begun != PAD, axis=1)
         if phrases is not None:
             vocab = self._tokenizers.target.vocab_size
@@ -319,6 +296,11 @@ class Translator:
         if asked:
             most = max(most, asked + self._config.max_length_offset)
         how = self._config.beam(most) if self._config.method == "beam" else self._config.sampling(most)
+        found = self._find(sentences, count, trie, how)
+        return [self._hypotheses(*(x[i] for x in found)) for i in range(count)]
+
+    def _find(self, sentences: Sentences, count: int, trie: Trie | None, how: BeamConfig | SampleConfig) -> Found:
+        """What a search finds for the first `count` sentences of a batch, as arrays of numpy."""
         divides = len(sentences.inputs) % batch_shards(self._mesh) == 0
         place = batch_sharding(self._mesh) if divides else replicated(self._mesh)
         try:
@@ -327,15 +309,56 @@ class Translator:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise UserError(
-                f"there is not enough memory for {len(sentences.inputs)} sources of {length} tokens with "
-                f"{self._config.width} hypotheses of up to {how.max_len} tokens each: lower config.decode.batch_size, "
+                f"there is not enough memory for {len(sentences.inputs)} sources of {sentences.inputs.shape[1]} tokens "
+                f"with {self._config.width} hypotheses of up to {how.max_len} tokens each: lower decode.batch_size, "
                 "beam_size or samples, or max_length_factor and max_length_offset"
             ) from error
         if np.isnan(found.ranking[:count]).any():
             raise UserError(
                 "the model gives NaN: these parameters are broken; decode with --config.decode.checkpoint=STEP"
             )
-        return [self._hypotheses(*(x[i] for x in found)) for i in range(count)]
+        return Found(*(x[:count] for x in found))
+
+    def _read(self, rows: Sequence[np.ndarray], size: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What is read before a search, `[size, length]`, the tokens that it begins from, and each source's length."""
+        inputs, first = padded(rows, size, length), np.full(size, BOS, np.int32)
+        lengths = np.count_nonzero(inputs != PAD, axis=1)
+        if self._continues:
+            for i, tokens in enumerate(rows):
+                first[i], inputs[i, len(tokens) - 1] = tokens[-1], PAD
+        return inputs, first, lengths
+
+    def _run_on(self, sources: Sequence[str], progress: Callable[[int], None]) -> list[list[Hypothesis]]:
+        """Draws that go on over line ends; see `tasks.running_text`."""
+        config, target, results = self._config, self._tokenizers.target, []
+        for source in sources:
+            (row,) = self.source_rows([source])
+            (found,) = run_on(
+                self._draw, [row[1:]], samples=config.samples, tokens=config.max_new_tokens, context=self._joined,
+                most_read=self.max_source_length,
+            )  # fmt: skip
+            results.append([
+                Hypothesis(decode_lines(target, ids), tuple(target.pieces(ids)), score, drawn, tuple(ids.tolist()))
+                for ids, score, drawn in found
+            ])  # fmt: skip
+            progress(1)
+        return results
+
+    def _draw(self, rows: list[np.ndarray], ids: np.ndarray, limits: np.ndarray, most: int):
+        """A `running_text.Draw`."""
+        length = padded_length(max(map(len, rows)))
+        together, found = self._batch_size(length), []
+        how = dataclasses.replace(self._config.sampling(most), samples=1, ends=False)
+        for begin in range(0, len(rows), together):
+            part = slice(begin, begin + together)
+            size = next(n for n in (1, min(8, together), together) if n >= len(rows[part]))
+            inputs, first, _ = self._read(rows[part], size, length)
+            numbers, limit = np.zeros(size, np.int32), np.ones(size, np.int32)
+            numbers[: len(ids[part])], limit[: len(ids[part])] = ids[part], limits[part]
+            sentences = Sentences(inputs, first, limit, None, None, None, None, numbers)
+            found.append(self._find(sentences, len(rows[part]), None, how))
+        tokens, _, log_probs, ranking = (np.concatenate(arrays)[:, 0] for arrays in zip(*found, strict=True))
+        return tokens, log_probs, ranking
 
     def _hypotheses(self, tokens, lengths, log_probs, ranking) -> list[Hypothesis]:
         target, hypotheses = self._tokenizers.target, []
@@ -350,22 +373,3 @@ class Translator:
 def best_text(hypotheses: Sequence[Hypothesis]) -> str:
     """The first one's text; nothing where nothing was found."""
     return hypotheses[0].text if hypotheses else ""
-
-
-def _padded(rows: Sequence[np.ndarray], size: int, length: int) -> np.ndarray:
-    """Rows of tokens as `[size, length]` int32, padded at their ends and below."""
-    padded = np.full((size, length), PAD, np.int32)
-    for row, tokens in zip(padded, rows, strict=False):
-        row[: len(tokens)] = tokens
-    return padded
-
-
-def padded_length(length: int) -> int:
-    """The length that a source of `length` tokens is padded to."""
-    return next((limit for limit in LENGTHS if length <= limit), -(-length // LENGTHS[-1]) * LENGTHS[-1])
-
-
-def source_batch(inputs):
-    """The source's part of a batch from padded tokens [B, S], one sentence a row, padded at the end."""
-    positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)
-    return {"inputs": inputs, "input_segments": (inputs != PAD).astype(jnp.int32), "input_positions": positions}

@@ -64,6 +64,32 @@ def decoded(workdir, place):
     return records(place / "all.jsonl")
 
 
+def test_a_split_is_decoded_as_its_records_are_read_with_its_references(workdir, place, tmp_path, capsys):
+    """A field with a line end reaches the model whole, and so do the prompt and a slice."""
+    rows = [{"s": "ab\ndc", "t": "x\ny"}, {"s": "", "t": "z"}, {"s": "d", "t": "w"}, {"s": "c", "t": "v"}]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"format": "jsonl", "file": "{split}.jsonl", "source": "s", "target": "t", "dir": tmp_path}
+    data = [f"--config.data.{key}={value}" for key, value in keys.items()]
+    arguments = [f"--workdir={workdir}", "--split=test[:3]", *data, f"--output={tmp_path / 'o'}"]
+    assert s2s("decode", *arguments, "--format=jsonl") == 0
+    written = records(tmp_path / "o")
+    assert [(record["source"], record["references"]) for record in written] == [(r["s"], [r["t"]]) for r in rows[:3]]
+    found = s2sjax.load(workdir).decode([row["s"] for row in rows[:3]])
+    ids = [[tuple(h["ids"]) for h in record["hypotheses"]] for record in written]
+    assert ids == [[h.ids for h in hypotheses] for hypotheses in found]
+    # As text, each has as many lines as hypotheses are asked for.
+    assert s2s("decode", *arguments) == 0
+    texts = [text for hypotheses in found for text in [*(h.text for h in hypotheses), ""][:2]]
+    assert (tmp_path / "o").read_text() == "".join(f"{text}\n" for text in texts)
+
+
+def test_one_text_may_be_given_on_the_command_line_or_as_a_file(workdir, tmp_path):
+    (tmp_path / "text").write_text("ab\n\\dc\n")
+    for given in (r"--prompt=ab\n\\dc", f"--prompt-file={tmp_path / 'text'}"):
+        assert s2s("decode", f"--workdir={workdir}", given, f"--output={tmp_path / 'o'}", "--format=jsonl") == 0
+        assert [record["source"] for record in records(tmp_path / "o")] == ["ab\n\\dc"]
+
+
 def test_a_blank_source_has_an_empty_output_with_its_prompt_too(workdir, monkeypatch):
     """`decode` puts the prompt before it; evaluation and validation get it from the data with the prompt."""
     run = s2sjax.load(workdir)
@@ -189,6 +215,10 @@ def test_a_hypothesis_is_aligned_by_its_own_tokens(workdir):
     [
         (["decode", "--details=all"], "--details is 'all'.*known: attention, none, tokens"),
         (["decode", "--details=tokens"], "--details=tokens has no place in plain text; give --format=jsonl"),
+        (["decode", "--input={lines}", "--split=test"], "--input and --split both say what to decode"),
+        (["decode", "--prompt=a", "--prompt-file={lines}"], "--prompt and --prompt-file both say what to decode"),
+        (["decode", "--prompt-file={lines}.none"], "cannot read .*none: No such file"),
+        (["decode", "--split=tset"], "no file for split 'tset'"),
         (["align", "--source=-", "--target=-"], "standard input can be one of them"),
         (["align", "--source={lines}"], "--target is missing"),
         (["align", "--source={lines}", "--target={run}/config.json"], "lines has 5 lines and .*config.json has"),

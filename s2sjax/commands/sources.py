@@ -1,0 +1,81 @@
+"""What decode reads: lines of a file or of standard input, one text, or the sources of a split."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from s2sjax import distributed
+from s2sjax.commands.remarks import say
+from s2sjax.data.records import Source
+from s2sjax.data.splits import open_split
+from s2sjax.errors import UserError
+from s2sjax.run import Run
+from s2sjax.streams import count_lines, read_lines, reading
+
+_GIVEN = ("input", "prompt", "prompt-file", "split")
+
+
+@dataclass(frozen=True)
+class Sources:
+    texts: Iterable[str]
+    """In the order in which they are to be written."""
+    count: int | None
+    """How many they are; None if that cannot be known before."""
+    split: Source | None = None
+    """Where they come from, if that is a split."""
+
+    def references(self, number: int) -> list[str] | None:
+        """Of source `number`, from 0: what the split has for it; None if they are not of a split."""
+        if self.split is None:
+            return None
+        record = self.split[number]
+        return record.get("references", [record["target"]])
+
+
+def check_given(values: dict[str, Any]) -> None:
+    """Raise a `UserError` if sources are to come from several places."""
+    given = [name for name in _GIVEN if values[name] != ("-" if name == "input" else "")]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]} and --{given[1]} both say what to decode; give one of them")
+
+
+def open_sources(values: dict[str, Any], run: Run, stack: contextlib.ExitStack) -> Sources:
+    """The sources that the options name, before the run's prompt.
+
+    Raises:
+        UserError: a file or a split cannot be read, or the run's data has no sources.
+    """
+    if values["prompt"]:
+        return Sources([_unescaped(values["prompt"])], 1)
+    if values["prompt-file"]:
+        return Sources([_whole(values["prompt-file"], run)], 1)
+    if values["split"]:
+        data = run.experiment.data
+        if not data.source:
+            raise UserError(
+                f"--split is '{values['split']}', but the data of {run.workdir} is plain text without sources; give "
+                "--prompt=TEXT, --prompt-file=FILE, or lines to go on with by --input"
+            )
+        split = open_split(dataclasses.replace(data, prompt="{source}"), values["split"])  # the run adds its prompt
+        if split.unreadable:
+            say(split.unreadable)
+        return Sources((record["source"] for record in split), len(split), split)
+    stream = stack.enter_context(reading(values["input"]))
+    return Sources(read_lines(stream, values["input"]), count_lines(values["input"]))
+
+
+def _whole(path: str, run: Run) -> str:
+    """A file as one text. Its last line end is of the file and not of the text, but where a text runs over lines."""
+    with reading(path) as stream:
+        lines = list(read_lines(stream, path))
+        whole = "\n".join(lines) + ("\n" if lines and run.experiment.data.join else "")
+    (shared,) = distributed.shared([whole])
+    return shared
+
+
+def _unescaped(text: str) -> str:
+    r"""Text of the command line, in which \n is a line end, \t a tab and \\ a backslash."""
+    return re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t", "\\": "\\"}.get(m[1], m[0]), text)
