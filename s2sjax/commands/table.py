@@ -99,8 +99,8 @@ _DECODE = Command(
          "--config.decode.method=sample --config.decode.samples=3"),
         ("The sources of the test split, with their references.", "decode --workdir=runs/m30k --split=test "
          "--format=jsonl"),
-        ("A play of 1,000 characters, by a language model of joined text.", r"decode --workdir=runs/play "
-         r"--prompt='ROMEO:\n' --config.decode.method=sample --config.decode.max_new_tokens=1000"),
+        ("A play of 500 characters, by a language model of joined text.", r"decode --workdir=runs/play "
+         r"--prompt='ROMEO:\n' --config.decode.method=sample --config.decode.max_new_tokens=500"),
     ),
     config="run",
     sections=("decode", "mesh"),
