@@ -27,11 +27,28 @@ shift 2
 [[ "$name" =~ ^[a-z][a-z0-9-]{0,23}[a-z0-9]$ ]] ||
   fail "the name '$name' has to be 2 to 25 small letters, digits and hyphens, and begin with a letter"
 
+quote() { # as JSON, which is YAML; Kubernetes puts variables in place of $(NAME), and one dollar in place of two
+  local LC_ALL=C text="$1" quoted="" character code # bytes
+  while [[ -n "$text" ]]; do
+    character="${text:0:1}" text="${text:1}"
+    case "$character" in
+      \" | \\) quoted+="\\$character" ;;
+      $) quoted+="\$\$" ;;
+      [[:cntrl:]])
+        printf -v code '\\u%04x' "'$character"
+        quoted+="$code"
+        ;;
+      *) quoted+="$character" ;;
+    esac
+  done
+  quoted="${quoted//$'\xc2\x85'/\\u0085}" # line ends to YAML, as the next two, and a mark that it drops
+  quoted="${quoted//$'\xe2\x80\xa8'/\\u2028}"
+  quoted="${quoted//$'\xe2\x80\xa9'/\\u2029}"
+  quoted="${quoted//$'\xef\xbb\xbf'/\\ufeff}"
+  printf '"%s"' "$quoted"
+}
 arguments=""
-for argument in "$@"; do # as JSON, which is YAML
-  argument="${argument//\\/\\\\}"
-  arguments+="${arguments:+, }\"${argument//\"/\\\"}\""
-done
+for argument in "$@"; do arguments+="${arguments:+, }$(quote "$argument")"; done
 
 names=0 places=0 text=""
 while IFS= read -r line || [[ -n "$line" ]]; do

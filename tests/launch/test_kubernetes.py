@@ -9,6 +9,7 @@ leave to a cluster's admission is checked as JobSet's reference and source say i
 import contextlib
 import copy
 import os
+import random
 import re
 import signal
 import subprocess
@@ -158,6 +159,67 @@ def test_mistakes_fail_the_jobset_and_what_is_taken_away_starts_again_uncounted(
 def test_name_and_arguments_arrive_as_they_were_given(manifest):
     assert manifest["metadata"]["name"] == "my-run"
     assert container(manifest)["args"] == ARGUMENTS
+
+
+def expanded(text: str, variables: dict[str, str]) -> str:
+    """What Kubernetes makes of an argument (third_party/forked/golang/expansion/expand.go of kubernetes)."""
+
+    def replace(found: re.Match) -> str:
+        if found[1] is not None:
+            return variables.get(found[1], found[0])
+        return "$" if found[0] == "$$" else found[0]
+
+    return re.sub(r"\$\$|\$\(([^)]*)\)|\$", replace, text, flags=re.DOTALL)
+
+
+def test_the_stand_in_expands_as_kubernetes_does():
+    cases = {
+        "$(A)": "a", "$$(A)": "$(A)", "$$$(A)": "$a", "$(B)": "$(B)", "$": "$", "$A": "$A", "$$": "$", "$(A": "$(A",
+        "$$A": "$A", "x$(A)y$(A)": "xaya", "$$$$(A)": "$$(A)",
+    }  # fmt: skip
+    assert {text: expanded(text, {"A": "a"}) for text in cases} == cases
+
+
+def test_kubernetes_puts_nothing_in_place_of_what_an_argument_says():
+    drawn = random.Random(0)
+    parts = [
+        "$", "$$", "$(A)", "$(", ")", '"', "\\", "'", "\n", "\r\n", "\t", "\x01", "\x7f", "\x85", "\u2028", "\u2029",
+        "\ufeff", " ", "  ", "#", ": ", "- ", "{", "]", ",", "%", "*", "&", "a", "\u00e9", "\U0001f600", "[]",
+        "\\u0041",
+    ]  # fmt: skip
+    arguments = ["".join(drawn.choices(parts, k=drawn.randrange(12))) for _ in range(300)]
+    done = submit("--dry-run", str(KUBERNETES / "gpu.yaml"), "my-run", *arguments)
+    args = container(yaml.safe_load(done.stdout))["args"]
+    assert [expanded(argument, {"A": "a"}) for argument in args] == arguments
+
+
+def test_a_pod_may_do_no_more_than_it_has_to(manifest):
+    """What Pod Security Standards call restricted, and more."""
+    assert pod(manifest)["automountServiceAccountToken"] is False
+    context = pod(manifest)["securityContext"]
+    assert context["runAsNonRoot"] is True and context["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(manifest)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod(manifest))
+    mounts = {mount["mountPath"]: mount["name"] for mount in container(manifest)["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod(manifest)["volumes"]}
+    assert set(mounts) == {"/runs", "/tmp", "/dev/shm"}
+    for path in ("/tmp", "/dev/shm"):
+        assert re.fullmatch("[0-9]+Gi", volumes[mounts[path]]["emptyDir"]["sizeLimit"])
+    environment = {entry["name"]: entry.get("value") for entry in container(manifest)["env"]}
+    assert environment["S2SJAX_CACHE"].startswith("/runs/")
+
+
+def test_the_image_is_pinned_and_its_user_is_the_manifests(manifest):
+    lines = (KUBERNETES / "Dockerfile").read_text().splitlines()
+    [base] = [line for line in lines if line.startswith("FROM ")]
+    assert re.fullmatch(r"FROM python:3\.12\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", base)
+    context = pod(manifest)["securityContext"]
+    assert lines[-1] == f"USER {context['runAsUser']}:{context['runAsGroup']}"
+    assert context["runAsUser"] > 0 and context["fsGroup"] == context["runAsGroup"]
 
 
 @pytest.mark.parametrize(
