@@ -1,13 +1,15 @@
 """What a process must be told before JAX starts: how to allocate memory, and where to keep compiled programs."""
 
 import contextlib
+import functools
 import logging
 import os
 import platform
+import stat
 import sys
 from collections.abc import Iterator
 
-from s2sjax.paths import cache_root
+from s2sjax.paths import cache_root, has_writable_home
 
 TUNABLES = "GLIBC_TUNABLES"
 _EXACT = "highest"
@@ -49,6 +51,38 @@ def keep_compiled_programs() -> None:
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
         jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
+        _accept_unknown_owners()
+
+
+@functools.cache
+def _accept_unknown_owners() -> None:
+    """Have etils give the number of a file's owner or group whose name the system does not know, as in a container.
+
+    JAX asks it for the sizes of the files in the cache. etils looks up the owner's name too, fails, and then JAX keeps
+    nothing.
+    """
+    from etils.epath import backend, stat_utils
+
+    with_names = backend._OsPathBackend.stat
+
+    def with_names_or_numbers(self, path):
+        try:
+            return with_names(self, path)
+        except KeyError:
+            found = os.stat(path)
+            return stat_utils.StatResult(
+                is_directory=stat.S_ISDIR(found.st_mode), length=found.st_size, mtime=int(found.st_mtime),
+                owner=str(found.st_uid), group=str(found.st_gid), mode=found.st_mode,
+            )  # fmt: skip
+
+    backend._OsPathBackend.stat = with_names_or_numbers
+
+
+def configure_matplotlib() -> None:
+    """Have matplotlib keep its list of fonts in our cache if it cannot keep it in a home directory. Called before it is
+    imported."""
+    if not has_writable_home():
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_root() / "matplotlib"))
 
 
 @contextlib.contextmanager

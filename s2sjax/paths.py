@@ -35,15 +35,32 @@ def expand(path: str | Path) -> Path:
 
 def cache_root() -> Path:
     """Where prepared data and compiled programs are kept: $S2SJAX_CACHE if it is set and not empty, else
-    ~/.cache/s2sjax, else, for a user without a home directory, a directory of their own among temporary files.
+    ~/.cache/s2sjax, else, for a user without a home directory to write to, a directory of their own among temporary
+    files.
 
     Raises:
         UserError: `~` in $S2SJAX_CACHE means nothing here, or another user could write where temporary files go.
     """
     if given := os.environ.get("S2SJAX_CACHE"):
         return expand(given)
+    cache = _home_cache()
+    return cache if cache else _temporary_cache()
+
+
+def has_writable_home() -> bool:
+    """Whether libraries can keep what they want to keep in the home directory."""
+    return _home_cache() is not None
+
+
+def _home_cache() -> Path | None:
+    """Containers say HOME=/ for a user whom they do not know, and systems HOME=/nonexistent for nobody."""
     home = _home()
-    return home / ".cache" / "s2sjax" if home else _temporary_cache()
+    if home is None:
+        return None
+    cache = home / ".cache" / "s2sjax"
+    there = next(path for path in (cache, *cache.parents) if os.path.exists(path))
+    can_be_made = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+    return cache if there == cache or can_be_made else None
 
 
 def _home() -> Path | None:
@@ -64,9 +81,15 @@ def _temporary_cache() -> Path:
         directory.mkdir(mode=0o700, exist_ok=True)
         found = directory.lstat()
     except OSError as error:
-        raise UserError(f"there is no home directory, and {directory} cannot be made: {error}; {way_out}") from error
+        raise UserError(
+            f"no home directory can be written to, and {directory} cannot be made: {error}; {way_out}"
+        ) from error
     # Its name is known to everybody: it must not be a link, nor another user's, nor open to others.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise UserError(f"there is no home directory, and others can write to {directory}; {way_out}")
-    _log.warning("there is no home directory: prepared data is kept in %s (S2SJAX_CACHE says where else)", directory)
+        raise UserError(f"no home directory can be written to, and others can write to {directory}; {way_out}")
+    _log.warning(
+        "no home directory can be written to: prepared data and compiled programs are kept in %s (S2SJAX_CACHE says "
+        "where else)",
+        directory,
+    )
     return directory

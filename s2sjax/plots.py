@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from s2sjax.environment import configure_matplotlib
 from s2sjax.errors import UserError
 from s2sjax.metrics.names import METRICS, TEXT_METRICS
 
@@ -48,6 +49,7 @@ def learning_curves(metrics_jsonl: Path, out: Path) -> None:
     Raises:
         UserError: nothing was recorded yet.
     """
+    configure_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -107,6 +109,7 @@ def compared_curves(
     Raises:
         UserError: there is nothing to draw, or the picture cannot be written.
     """
+    configure_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -161,6 +164,7 @@ def attention_map(
         weights: `[T, S]`, rows of probabilities.
         out: a PNG, whose directory is made.
     """
+    configure_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax._src.lru_cache import LRUCache
 
 from s2sjax import environment, paths
 from s2sjax.data.cache import cache_directory
@@ -40,15 +41,15 @@ def compile_cache(monkeypatch) -> Path:
     return Path(told["jax_compilation_cache_dir"])
 
 
-@pytest.mark.parametrize("home", ["/home/ada", ""])
+@pytest.mark.parametrize("home", ["ada", ""])
 @pytest.mark.parametrize("cache", ["~/kept", "", None])
-def test_data_and_compiled_programs_are_kept_under_one_directory(monkeypatch, home, cache):
-    monkeypatch.setenv("HOME", home)
-    monkeypatch.setattr(pwd, "getpwuid", lambda number: type("", (), {"pw_dir": "/home/from-the-system"})())
+def test_data_and_compiled_programs_are_kept_under_one_directory(monkeypatch, tmp_path, home, cache):
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home else "")
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: type("", (), {"pw_dir": str(tmp_path / "from-the-system")})())
     monkeypatch.delenv("S2SJAX_CACHE", raising=False)
     if cache is not None:
         monkeypatch.setenv("S2SJAX_CACHE", cache)
-    expected = Path(home or "/home/from-the-system") / ("kept" if cache else ".cache/s2sjax")
+    expected = tmp_path / (home or "from-the-system") / ("kept" if cache else ".cache/s2sjax")
     assert cache_directory(DataConfig()) == expected
     assert compile_cache(monkeypatch) == expected / "xla"
 
@@ -59,6 +60,41 @@ def test_without_a_home_the_cache_is_a_private_directory_among_temporary_files(h
     assert homeless.stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("S2SJAX_CACHE", "/given")
     assert cache_directory(DataConfig()) == Path("/given")
+
+
+@pytest.mark.parametrize("home", ["read-only", "read-only/nonexistent", "a-file"])
+def test_a_home_that_cannot_be_written_to_is_none(homeless, monkeypatch, tmp_path, home, caplog):
+    (tmp_path / "read-only").mkdir()
+    (tmp_path / "a-file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.setenv("MPLCONFIGDIR", "so that it is taken back")
+    monkeypatch.delenv("MPLCONFIGDIR")
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "read-only" not in str(path) and writable(path, mode))
+    assert cache_directory(DataConfig()) == homeless
+    assert "no home directory can be written to: prepared data and compiled programs are kept in" in caplog.text
+    environment.configure_matplotlib()
+    assert os.environ["MPLCONFIGDIR"] == str(homeless / "matplotlib")
+    # What was prepared there before can still be read.
+    if home != "a-file":
+        (tmp_path / home / ".cache" / "s2sjax").mkdir(parents=True)
+        assert cache_directory(DataConfig()) == tmp_path / home / ".cache" / "s2sjax"
+
+
+def test_matplotlib_uses_a_home_that_can_be_written_to(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MPLCONFIGDIR", "so that it is taken back")
+    monkeypatch.delenv("MPLCONFIGDIR")
+    environment.configure_matplotlib()
+    assert "MPLCONFIGDIR" not in os.environ
+
+
+def test_compiled_programs_are_kept_where_files_have_unknown_owners(homeless, monkeypatch):
+    compile_cache(monkeypatch)
+    kept = LRUCache(str(homeless / "xla"), max_size=100)
+    for key in ("one", "two", "three"):
+        kept.put(key, b"x" * 40)
+    assert [kept.get(key) for key in ("one", "two", "three")] == [None, b"x" * 40, b"x" * 40]
 
 
 def test_a_temporary_cache_that_others_could_have_made_is_refused(homeless, tmp_path):
