@@ -129,7 +129,8 @@ def _flag_message(error: Exception, argv: list[str], values: flags.FlagValues) -
             config = _run_config_file(path)
         if config:
             _check_overrides(argv, config)
-    return str(error).strip()
+    text = str(error).strip()
+    return text if len(text) <= 500 else f"{text[:400]} ... {text[-80:]}"
 
 
 def _run_config_file(path: str) -> ConfigDict:

@@ -6,6 +6,7 @@ import functools
 import gc
 import math
 import os
+import re
 import shutil
 import signal
 
@@ -360,6 +361,8 @@ def test_a_run_leaves_metrics_samples_plots_and_its_config(one_device, data, tmp
     log = capsys.readouterr().err
     for part in ("parameters, float32, on 1 cpu device", "batches an epoch", "1 shape: ", "padding", "step 2/2", "eta"):
         assert part in log
+    assert "warning: config.optimizer.warmup_steps is 4, but training has 2 steps" in log and "| smoothed loss" in log
+    assert "best checkpoint: step 2, validation loss" in log and f"s2sjax decode --workdir={tmp_path} " in log
     assert {"step", "kind", "loss", "perplexity", "tokens_per_second", "padding", "learning_rate",
             "gradient_norm"} <= records(tmp_path)[0].keys()  # fmt: skip
     assert (tmp_path / "config.json").is_file() and (tmp_path / "tokenizer").is_dir()
@@ -398,8 +401,12 @@ def test_what_may_change_may_change(one_device, data, finished, tmp_path, capsys
     options = {"train__log_every": 2, "decode__beam_size": 2, "evaluate__every_steps": 3, "checkpoint__keep_last": 1}
     assert train(tiny(tmp_path / "moved", train__steps=4, **options), tmp_path / "run") == 0
     assert read_state(tmp_path / "run")["step"] == 4
-    assert "resuming at step 2" in capsys.readouterr().err
+    log = capsys.readouterr().err
+    assert "resuming at step 2" in log
     assert [r["step"] for r in records(tmp_path / "run")] == [1, 2, 4]
+    losses = [r["loss"] for r in records(tmp_path / "run", "validation")]
+    lower = [now for n, now in enumerate(losses) if n and now < min(losses[:n])]
+    assert lower and re.findall(r"new best loss ([\d.]+): before", log) == [f"{loss:.4f}" for loss in lower]
 
 
 def test_a_finished_run_has_nothing_to_do(one_device, data, finished, capsys):
