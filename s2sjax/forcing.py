@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.prepare import Ragged, TokenizedSplit, row_end
 from s2sjax.data.splits import prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
@@ -14,7 +14,6 @@ from s2sjax.experiment import Experiment
 from s2sjax.tasks.forced import Forced, Layers, forced_pairs
 from s2sjax.tasks.translate import Hypothesis, Translator
 from s2sjax.tasks.word_alignment import Alignment, align_words, read_words, written_words
-from s2sjax.vocabulary import EOS
 
 _MOST_LOGITS = 1 << 24
 """Scores of words that a device computes at a time: 64 MiB."""
@@ -45,7 +44,8 @@ class Forcing:
         prompt = prompt_of(data)
         source_rows = self.translator.source_rows([prompt(s) for s in sources], again=again)
         encoded = iter(self.tokenizers.target.encode([t for t in targets if isinstance(t, str)]))
-        target_rows = [np.append(next(encoded), EOS) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
+        end = row_end(data, self.tokenizers.target)
+        target_rows = [np.append(next(encoded), end) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
         vocab = self.tokenizers.target.vocab_size
         if any(row.max(initial=0) >= vocab for row in target_rows):
             raise UserError(f"a hypothesis has a token beyond this run's {vocab}: it is another run's")

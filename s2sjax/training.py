@@ -44,6 +44,7 @@ from s2sjax.workdir import (
     claim_workdir,
     discard_checkpoints,
     open_copy,
+    own_tokenizers,
     read_skipped,
     write_skipped,
 )
@@ -104,7 +105,8 @@ def set_up(experiment: Experiment, workdir: Path) -> Setup:
 
     # ---- Data ----
     with progress("preparing data") as advance:
-        prepared = prepare(experiment.data, experiment.tokenizer, ("train", "validation"), progress=advance)
+        own = own_tokenizers(workdir)
+        prepared = prepare(experiment.data, experiment.tokenizer, own=own, progress=advance)
     split = windowed(prepared.splits["train"], experiment.data)
     divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * config.accumulate
     plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed, divisor=divisor)
@@ -195,8 +197,8 @@ class Loop:
                 smoothed=experiment.train.label_smoothing > 0,
             )
         )
-        unreadable = (split.unreadable for split in setup.prepared.splits.values())
-        for message in filter(None, (*self.news, *(restored.messages if restored else ()), *unreadable)):
+        told = (text for split in setup.prepared.splits.values() for text in (split.unreadable, *split.remarks))
+        for message in filter(None, (*self.news, *(restored.messages if restored else ()), *told)):
             self.report.message(message)
         if restored:
             state = restored.state

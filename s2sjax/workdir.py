@@ -38,6 +38,9 @@ CHANGEABLE = (
     "data.dir",
     "data.cache_dir",
     "data.max_bad_records",
+    # Only where the models are may change: `tokenizer.check_given` holds their content to the run's own copies.
+    "tokenizer.source_model",
+    "tokenizer.target_model",
 )
 """Config keys that may differ when a run is resumed; all others decide what is computed, as long as no step is bad."""
 
@@ -57,6 +60,11 @@ def check_workdir(experiment: Experiment, workdir: Path) -> None:
             raise UserError(f"{workdir} holds a run of another config: {changed}. Use these values, or another workdir")
     elif workdir.exists() and (not workdir.is_dir() or any(path.name not in _BEGUN for path in workdir.iterdir())):
         raise UserError(f"{workdir} is not empty and has no config.json, so it is no run; use another workdir")
+
+
+def own_tokenizers(workdir: Path) -> tokenizers_lib.TokenizerPair | None:
+    """Those of a run that has begun, which need neither training nor the files that they came from."""
+    return tokenizers_lib.load(workdir / "tokenizer") if (workdir / "data.json").exists() else None
 
 
 def _changed(old: Experiment, new: Experiment) -> str:

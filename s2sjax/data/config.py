@@ -38,6 +38,8 @@ class DataConfig:
         they are read: they are turned round after they are tokenised.
       train, validation, test: what each split is called in file names or in TFDS; a slice of one is "train[:90%]".
       join: the examples of a split are one running text, in order. Language modelling only.
+      keep_line_ends: in a joined text, a line end is a character of the vocabulary, so that a model that goes on with a
+        text writes lines. Otherwise each line ends with end-of-sentence.
       context: most tokens of an example; longer ones are cut into windows whose first token is only read, so that each
         token is predicted once (0: not cut). Language modelling only.
       stride: tokens predicted in a window of evaluation; those before them in the window are only read (0: as many as
@@ -73,6 +75,7 @@ class DataConfig:
     validation: str = "validation"
     test: str = "test"
     join: bool = False
+    keep_line_ends: bool = False
     context: int = 0
     stride: int = 0
     max_bad_records: int = 0
@@ -109,6 +112,11 @@ class DataConfig:
         if self.join and not self.context:
             raise UserError(
                 "config.data.join makes one text of a split: set config.data.context, the tokens of a window"
+            )
+        if self.keep_line_ends and not self.join:
+            raise UserError(
+                "config.data.keep_line_ends is for a joined text, whose lines follow each other: set config.data.join, "
+                "or leave it out"
             )
         if self.context > self.max_target_length:
             raise UserError(

@@ -9,6 +9,7 @@ Under the cache directory:
       source_offsets.npy   int64 [n + 1], row i is tokens[offsets[i] : offsets[i + 1]]
       target_*.npy         likewise, in the order of data.target_order
       complete.json        written last
+      counts.json          what of it is unknown or blank: `data.counts`
 
 Every file is written under a name of its own, synced and renamed. So a killed process costs one shard. Of several
 processes that want the same thing one makes it and the others wait; where a disk knows no locks, all make it, and leave
@@ -35,11 +36,12 @@ import numpy as np
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.config import DataConfig
+from s2sjax.data.counts import remarks
 from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import Tokenizer, TokenizerConfig, TokenizerPair
 from s2sjax.errors import UserError
-from s2sjax.vocabulary import EOS
+from s2sjax.vocabulary import EOS, UNK
 
 SHARD_SIZE = 16384  # examples
 
@@ -82,7 +84,7 @@ class Ragged:
 
 @dataclass(frozen=True, eq=False)
 class TokenizedSplit:
-    """Every example of a split, none dropped; each row ends with end-of-sentence. Read-only memory maps.
+    """Every example of a split, none dropped; each row ends as `row_end` says. Read-only memory maps.
 
     Where the data has no sources, theirs are rows of no tokens. Targets stand as a model writes them: with
     `data.target_order` "right_to_left" from the last token to the first.
@@ -95,6 +97,8 @@ class TokenizedSplit:
     """For each example the number of its first target tokens that are read and not predicted; None: 0."""
     unreadable: str = ""
     """For the user: how many records could not be read and are left out, and where they are listed."""
+    remarks: tuple[str, ...] = ()
+    """For the user: what else is worth knowing of this data."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -121,15 +125,22 @@ def prepare(
     tokenizer: TokenizerConfig,
     splits: Sequence[str] = ("train", "validation"),
     *,
+    own: TokenizerPair | None = None,
     progress: Progress | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> Prepared:
     """Trains or loads the tokenizers and tokenises the splits; what is there already is re-used.
 
+    Args:
+      own: tokenizers of a run that goes on: they are its own copies, and nothing is trained.
+
     Raises:
-      UserError: as `open_split`; training the tokenizers failed; the cache directory cannot be written.
+      UserError: as `open_split`; training the tokenizers failed; the cache directory cannot be written; a model that
+        the config names is not the run's.
     """
-    pair = prepare_tokenizers(data, tokenizer, progress=progress)
+    if own is not None:
+        tokenizers_lib.check_given(tokenizer, own)
+    pair = own or prepare_tokenizers(data, tokenizer, progress=progress)
     return Prepared(
         pair, {split: tokenize(data, pair, split, progress=progress, shard_size=shard_size) for split in splits}
     )
@@ -140,7 +151,11 @@ def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: P
     if given := tokenizers_lib.given_tokenizers(config):
         return given
     source = open_split(data, "train")
-    digest = _digest(source.fingerprint(), json.dumps(dataclasses.asdict(config), sort_keys=True))
+    values = dataclasses.asdict(config)
+    if not values["symbol_pattern"]:  # it came later than others: without it, the hash is as it was
+        del values["symbol_pattern"]
+    line_ends = ["line_ends"] if data.keep_line_ends else []
+    digest = _digest(source.fingerprint(), json.dumps(values, sort_keys=True), *line_ends)
     directory = cache_directory(data) / f"tokenizer-{digest}"
     with _locked(directory):
         if not os.path.exists(directory):
@@ -148,7 +163,8 @@ def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: P
             if progress:
                 progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 0, 1)
             examples = (source[int(i)] for i in indices)
-            pair = tokenizers_lib.train_tokenizers(config, [(e["source"], e["target"]) for e in examples])
+            pairs = [(example["source"], example["target"]) for example in examples]
+            pair = tokenizers_lib.train_tokenizers(config, pairs, line_ends=data.keep_line_ends)
             _save_tokenizers(pair, directory)
             if progress:
                 progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 1, 1)
@@ -167,8 +183,8 @@ def tokenize(
     """Tokenises one split with tokenizers that exist, for instance those of a run directory."""
     source = open_split(data, split)
     models = [f"{t.kind} {hashlib.blake2b(t.to_bytes()).hexdigest()}" for t in (tokenizers.source, tokenizers.target)]
-    turned = ["right_to_left"] if data.right_to_left else []
-    digest = _digest(source.fingerprint(), *models, *turned)
+    ways = ["right_to_left"] * data.right_to_left + ["line_ends"] * data.keep_line_ends
+    digest = _digest(source.fingerprint(), *models, *ways)
     directory = cache_directory(data) / f"tokens-{digest}"
     complete = directory / "complete.json"
     # os.path.exists, unlike Path.exists, takes a directory that may not be read for an absent one; writing reports it.
@@ -179,16 +195,36 @@ def tokenize(
             if os.path.exists(complete):
                 break
             try:
-                _build(
-                    source, tokenizers, directory, shard_size, lambda done: _report(progress, split, done, len(source)),
-                    sources=bool(data.source), right_to_left=data.right_to_left,
-                )  # fmt: skip
+                report = functools.partial(_report, progress, split)
+                _build(source, tokenizers, directory, shard_size, report, data)
             except UserError:
                 # Without locks, another process may have completed the split and removed the shards that this one used.
                 if not os.path.exists(complete):
                     raise
     source_side, target_side = (_load_side(directory, side) for side in _SIDES)
-    return TokenizedSplit(source_side, target_side, digest, unreadable=source.unreadable)
+    sides = {"target": (tokenizers.target, (target_side.tokens, target_side.offsets))}
+    if data.source:
+        sides = {"source": (tokenizers.source, (source_side.tokens, source_side.offsets)), **sides}
+    told = remarks(directory / "counts.json", split, sides)
+    return TokenizedSplit(source_side, target_side, digest, unreadable=source.unreadable, remarks=told)
+
+
+def row_end(data: DataConfig, tokenizer: Tokenizer) -> int:
+    """The token that a row ends with: end-of-sentence, or a line end where `data.keep_line_ends` has them as tokens.
+
+    Raises:
+      UserError: the vocabulary has no line end.
+    """
+    if not data.keep_line_ends:
+        return EOS
+    (ids,) = tokenizer.encode(["\n"])
+    if len(ids) != 1 or ids[0] == UNK:
+        raise UserError(
+            "config.data.keep_line_ends needs a vocabulary in which a line end is one token: learn one of kind char, "
+            "byte, unigram or bpe; or train a model with spm_train --user_defined_symbols=$'\\n' "
+            "--add_dummy_prefix=false"
+        )
+    return int(ids[0])
 
 
 def _load_side(directory: Path, side: str) -> Ragged:
@@ -211,10 +247,8 @@ def _build(
     tokenizers: TokenizerPair,
     directory: Path,
     shard_size: int,
-    report: Callable[[int], None],
-    *,
-    sources: bool,
-    right_to_left: bool,
+    report: Callable[[int, int], None],
+    data: DataConfig,
 ) -> None:
     starts = range(0, len(source), shard_size)
     # The size is in the name: shards of another size are no part of this set.
@@ -226,8 +260,8 @@ def _build(
         stop = min(start + shard_size, len(source))
         if not _readable(path):
             examples = [source[i] for i in range(start, stop)]
-            _write_shard(path, tokenizers, examples, sources=sources, right_to_left=right_to_left)
-        report(stop)
+            _write_shard(path, tokenizers, examples, data)
+        report(stop, len(source))
     for side in _SIDES:
         _write_array(directory / f"{side}_tokens.npy", paths, f"{side}_tokens", np.int32)
         lengths = [_read_shard(path, f"{side}_lengths") for path in paths]
@@ -243,17 +277,16 @@ def _write_shard(
     path: Path,
     tokenizers: TokenizerPair,
     examples: Sequence[Record],
-    *,
-    sources: bool,
-    right_to_left: bool,
+    data: DataConfig,
 ) -> None:
     def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
-        return [np.append(row, np.int32(EOS)) for row in tokenizer.encode(texts)]
+        end = np.int32(row_end(data, tokenizer))
+        return [np.append(row, end) for row in tokenizer.encode(texts)]
 
     targets = encode(tokenizers.target, [example["target"] for example in examples])
-    target = Ragged.from_rows([turn_round(row) for row in targets] if right_to_left else targets)
+    target = Ragged.from_rows([turn_round(row) for row in targets] if data.right_to_left else targets)
     source = Ragged(np.zeros(0, np.int32), np.zeros(len(examples) + 1, np.int64))
-    if sources:
+    if data.source:
         source = Ragged.from_rows(encode(tokenizers.source, [example["source"] for example in examples]))
 
     def content(file: IO[bytes]) -> None:

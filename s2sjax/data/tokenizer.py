@@ -10,12 +10,13 @@ it does not keep: U+2581 "▁", its own mark for a space, comes back as a space,
 see is unk and vanishes, unless `byte_fallback` spells it in bytes.
 """
 
+import dataclasses
 import itertools
 import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -46,6 +47,8 @@ class TokenizerConfig:
         A small corpus may give fewer, which is logged.
       joint: one vocabulary for source and target.
       user_symbols: strings without spaces that are always one token, such as "<2de>" (word: where they stand alone).
+      symbol_pattern: a regular expression: what it matches in the training text is one token each, as user symbols are,
+        so that they need not be listed. "[#;][^#;]+" makes one token of each tag in "lieben#V;PST": "#V" and ";PST".
       byte_fallback: spell unknown characters in bytes (SentencePiece).
       split_digits: every digit is a token (SentencePiece).
       character_coverage: share of the training text's characters that the vocabulary must hold (SentencePiece).
@@ -58,6 +61,7 @@ class TokenizerConfig:
     vocab_size: int = 8000
     joint: bool = True
     user_symbols: tuple[str, ...] = ()
+    symbol_pattern: str = ""
     byte_fallback: bool = False
     split_digits: bool = False
     character_coverage: float = 1.0
@@ -87,12 +91,25 @@ class TokenizerConfig:
         if self.source_model and not self.joint and not self.target_model:
             raise UserError("config.tokenizer.joint is False: give config.tokenizer.target_model beside source_model")
         for symbol in self.user_symbols:
-            if not symbol or symbol in SPECIALS or "▁" in symbol or re.search(r"\s", symbol):
-                raise UserError(
-                    f"config.tokenizer.user_symbols holds {symbol!r}; expected text without spaces, ▁, {SPECIALS}"
-                )
+            _check_symbol(symbol, "user_symbols holds")
+        try:
+            re.compile(self.symbol_pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"config.tokenizer.symbol_pattern is {self.symbol_pattern!r}, which is no regular expression: {error}"
+            ) from None
+        if self.symbol_pattern and (self.source_model or {self.kind, self.target_kind or self.kind} == {"word"}):
+            raise UserError(
+                "config.tokenizer.symbol_pattern is for vocabularies that are learned, and not for words, which are "
+                "one token anyway; leave it out"
+            )
         if len(set(self.user_symbols)) != len(self.user_symbols):
             raise UserError(f"config.tokenizer.user_symbols holds a symbol twice: {self.user_symbols}")
+
+
+def _check_symbol(symbol: str, where: str) -> None:
+    if not symbol or symbol in SPECIALS or "▁" in symbol or re.search(r"\s", symbol):
+        raise UserError(f"config.tokenizer.{where} {symbol!r}; expected text without spaces, ▁, {SPECIALS}")
 
 
 class Tokenizer(Protocol):
@@ -207,14 +224,60 @@ class SentencePieceTokenizer:
         return self._model
 
 
-def train_tokenizers(config: TokenizerConfig, pairs: Sequence[tuple[str, str]]) -> TokenizerPair:
-    """Trains on (source, target) pairs; deterministic. See `sample_indices` for which pairs to give."""
+def train_tokenizers(
+    config: TokenizerConfig, pairs: Sequence[tuple[str, str]], *, line_ends: bool = False
+) -> TokenizerPair:
+    """Trains on (source, target) pairs; deterministic. See `sample_indices` for which pairs to give.
+
+    Args:
+      line_ends: a line end is one token; then texts follow each other, and none is begun with a space of its own.
+
+    Raises:
+      UserError: SentencePiece cannot train; what `symbol_pattern` matches cannot be a token.
+    """
+    _check_in_use(config)
     sources, targets = (list(side) for side in zip(*pairs, strict=True))
     if config.joint:
-        tokenizer = _train(config.kind, config, sources + targets)
+        tokenizer = _train(config.kind, config, sources + targets, line_ends)
         return TokenizerPair(tokenizer, tokenizer)
     target_kind = config.target_kind or config.kind
-    return TokenizerPair(_train(config.kind, config, sources), _train(target_kind, config, targets))
+    return TokenizerPair(
+        _train(config.kind, config, sources, line_ends), _train(target_kind, config, targets, line_ends)
+    )
+
+
+def _check_in_use(config: TokenizerConfig) -> None:
+    """Refuses what would be without effect. Here, not where the config is read: old runs may hold it."""
+    kinds = {config.kind, config.target_kind or config.kind}
+    if config.character_coverage < 1 and not kinds & {"unigram", "bpe"}:
+        raise UserError(
+            f"config.tokenizer.character_coverage is for unigram and bpe, and kind is {config.kind!r}; leave it out, "
+            "or lower config.tokenizer.vocab_size"
+        )
+    if kinds != {"byte"} and config.vocab_size <= len(SPECIALS) + len(config.user_symbols):
+        raise UserError(
+            f"config.tokenizer.vocab_size is {config.vocab_size}, and {len(SPECIALS)} specials and "
+            f"{len(config.user_symbols)} user symbols leave no room for anything else; raise it"
+        )
+
+
+def check_given(config: TokenizerConfig, own: TokenizerPair) -> None:
+    """A run has copies of the models that it was given, which may have moved since.
+
+    Raises:
+      UserError: a file that `source_model` or `target_model` names is there, and is another model than the run's.
+    """
+    for side in ("source", "target"):
+        path = getattr(config, f"{side}_model")
+        try:
+            model = expand(path).read_bytes() if path else None
+        except (OSError, ValueError):
+            continue
+        if model is not None and model != getattr(own, side).to_bytes():
+            raise UserError(
+                f"config.tokenizer.{side}_model={path!r} is not the model that this run began with and has a copy of; "
+                "name the one it began with, or use another workdir"
+            )
 
 
 def sample_indices(count: int, config: TokenizerConfig) -> range | np.ndarray:
@@ -278,17 +341,32 @@ def _from_bytes(kind: str, path: Path) -> Tokenizer:
             raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char, byte or word")
 
 
-def _train(kind: str, config: TokenizerConfig, texts: list[str]) -> Tokenizer:
+def _train(kind: str, config: TokenizerConfig, texts: list[str], line_ends: bool) -> Tokenizer:
+    if config.symbol_pattern and kind != "word":
+        found = _matches(config, texts)
+        config = dataclasses.replace(config, symbol_pattern="", user_symbols=(*config.user_symbols, *found))
+        _check_in_use(dataclasses.replace(config, kind=kind, target_kind=""))
     match kind:
         case "byte":
             return ByteTokenizer(config.user_symbols)
         case "char":
-            return CharTokenizer(_most_frequent(config, itertools.chain.from_iterable(texts)), config.user_symbols)
+            lines = (text + "\n" for text in texts) if line_ends else texts
+            return CharTokenizer(_most_frequent(config, itertools.chain.from_iterable(lines)), config.user_symbols)
         case "word":
             words = itertools.chain.from_iterable(text.split() for text in texts)
             return WordTokenizer(_most_frequent(config, words), config.user_symbols)
         case _:
-            return _train_sentencepiece(kind, config, texts)
+            return _train_sentencepiece(kind, config, texts, line_ends)
+
+
+def _matches(config: TokenizerConfig, texts: Iterable[str]) -> list[str]:
+    """What `symbol_pattern` matches, most frequent first."""
+    pattern = re.compile(config.symbol_pattern)
+    counts = Counter(match.group() for text in texts for match in pattern.finditer(text))
+    found = counts.keys() - {"", *config.user_symbols, *SPECIALS}
+    for symbol in sorted(found):
+        _check_symbol(symbol, f"symbol_pattern {config.symbol_pattern!r} matches")
+    return sorted(found, key=lambda symbol: (-counts[symbol], symbol))
 
 
 def _most_frequent(config: TokenizerConfig, units: Iterable[str]) -> list[str]:
@@ -299,13 +377,46 @@ def _most_frequent(config: TokenizerConfig, units: Iterable[str]) -> list[str]:
     return sorted(counts.keys() - known, key=lambda unit: (-counts[unit], unit))[:room]
 
 
-def _train_sentencepiece(kind: str, config: TokenizerConfig, texts: list[str]) -> SentencePieceTokenizer:
+_LONGEST = 1 << 16
+"""Bytes of a text that SentencePiece learns from; it leaves out longer ones."""
+_MARK = "\u2585"
+"""A character that SentencePiece keeps for itself: it leaves out texts that hold it."""
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, those that SentencePiece would leave out in parts that it takes; how many, the log says."""
+    long = marked = 0
+    for text in texts:
+        marked += _MARK in text
+        for part in text.split(_MARK):
+            if len(part) * 4 <= _LONGEST or len(data := part.encode()) <= _LONGEST:
+                yield part
+                continue
+            long += 1
+            while len(data) > _LONGEST:
+                end = max(data.rfind(white, _LONGEST // 2, _LONGEST) for white in (b" ", b"\n", b"\t"))
+                if end < 0:
+                    end = _LONGEST
+                    while data[end] & 0xC0 == 0x80:  # within a character
+                        end -= 1
+                yield data[:end].decode()
+                data = data[end:].removeprefix(b" ")  # a text begins as if a space stood before it
+            yield data.decode()
+    if long:
+        _log.warning("%d texts of over %d bytes were cut for training the tokenizer", long, _LONGEST)
+    if marked:
+        _log.warning("%d texts hold %r, which SentencePiece cannot learn: it will be unknown", marked, _MARK)
+
+
+def _train_sentencepiece(
+    kind: str, config: TokenizerConfig, texts: list[str], line_ends: bool
+) -> SentencePieceTokenizer:
     import sentencepiece
 
     model = BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=_sentences(texts),
             model_writer=model,
             model_type=kind,
             vocab_size=config.vocab_size,
@@ -316,11 +427,12 @@ def _train_sentencepiece(kind: str, config: TokenizerConfig, texts: list[str]) -
             eos_id=EOS,
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
-            user_defined_symbols=list(config.user_symbols),
+            add_dummy_prefix=not line_ends,
+            user_defined_symbols=[*config.user_symbols, *["\n"] * line_ends],
             byte_fallback=config.byte_fallback,
             split_digits=config.split_digits,
             character_coverage=config.character_coverage,
-            max_sentence_length=1 << 16,  # bytes; longer sentences are left out
+            max_sentence_length=_LONGEST,
             num_threads=16,  # fixed: unigram sums its counts by thread, so the model depends on it
             minloglevel=2,
         )

@@ -262,3 +262,57 @@ def test_source_and_target_may_be_of_different_kinds(tmp_path):
         TokenizerConfig(kind="char", target_kind="word")
     with pytest.raises(UserError, match="config.tokenizer.target_kind is"):
         TokenizerConfig(kind="char", target_kind="words", joint=False)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_lines_that_sentencepiece_would_leave_out_are_learned_from_and_said(kind, caplog):
+    common = [("the cat", "das Haus")] * 20
+    long = " ".join(["zebra"] * 12_000), "a"  # 72 kB
+    marked = "quagga \u2585 quagga quagga", "b"
+    tokenizer = train_tokenizers(TokenizerConfig(kind=kind, vocab_size=80), [*common, long, marked]).source
+    for word in ("zebra", "quagga"):
+        assert UNK not in tokenizer.encode([word])[0]
+    assert "1 texts of over 65536 bytes were cut" in caplog.text
+    assert "1 texts hold '\u2585', which SentencePiece cannot learn" in caplog.text
+
+
+@given(st.text(st.sampled_from("aß日𝔘 \n"), min_size=0, max_size=400), st.integers(8, 60))
+def test_a_text_is_cut_at_characters_and_at_white_space_if_there_is_some(text, longest):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers, "_LONGEST", longest)
+        parts = list(tokenizers._sentences([text]))
+    assert all(len(part.encode()) <= longest for part in parts)
+    assert "".join(parts).replace(" ", "") == text.replace(" ", "")
+    assert parts == [text] or len(text.encode()) > longest
+
+
+def test_what_a_pattern_matches_is_one_token_without_being_listed():
+    lines = [("lieben#V;PST", "liebte"), ("Vogel#N;PL", "Vögel"), ("SGen#V;PST;SG", "x")]
+    for kind in ("char", "byte", "unigram", "bpe"):
+        config = TokenizerConfig(kind=kind, vocab_size=300, symbol_pattern="[#;][^#;]+")
+        tokenizer = train_tokenizers(config, lines).source
+        (ids,) = tokenizer.encode(["Vogel#V;SG"])
+        assert tokenizer.pieces(ids)[-2:] == ["#V", ";SG"], kind
+        assert tokenizer.decode(ids) == "Vogel#V;SG"
+        listed = dataclasses.replace(config, symbol_pattern="", user_symbols=("#V", ";PST", "#N", ";PL", ";SG"))
+        assert train_tokenizers(listed, lines).source.to_bytes() == tokenizer.to_bytes()
+    apart = train_tokenizers(TokenizerConfig(kind="char", joint=False, symbol_pattern="[#;][^#;]+"), lines)
+    assert ";PST" not in apart.target.pieces(range(apart.target.vocab_size))
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"kind": "char", "symbol_pattern": "("}, "is no regular expression"),
+        ({"kind": "char", "symbol_pattern": "(?<=a*)b"}, "is no regular expression"),
+        ({"kind": "word", "symbol_pattern": "a"}, "one token anyway"),
+        ({"source_model": "x", "symbol_pattern": "a"}, "vocabularies that are learned"),
+        ({"kind": "char", "symbol_pattern": "a b"}, "matches 'a b'; expected text without spaces"),
+        ({"kind": "char", "vocab_size": 6, "symbol_pattern": "[abcd]"}, "leave no room"),
+        ({"kind": "char", "vocab_size": 6, "user_symbols": ("x", "y", "z")}, "leave no room"),
+        ({"kind": "char", "character_coverage": 0.9}, "character_coverage is for unigram and bpe"),
+    ],
+)
+def test_settings_that_cannot_be_or_would_be_without_effect_are_refused(config, message):
+    with pytest.raises(UserError, match=message):
+        train_tokenizers(TokenizerConfig(**config), [("a b c d", "a b")])
