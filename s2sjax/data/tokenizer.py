@@ -16,7 +16,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +25,8 @@ from typing import Protocol
 import numpy as np
 
 from s2sjax.config import check_at_least, check_choices, one_of, up_to
-from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer, in_text, text_ids
+from s2sjax.data.pieces import LONGEST, SentencePieceTokenizer, sentences
+from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
 from s2sjax.paths import expand
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
@@ -155,73 +156,6 @@ class TokenizerPair:
     @property
     def joint(self) -> bool:
         return self.source is self.target
-
-
-class SentencePieceTokenizer:
-    """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226) from its serialized form.
-
-    Raises:
-      UserError: the bytes are no model, or its special ids are not pad 0, unk 1, bos 2, eos 3.
-    """
-
-    kind = "sentencepiece"
-
-    def __init__(self, model: bytes, origin: str = "the SentencePiece model") -> None:
-        import sentencepiece
-
-        self._model = model
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(model)
-        except RuntimeError as error:
-            raise UserError(f"{origin} is not a SentencePiece model: {error}") from None
-        p = self._processor
-        found = (p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id())
-        if found != (PAD, UNK, BOS, EOS):
-            raise UserError(
-                f"{origin} has pad, unk, bos, eos ids {found}; expected (0, 1, 2, 3). Train it with "
-                "spm_train --pad_id=0 --unk_id=1 --bos_id=2 --eos_id=3"
-            )
-
-    @property
-    def vocab_size(self) -> int:
-        return self._processor.GetPieceSize()
-
-    def encode(self, texts: list[str]) -> list[np.ndarray]:
-        return [np.asarray(ids, np.int32) for ids in self._processor.Encode(texts)]
-
-    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return self._processor.Decode(text_ids(ids))
-
-    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
-        return [self._processor.IdToPiece(int(i)) for i in ids]
-
-    def encode_spans(self, text: str) -> np.ndarray:
-        return self._spans(self._processor.Encode(text, out_type="serialized_proto"))
-
-    def decode_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        spans = np.zeros((len(ids), 2), int)
-        spans[in_text(ids)] = self._spans(self._processor.Decode(text_ids(ids), out_type="serialized_proto"))
-        return spans
-
-    def _spans(self, serialized: bytes) -> np.ndarray:
-        from sentencepiece.sentencepiece_pb2 import SentencePieceText  # type: ignore[attr-defined]
-
-        split = SentencePieceText.FromString(serialized)
-        # Offsets are of bytes: characters that begin before each.
-        before = np.cumsum([0, *(byte & 0xC0 != 0x80 for byte in split.text.encode())])
-        spans = np.zeros((len(split.pieces), 2), int)
-        for span, piece in zip(spans, split.pieces, strict=True):
-            begin, end = before[piece.begin], before[piece.end]
-            if piece.piece == "▁":
-                end += 1
-            elif self._processor.IsByte(piece.id):  # all bytes but the last of a character have empty offsets
-                end = begin + 1
-            span[:] = begin, end
-        return spans
-
-    def to_bytes(self) -> bytes:
-        return self._model
 
 
 def train_tokenizers(
@@ -377,37 +311,6 @@ def _most_frequent(config: TokenizerConfig, units: Iterable[str]) -> list[str]:
     return sorted(counts.keys() - known, key=lambda unit: (-counts[unit], unit))[:room]
 
 
-_LONGEST = 1 << 16
-"""Bytes of a text that SentencePiece learns from; it leaves out longer ones."""
-_MARK = "\u2585"
-"""A character that SentencePiece keeps for itself: it leaves out texts that hold it."""
-
-
-def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, those that SentencePiece would leave out in parts that it takes; how many, the log says."""
-    long = marked = 0
-    for text in texts:
-        marked += _MARK in text
-        for part in text.split(_MARK):
-            if len(part) * 4 <= _LONGEST or len(data := part.encode()) <= _LONGEST:
-                yield part
-                continue
-            long += 1
-            while len(data) > _LONGEST:
-                end = max(data.rfind(white, _LONGEST // 2, _LONGEST) for white in (b" ", b"\n", b"\t"))
-                if end < 0:
-                    end = _LONGEST
-                    while data[end] & 0xC0 == 0x80:  # within a character
-                        end -= 1
-                yield data[:end].decode()
-                data = data[end:].removeprefix(b" ")  # a text begins as if a space stood before it
-            yield data.decode()
-    if long:
-        _log.warning("%d texts of over %d bytes were cut for training the tokenizer", long, _LONGEST)
-    if marked:
-        _log.warning("%d texts hold %r, which SentencePiece cannot learn: it will be unknown", marked, _MARK)
-
-
 def _train_sentencepiece(
     kind: str, config: TokenizerConfig, texts: list[str], line_ends: bool
 ) -> SentencePieceTokenizer:
@@ -416,7 +319,7 @@ def _train_sentencepiece(
     model = BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=_sentences(texts),
+            sentence_iterator=sentences(texts),
             model_writer=model,
             model_type=kind,
             vocab_size=config.vocab_size,
@@ -432,7 +335,7 @@ def _train_sentencepiece(
             byte_fallback=config.byte_fallback,
             split_digits=config.split_digits,
             character_coverage=config.character_coverage,
-            max_sentence_length=_LONGEST,
+            max_sentence_length=LONGEST,
             num_threads=16,  # fixed: unigram sums its counts by thread, so the model depends on it
             minloglevel=2,
         )

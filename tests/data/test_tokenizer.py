@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2sjax.data import pieces
 from s2sjax.data import tokenizer as tokenizers
 from s2sjax.data.tokenizer import TokenizerConfig, train_tokenizers
 from s2sjax.data.units import ByteTokenizer, CharTokenizer, WordTokenizer
@@ -279,8 +280,8 @@ def test_lines_that_sentencepiece_would_leave_out_are_learned_from_and_said(kind
 @given(st.text(st.sampled_from("aß日𝔘 \n"), min_size=0, max_size=400), st.integers(8, 60))
 def test_a_text_is_cut_at_characters_and_at_white_space_if_there_is_some(text, longest):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizers, "_LONGEST", longest)
-        parts = list(tokenizers._sentences([text]))
+        patch.setattr(pieces, "LONGEST", longest)
+        parts = list(pieces.sentences([text]))
     assert all(len(part.encode()) <= longest for part in parts)
     assert "".join(parts).replace(" ", "") == text.replace(" ", "")
     assert parts == [text] or len(text.encode()) > longest

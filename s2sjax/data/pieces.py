@@ -1,0 +1,110 @@
+"""SentencePiece: its models as tokenizers, and texts as its training takes them."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from s2sjax.data.units import in_text, text_ids
+from s2sjax.errors import UserError
+from s2sjax.vocabulary import BOS, EOS, PAD, UNK
+
+_log = logging.getLogger(__name__)
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226) from its serialized form.
+
+    Raises:
+      UserError: the bytes are no model, or its special ids are not pad 0, unk 1, bos 2, eos 3.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes, origin: str = "the SentencePiece model") -> None:
+        import sentencepiece
+
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise UserError(f"{origin} is not a SentencePiece model: {error}") from None
+        p = self._processor
+        found = (p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id())
+        if found != (PAD, UNK, BOS, EOS):
+            raise UserError(
+                f"{origin} has pad, unk, bos, eos ids {found}; expected (0, 1, 2, 3). Train it with "
+                "spm_train --pad_id=0 --unk_id=1 --bos_id=2 --eos_id=3"
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        return self._processor.GetPieceSize()
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        return [np.asarray(ids, np.int32) for ids in self._processor.Encode(texts)]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return self._processor.Decode(text_ids(ids))
+
+    def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        return [self._processor.IdToPiece(int(i)) for i in ids]
+
+    def encode_spans(self, text: str) -> np.ndarray:
+        return self._spans(self._processor.Encode(text, out_type="serialized_proto"))
+
+    def decode_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        spans = np.zeros((len(ids), 2), int)
+        spans[in_text(ids)] = self._spans(self._processor.Decode(text_ids(ids), out_type="serialized_proto"))
+        return spans
+
+    def _spans(self, serialized: bytes) -> np.ndarray:
+        from sentencepiece.sentencepiece_pb2 import SentencePieceText  # type: ignore[attr-defined]
+
+        split = SentencePieceText.FromString(serialized)
+        # Offsets are of bytes: characters that begin before each.
+        before = np.cumsum([0, *(byte & 0xC0 != 0x80 for byte in split.text.encode())])
+        spans = np.zeros((len(split.pieces), 2), int)
+        for span, piece in zip(spans, split.pieces, strict=True):
+            begin, end = before[piece.begin], before[piece.end]
+            if piece.piece == "▁":
+                end += 1
+            elif self._processor.IsByte(piece.id):  # all bytes but the last of a character have empty offsets
+                end = begin + 1
+            span[:] = begin, end
+        return spans
+
+    def to_bytes(self) -> bytes:
+        return self._model
+
+
+LONGEST = 1 << 16
+"""Bytes of a text that SentencePiece learns from; it leaves out longer ones."""
+_MARK = "\u2585"
+"""A character that SentencePiece keeps for itself: it leaves out texts that hold it."""
+
+
+def sentences(texts: Iterable[str]) -> Iterator[str]:
+    """The texts, those that SentencePiece would leave out in parts that it takes; how many, the log says."""
+    long = marked = 0
+    for text in texts:
+        marked += _MARK in text
+        for part in text.split(_MARK):
+            if len(part) * 4 <= LONGEST or len(data := part.encode()) <= LONGEST:
+                yield part
+                continue
+            long += 1
+            while len(data) > LONGEST:
+                end = max(data.rfind(white, LONGEST // 2, LONGEST) for white in (b" ", b"\n", b"\t"))
+                if end < 0:
+                    end = LONGEST
+                    while data[end] & 0xC0 == 0x80:  # within a character
+                        end -= 1
+                yield data[:end].decode()
+                data = data[end:].removeprefix(b" ")  # a text begins as if a space stood before it
+            yield data.decode()
+    if long:
+        _log.warning("%d texts of over %d bytes were cut for training the tokenizer", long, LONGEST)
+    if marked:
+        _log.warning("%d texts hold %r, which SentencePiece cannot learn: it will be unknown", marked, _MARK)
