@@ -20,6 +20,7 @@ from tests.decode.toys import (
     EOS,
     LATTICE,
     PAD,
+    SCORE,
     UNK,
     A,
     B,
@@ -36,6 +37,7 @@ from tests.decode.toys import (
     score,
     search_hash,
 )
+from tests.tolerance import assert_close
 
 CASES = 240
 NARROW = BeamConfig(beam_size=3, nbest=3, max_len=8, length_penalty="gnmt", alpha=0.6)
@@ -122,7 +124,7 @@ def test_hypotheses_do_not_depend_on_the_batch_or_its_order():
         alone = run_hash(SEEDS[row : row + 1], config=NARROW)
         np.testing.assert_array_equal(alone.tokens[0], whole.tokens[row])
         # Another batch size is another program, whose sums may round differently.
-        np.testing.assert_allclose(alone.scores[0], whole.scores[row], rtol=3e-6)
+        assert_close(alone.scores[0], whole.scores[row], roundings=SCORE)
 
 
 def test_one_best_equals_the_best_of_n():
@@ -312,7 +314,7 @@ def test_sentences_spread_over_devices_give_the_same():
     together = run_hash(SEEDS, config=NARROW)
     np.testing.assert_array_equal(spread.tokens, together.tokens)
     # Another split is another program, whose sums may round differently.
-    np.testing.assert_allclose(spread.scores, together.scores, rtol=3e-6)
+    assert_close(spread.scores, together.scores, roundings=SCORE)
 
 
 @pytest.mark.parametrize(

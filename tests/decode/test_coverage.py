@@ -17,6 +17,7 @@ from tests.decode.toys import (
     BOS,
     EOS,
     LATTICE,
+    SCORE,
     A,
     B,
     PlainModel,
@@ -30,6 +31,7 @@ from tests.decode.toys import (
     table_step,
     to_logits,
 )
+from tests.tolerance import assert_close
 
 S = 5
 SEEDS = np.arange(300) * 7919 + 11
@@ -116,7 +118,7 @@ def test_coverage_begins_from_one_hypothesis_too():
     every, one = run(NARROW), run(NARROW, narrow=True)
     assert_same(every._replace(scores=every.tokens), one._replace(scores=one.tokens))
     # The step function's softmax over [B, 1, S] may round otherwise than over [B, K, S].
-    np.testing.assert_allclose(every.scores, one.scores, rtol=1e-6)
+    assert_close(every.scores, one.scores, roundings=SCORE)
 
 
 def lattice(weight, focus, bonus=None, positions=2):

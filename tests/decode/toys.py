@@ -16,6 +16,8 @@ import pytest
 from s2sjax.decode.beam import beam_search
 from s2sjax.decode.constraints import UNCONSTRAINED
 
+SCORE = 32
+"""Roundings in a score: log-softmax over a vocabulary of at most 12, a sum over at most 13 tokens, and a penalty."""
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 A, B = 4, 5
 WORDS = (UNK, BOS, A, B)

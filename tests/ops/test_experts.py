@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from s2sjax.ops.experts import Routing, dropless, route, with_capacity
+from tests.tolerance import assert_close
 
 M, D, F, E = 11, 6, 5, 4
 RNG = np.random.default_rng(0)
@@ -96,7 +97,7 @@ def test_parts_of_a_batch_that_know_its_load_share_its_balance():
     load = sum(part.load for part in alone)
     np.testing.assert_allclose(load, whole.load)
     known = [route(jnp.array(LOGITS[part], jnp.float32), jnp.array(FILLED[part]), k=2, load=load) for part in parts]
-    assert float(sum(part.balance for part in known)) == pytest.approx(float(whole.balance), rel=1e-6)
+    assert_close(sum(part.balance for part in known), whole.balance, roundings=2 * M)
     assert abs(float(sum(part.balance for part in alone)) / 2 / float(whole.balance) - 1) > 1e-3
 
 

@@ -24,6 +24,7 @@ from s2sjax.tasks.scorers import Single
 from s2sjax.tasks.translate import PositionLimit, Translator
 from s2sjax.vocabulary import EOS
 from tests.tiny import compiling_once
+from tests.tolerance import allowed
 
 TOKENIZER = CharTokenizer("abcdefgh")
 SOURCES = ["abc", "h", "gfedcba", "cc", "bad", "decade", "abc"]
@@ -84,13 +85,15 @@ def test_scores_are_teacher_forcings_and_nothing_depends_on_the_batch(model, par
     batch = assemble(PlannedBatch(Shape(len(pairs), 8, 16), np.arange(len(pairs)), np.arange(len(pairs))), rows)
     scorer = Single(model, Precision.FLOAT32)
     score = jax.jit(lambda p, b: jnp.sum(scorer.token_log_probs(p, b) * b["weights"], axis=1))
-    np.testing.assert_allclose([h.score for _, h in pairs], score(params, batch), atol=1e-4)
+    tolerance = allowed(lambda p: score(p, batch), params)
+    np.testing.assert_allclose([h.score for _, h in pairs], score(params, batch), rtol=0, atol=tolerance)
 
     shuffled = dict(zip(SOURCES[::-1], search(SOURCES[::-1]), strict=True))
     for source, found in zip(SOURCES, together, strict=True):
         for a, b in ((found, shuffled[source]), (found, search([source])[0])):
             assert [h.ids for h in a] == [h.ids for h in b]
-            np.testing.assert_allclose([h.ranking_score for h in a], [h.ranking_score for h in b], atol=1e-4)
+            ranks = [[h.ranking_score for h in hypotheses] for hypotheses in (a, b)]
+            np.testing.assert_allclose(*ranks, rtol=0, atol=tolerance)
 
 
 def test_what_is_asked_for_is_what_comes(model, params):
@@ -134,11 +137,14 @@ def test_the_coverage_penalty_is_that_of_teacher_forcings_attention(model, param
     pairs = [(source, h) for source, hypotheses in zip(SOURCES, found, strict=True) for h in hypotheses]
     rows = split([source for source, _ in pairs], [h.ids for _, h in pairs])
     batch = assemble(PlannedBatch(Shape(len(pairs), 8, 16), np.arange(len(pairs)), np.arange(len(pairs))), rows)
-    attention = np.asarray(jax.jit(lambda p, b: cross_attention(model, p, b))(params, batch))
+    attend = jax.jit(lambda p, b: cross_attention(model, p, b))
+    attention, apart = np.asarray(attend(params, batch)), allowed(lambda p: attend(p, batch), params)
     for (source, h), weights in zip(pairs, attention, strict=True):
         covered = weights[: len(h.ids), : len(source) + 1].sum(axis=0)
         expected = h.score / ((5 + len(h.ids)) / 6) ** 0.5 + 0.3 * np.log(np.clip(covered, LEAST_COVERAGE, 1)).sum()
-        np.testing.assert_allclose(h.ranking_score, expected, atol=1e-4)
+        # The penalty is 0.3 times the sum of logarithms of sums of T weights each, which are at least LEAST_COVERAGE.
+        logarithms = np.sum(len(h.ids) * apart / np.clip(covered, LEAST_COVERAGE, 1))
+        np.testing.assert_allclose(h.ranking_score, expected, rtol=1e-6, atol=0.3 * logarithms)
     plain = translator(model, params, nbest=3, alpha=0.5)(SOURCES)
     assert [[h.ids for h in hypotheses] for hypotheses in found] != [[h.ids for h in hs] for hs in plain]
 
