@@ -15,6 +15,14 @@ os.environ["XLA_FLAGS"] = (  # of a flag that is given twice the last counts
     f"--xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
 )
 
+import pytest
 from jaxtyping import install_import_hook
 
+from tests.sampling import sample
+
 install_import_hook(["s2sjax.ops", "s2sjax.decode"], "beartype.beartype")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not any("[" in argument for argument in config.args):  # who names a case wants that case
+        sample(items)

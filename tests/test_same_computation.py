@@ -81,6 +81,7 @@ def assert_same(data, case, place, steps):
 
 
 @pytest.mark.slow
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_thirty_steps_are_the_same_everywhere(name, place, data):
@@ -90,6 +91,7 @@ def test_thirty_steps_are_the_same_everywhere(name, place, data):
 
 
 @pytest.mark.slow
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("place", STORED_IN_PARTS)
 @pytest.mark.parametrize("name", REMATERIALISED)
 def test_layers_that_gather_their_parameters_compute_the_same(name, place, data):

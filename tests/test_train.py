@@ -112,6 +112,7 @@ def every_family():
             yield pytest.param(family, batching, marks=() if fast else pytest.mark.slow)
 
 
+@pytest.mark.grid(2)
 @pytest.mark.parametrize("family, batching", list(every_family()))
 def test_an_interrupted_run_equals_one_left_alone_bit_for_bit(one_device, data, tmp_path, family, batching):
     """With dropout and a moving average, interrupted in the middle of the first and of the second epoch."""

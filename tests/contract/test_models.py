@@ -35,6 +35,8 @@ from tests.contract.conftest import (
 )
 from tests.tolerance import allowed, assert_close
 
+pytestmark = pytest.mark.grid(4)
+
 thorough = pytest.mark.thorough
 """Of a family's variants only the first is put to this test among the fast ones; see `conftest.py`."""
 

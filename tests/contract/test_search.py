@@ -32,6 +32,8 @@ from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 from tests.contract.conftest import FIRST, VOCAB, bucketed
 from tests.tolerance import allowed
 
+pytestmark = pytest.mark.grid(4)
+
 SOURCES, LONGEST_SOURCE, DRAWS = 16, 6, 3
 ATTENTIVE = ("transformer", "rnn_seq2seq", "gnmt")
 """Families whose first variant attends to a source."""

@@ -242,6 +242,7 @@ def test_the_estimate_of_memory_is_within_15_percent_of_xlas(overrides):
 
 
 @pytest.mark.slow
+@pytest.mark.grid(3)
 @pytest.mark.parametrize("path", CONFIGS, ids=config_name)
 def test_so_is_that_of_every_config(path):
     vocabularies = {"wikitext2": 33_278, "cmudict": 60, "sigmorphon2020": 60, "tinyshakespeare": 69}
