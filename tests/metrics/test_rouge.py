@@ -18,6 +18,7 @@ GOLDEN = [
      "a cafe owner who doesnt like US coffee said so at 3 15", (0.5625, 0.2, 0.3125, 0.3125)),
     ("one two three four five six\nseven eight\n", "six five four three two one eight seven one two",
      (0.888888888888889, 0.125, 0.22222222222222224, 0.33333333333333326)),
+    ("a c", "a\nc a", (0.8, 0.6666666666666666, 0.8, 0.8)),  # of two longest subsequences, the later one
     ("nothing shared here", "x y z", (0, 0, 0, 0)),
     ("", "a reference", (0, 0, 0, 0)),
 ]  # fmt: skip
