@@ -157,16 +157,20 @@ def computed(place: Path, name: str, cases: list, count: int) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.grid(3)
+@pytest.mark.parametrize("part", range(3))
 @pytest.mark.parametrize("count", [2, 4])
-def test_thirty_steps_have_the_losses_and_the_batches_of_one_process(place, count):
+def test_thirty_steps_have_the_losses_and_the_batches_of_one_process(place, count, part):
+    """Every third of the models and meshes."""
     meshes = {2: [{}, {"mesh__fsdp": 2}], 4: [{}, {"mesh__data": 2, "mesh__tensor": 2}]}[count]
     meshes = [(FAMILIES[name], mesh) for name in FAMILIES for mesh in meshes[: 1 + (name in ("lstm", "transformer"))]]
     meshes += [(FAMILIES["transformer"], {"mesh__sequence": 2, "mesh__data": count // 2})]
     meshes += [(REMATERIALISED["transformer, scan"], {"mesh__fsdp": count, "mesh__data": 1})]  # layers gathered in turn
     cases = [
-        (family, {"data__row_multiple": 8, "train__steps": 30, **options, **mesh}) for (family, options), mesh in meshes
+        (family, {"data__row_multiple": 8, "train__steps": 30, **options, **mesh})
+        for (family, options), mesh in meshes[part::3]
     ]
-    made = computed(place, f"thirty{count}", cases, count)
+    made = computed(place, f"thirty{count}-{part}", cases, count)
     for case, got in zip(cases, made, strict=True):
         family, options = case
         alone = {name: value for name, value in options.items() if not name.startswith("mesh__")}

@@ -59,16 +59,20 @@ def translations(run, groups: Iterable[list[str]], **decode) -> dict[str, Hypoth
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_the_best_hypothesis_does_not_depend_on_company_order_or_nbest(run):
+@pytest.mark.grid(3)
+@pytest.mark.parametrize("part", range(3))
+def test_the_best_hypothesis_does_not_depend_on_company_order_or_nbest(run, part):
+    """Every third of 1,000 sentences."""
     sources = list(dict.fromkeys(pair["source"] for pair in phrases("test")))[:1000]
     assert len(sources) == 1000
+    sources = sources[part::3]
     shuffled = random.Random(0).sample(sources, len(sources))
 
     def groups(texts, size):
         return [texts[i : i + size] for i in range(0, len(texts), size)]
 
     alone = translations(run, groups(sources, 1))
-    assert len({h.text for h in alone.values()}) > 300, "a model that says one thing to everybody would prove nothing"
+    assert len({h.text for h in alone.values()}) > 100, "a model that says one thing to everybody would prove nothing"
     companies = {
         "in batches of 64": translations(run, groups(sources, 64)),
         "shuffled": translations(run, groups(shuffled, 64)),
