@@ -181,6 +181,16 @@ def test_what_a_running_text_cannot_have_is_refused(run, runs_on):
         runs_on.decode(["a"], prefixes=["b"])
 
 
+def test_unknown_characters_of_a_prompt_of_lines_are_counted(workdir, capsys):
+    drawing = ["--config.decode.method=sample", "--config.decode.max_new_tokens=2"]
+    with pytest.raises(SystemExit):
+        run_command(["decode", f"--workdir={workdir}", r"--prompt=żab\n\nbż", *drawing])
+    assert "1 of 1 sources hold characters that the vocabulary lacks, 2 in all" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run_command(["decode", f"--workdir={workdir}", "--prompt=a", *drawing, "--format=jsonl", "--details=tokens"])
+    assert "--details=tokens is of outputs that a model reads in one go" in capsys.readouterr().err
+
+
 def test_a_text_is_written_with_its_line_ends_and_a_prompt_has_them(runs_on, workdir, tmp_path, capsys):
     (tmp_path / "prompt").write_text("efghijklm\nab\n")
     drawing = ["--config.decode.method=sample", "--config.decode.max_new_tokens=30", "--config.decode.seed=1"]

@@ -52,7 +52,7 @@ def _layer(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise UserError(
-            f"--layer is '{text}': expected all, or a number: 1 is the lowest layer, -1 the highest"
+            f"--layer is '{text[:40]}': expected all, or a number: 1 is the lowest layer, -1 the highest"
         ) from None
 
 

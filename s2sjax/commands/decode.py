@@ -30,6 +30,11 @@ def run(values: dict[str, Any]) -> int:
         choices = beside.pop("choices")
         opened = open_run(values)
         opened.decode([], choices=choices)  # what cannot be is said before anything is written
+        if opened.translator.runs_on and values["details"] != "none":
+            raise UserError(
+                f"--details={values['details']} is of outputs that a model reads in one go, and with "
+                "config.decode.max_new_tokens these are longer than what it reads at a time; leave one of the two out"
+            )
         sources = open_sources(values, opened, stack)
         output = stack.enter_context(writing(values["output"], values["input"], values["prompt-file"] or "-"))
         done = 0

@@ -237,8 +237,16 @@ class Translator:
         if not again:
             self.sources += len(encoded)
             self.truncated += sum(len(row) >= self.max_source_length for row in encoded)
-            self.unknown += unknown_in(self._tokenizers.source, sources, encoded)
+            self._count_unknown(sources, encoded)
         return [self._cut(row) for row in encoded]
+
+    def _count_unknown(self, sources: list[str], encoded: list[np.ndarray]) -> None:
+        if not self._joined:
+            self.unknown += unknown_in(self._tokenizers.source, sources, encoded)
+            return
+        for source in sources:  # their tokens are those of their lines
+            of_lines = unknown_in(self._tokenizers.source, source.split("\n"))
+            self.unknown += dataclasses.replace(of_lines, texts=int(bool(of_lines)), of=1)
 
     def _cut(self, row: np.ndarray) -> np.ndarray:
         limit = self.max_source_length - 1
