@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from s2sjax.cli import run_command
 from s2sjax.loading import load
 from s2sjax.metrics.text import TextMetrics, text_metrics
-from s2sjax.results import result_name
+from s2sjax.results import result_name, write_results
 from s2sjax.training import train
 from tests.tiny import on_one_device, random_state, records, tiny, write_run, write_split, write_text
 
@@ -175,3 +176,14 @@ def test_characters_that_the_vocabulary_lacks_are_told(workdir, place, tmp_path,
     files = [f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--config.data.pairs=('a-b',)"]
     assert s2s("decode", f"--workdir={workdir}", *files) == 0
     assert "1 of 3 sources hold characters that the vocabulary lacks, 1 in all" in capsys.readouterr().err
+
+
+def test_results_are_json_whatever_a_model_says(tmp_path):
+    """Lines are lines to every reader, and what is not finite is null."""
+    write_results(
+        tmp_path, "test", {"loss": math.nan, "pairs": {"a-b": {"loss": math.inf}}}, [{"hypothesis": "a\u2028b"}]
+    )
+    text = (tmp_path / "results" / "test.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"loss": None, "pairs": {"a-b": {"loss": None}}}
+    (line,) = (tmp_path / "results" / "test.hyp.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {"hypothesis": "a\u2028b"}
