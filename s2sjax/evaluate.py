@@ -237,7 +237,7 @@ def make_translator(
     return Translator(
         scorer, params, tokenizers, experiment.decode, mesh=mesh, continues=not experiment.data.source,
         right_to_left=experiment.data.right_to_left, blank=blank_of(experiment.data),
-        joined=experiment.data.context if experiment.data.join else 0,
+        joined=experiment.data.context if experiment.data.join else 0, line_ends=experiment.data.keep_line_ends,
         max_source_length=min(member.data.max_source_length for member in members),
         positions=[
             PositionLimit(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None

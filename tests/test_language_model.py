@@ -10,6 +10,8 @@ import pytest
 
 import s2sjax
 from s2sjax.cli import run_command
+from s2sjax.data.tokenizer import TokenizerPair, save
+from s2sjax.data.units import CharTokenizer
 from s2sjax.errors import UserError
 from s2sjax.training import train
 from s2sjax.vocabulary import BOS, EOS
@@ -179,6 +181,21 @@ def test_what_a_running_text_cannot_have_is_refused(run, runs_on):
             runs_on.with_config(**fields).decode([])
     with pytest.raises(UserError, match="takes no prefixes, phrases or choices"):
         runs_on.decode(["a"], prefixes=["b"])
+
+
+def test_line_ends_that_the_vocabulary_has_are_read_and_written_as_its_tokens(tmp_path):
+    joined = {"data__join": True, "data__context": 8, "data__keep_line_ends": True}
+    drawing = {"decode__method": "sample", "decode__max_new_tokens": 40}
+    experiment = tiny(tmp_path, "lstm_lm", data__source="", **joined, **drawing)
+    workdir = write_run(tmp_path / "run", experiment, {1: (random_state(experiment, 0), {"loss": 1.0})})
+    tokenizer = CharTokenizer("abcde\n")  # as many tokens as that of `write_run`
+    save(TokenizerPair(tokenizer, tokenizer), workdir / "tokenizer")
+    run = s2sjax.load(workdir)
+    (row,) = run.translator.source_rows(["a\nb\n"])
+    assert row.tolist() == [BOS, *tokenizer.encode(["a\nb\n"])[0]] and EOS not in row
+    ((h,),) = run.decode(["a\nb\n"])
+    assert len(h.ids) == 40 and "\n" in h.tokens
+    assert h.text == "".join("\n" if t == "</s>" else t for t in h.tokens if t not in ("<pad>", "<unk>", "<s>"))
 
 
 def test_unknown_characters_of_a_prompt_of_lines_are_counted(workdir, capsys):

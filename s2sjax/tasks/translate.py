@@ -83,6 +83,7 @@ class Translator:
         mesh: Mesh,
         continues: bool = False,
         joined: int = 0,
+        line_ends: bool = False,
         right_to_left: bool = False,
         positions: Sequence[PositionLimit] = (),
         blank: Callable[[str], bool] = lambda source: not source.strip(),
@@ -91,6 +92,7 @@ class Translator:
         params: the scorer's.
         continues: a language model of plain text.
         joined: tokens of a window, if that text runs over its line ends; else 0.
+        line_ends: they are tokens of the vocabulary; else end-of-sentence stands for them.
         right_to_left: the models write an output's last token first; hypotheses are in reading order all the same.
         positions: what sources and outputs have to fit into, of each model that has learned positions.
         blank: whether there is nothing to translate in a source, prompt and all.
@@ -116,7 +118,7 @@ class Translator:
         """Sources so far without an output that meets the constraints."""
         self._tokenizers, self._config, self._mesh = tokenizers, config, mesh
         self._continues, self._right_to_left, self._positions = continues, right_to_left, tuple(positions)
-        self._blank, self._joined = blank, joined
+        self._blank, self._joined, self._by_line = blank, joined, bool(joined) and not line_ends
         self.runs_on = bool(joined and config.max_new_tokens)
         """Whether outputs go on over line ends."""
         if self.runs_on:
@@ -233,7 +235,7 @@ class Translator:
             again: they have been counted, in `sources`, `truncated` and `unknown`, when they were read before.
         """
         encoder = self._tokenizers.source
-        encoded = encode_lines(encoder, sources) if self._joined else encoder.encode(sources)
+        encoded = encode_lines(encoder, sources) if self._by_line else encoder.encode(sources)
         if not again:
             self.sources += len(encoded)
             self.truncated += sum(len(row) >= self.max_source_length for row in encoded)
@@ -241,7 +243,7 @@ class Translator:
         return [self._cut(row) for row in encoded]
 
     def _count_unknown(self, sources: list[str], encoded: list[np.ndarray]) -> None:
-        if not self._joined:
+        if not self._by_line:
             self.unknown += unknown_in(self._tokenizers.source, sources, encoded)
             return
         for source in sources:  # their tokens are those of their lines
