@@ -338,3 +338,19 @@ def test_importing_the_data_floor_imports_nothing_slow():
     code = f"import sys, s2sjax.data.prepare; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert out.stdout == "[]\n"
+
+
+def test_a_run_goes_on_with_its_own_tokenizers_wherever_their_models_went(data, tmp_path):
+    own = prepare_tokenizers(data, CONFIG)
+    given = dataclasses.replace(CONFIG, source_model=str(tmp_path / "gone.model"))
+    expected = prepare(data, CONFIG)
+    (tmp_path / "same.model").write_bytes(own.source.to_bytes())
+    for model in ("gone.model", "same.model", ""):
+        config = dataclasses.replace(given, source_model=str(tmp_path / model) if model else "")
+        found = prepare(data, config, own=own)
+        assert found.tokenizers is own
+        assert_equal(found.splits["train"], expected.splits["train"])
+    other = prepare_tokenizers(data, dataclasses.replace(CONFIG, vocab_size=50))
+    (tmp_path / "same.model").write_bytes(other.source.to_bytes())
+    with pytest.raises(UserError, match="same.model' is not the model that this run began with and has a copy of"):
+        prepare(data, dataclasses.replace(given, source_model=str(tmp_path / "same.model")), own=own)
