@@ -69,6 +69,8 @@ def _flush() -> OSError | None:
 def _dispatch(argv: list[str]) -> int:
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help", *argv[2:]]
+    if argv and argv[0].startswith("--help="):
+        argv = ["train", *argv]  # which has every config key
     if not argv or argv[0] in ("-h", "--help"):
         print(overview(COMMANDS), end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2

@@ -200,6 +200,7 @@ class Loop:
         told = (text for split in setup.prepared.splits.values() for text in (split.unreadable, *split.remarks))
         for message in filter(None, (*self.news, *(restored.messages if restored else ()), *told)):
             self.report.message(message)
+        self.best = None
         if restored:
             state = restored.state
             if (best := self.checkpoints.best_step()) is not None:
@@ -373,7 +374,8 @@ class Loop:
 
     def _say_next(self) -> None:
         if jax.process_index() == 0:
-            self.report.message(next_commands(self.setup.workdir, self.experiment, self.checkpoints))
+            with self.report.losing("what to do next"):
+                self.report.message(next_commands(self.setup.workdir, self.experiment, self.checkpoints))
 
     def _say_goodput(self) -> None:
         if jax.process_index() == 0:
