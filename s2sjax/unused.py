@@ -14,7 +14,8 @@ from s2sjax.experiment import Experiment
 def without_effect(experiment: Experiment) -> Iterator[str]:
     """Sentences about such settings, each of which names the key, its value and why."""
     yield from _schedule(experiment)
-    for section, key, why, unused in (*_optimizer(experiment), *_others(experiment), *_model(experiment)):
+    every = (_optimizer, _data, _tokenizer, _others, _model)
+    for section, key, why, unused in (each for part in every for each in part(experiment)):
         settings = getattr(experiment, section)
         fields = {field.name: field.default for field in dataclasses.fields(settings)}
         if unused and key in fields and (value := getattr(settings, key)) != fields[key]:
@@ -50,6 +51,30 @@ def _optimizer(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
     why = f"config.optimizer.schedule is '{config.schedule}'"
     yield "optimizer", "decay_fraction", why, config.schedule != "wsd"
     yield "optimizer", "final_fraction", why, config.schedule not in ("wsd", "cosine")
+
+
+def _data(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
+    config = experiment.data
+    why = f"config.data.format is '{config.format}'"
+    for key, users in (
+        ("file", ("jsonl", "tsv", "csv")),
+        ("header", ("tsv", "csv")),
+        ("name", ("tfds",)),
+    ):
+        yield "data", key, why, config.format not in users
+    yield "data", "dir", why, config.format == "phrases"
+    why = f"config.data.batching is '{config.batching}'"
+    yield "data", "pack_length", why, config.batching != "pack"
+    yield "data", "buckets", why, config.batching == "pack"
+
+
+def _tokenizer(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
+    config = experiment.tokenizer
+    for key in ("vocab_size", "byte_fallback", "split_digits", "character_coverage", "max_train_sentences"):
+        yield "tokenizer", key, "config.tokenizer.source_model is a model that was trained", bool(config.source_model)
+    bytes_only = {config.kind, config.target_kind or config.kind} == {"byte"} and not config.source_model
+    for key in ("vocab_size", "max_train_sentences"):
+        yield "tokenizer", key, "config.tokenizer.kind is 'byte'", bytes_only
 
 
 def _others(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
