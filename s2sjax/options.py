@@ -10,7 +10,7 @@ from s2sjax.errors import UserError
 def whole_number(text: str, where: str, least: int) -> int:
     """A whole number as an option gives it, of at most nine digits. Raises: UserError."""
     if not re.fullmatch(r"-?[0-9]{1,9}", text) or int(text) < least:
-        raise UserError(f"{where} is '{text[:40]}', but a whole number of at least {least} was expected")
+        raise UserError(f"{where} is '{text[:40]}', expected a whole number from {least}, of up to nine digits")
     return int(text)
 
 
