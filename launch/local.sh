@@ -64,7 +64,7 @@ print(listener.getsockname()[1], ",".join(map(str, sorted(os.sched_getaffinity(0
 IFS=, read -r -a cores <<<"$cores"
 gpus=()
 if [[ "${JAX_PLATFORMS:-}" != cpu ]]; then
-  if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
+  if [[ -n "${CUDA_VISIBLE_DEVICES+set}" ]]; then # to nothing, perhaps: then there are none
     if [[ "$CUDA_VISIBLE_DEVICES" != -1 ]]; then IFS=, read -r -a gpus <<<"$CUDA_VISIBLE_DEVICES"; fi # -1: none
   elif command -v nvidia-smi >/dev/null; then
     # What it says when it fails is no number.

@@ -4,6 +4,7 @@ would take for something else."""
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,10 +209,40 @@ def test_settings_that_are_no_numbers_are_told(scripts, name, value):
     assert done.returncode == 2 and f"{name} is '{value}', expected" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "visible, listed, shares",
+    [
+        (None, "0\n1\n2\n3", ["0,1", "2,3"]),
+        (None, "NVIDIA-SMI has failed because it could not communicate with the driver", ["", ""]),
+        (None, "a[$(touch pwned)]\n08x", ["", ""]),
+        ("", "0\n1", ["", ""]),
+        ("-1", "0\n1", ["-1", "-1"]),
+        ("GPU-a[$(touch pwned)],*", "0\n1\n2\n3", ["GPU-a[$(touch pwned)]", "*"]),
+    ],
+)
+def test_gpus_are_shared_out_and_nothing_else_is(scripts, tmp_path, visible, listed, shares):
+    (tmp_path / "bin" / "nvidia-smi").write_text(f"#!/usr/bin/env bash\nprintf '%s\\n' '{listed}'\n")
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    (scripts.place / ".venv/bin/s2sjax").write_text(
+        '#!/usr/bin/env bash\nprintf %s "${CUDA_VISIBLE_DEVICES:-}" >"share-$S2SJAX_PROCESS"\n'
+    )
+    scripts.environment.pop("CUDA_VISIBLE_DEVICES", None)
+    variables = {"JAX_PLATFORMS": ""} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    done = scripts.run("local.sh", "--processes=2", "train", "--workdir=run", **variables)
+    assert done.returncode == 0, done.stderr
+    assert [(scripts.place / f"share-{number}").read_text() for number in (0, 1)] == shares
+
+
+def test_programs_hear_of_a_closed_pipe_as_they_would_without_a_log(tmp_path):
+    command = [sys.executable, "-I", "-m", "s2sjax.launching", "log", str(tmp_path), "a.log"]
+    subprocess.run([*command, "bash", "-c", "yes | head -n 1"], check=True, timeout=60)
+    assert (tmp_path / "logs" / "a.log").read_text() == "y\n"
+
+
 def test_a_signal_ends_the_start(scripts):
     (scripts.place / ".venv" / "bin" / "python").write_text(
         '#!/usr/bin/env bash\ncase "$4" in\n'
-        f'  newest) echo 0 ;;\n  note) touch starting; /bin/sleep 0.5 ;;\n  *) exec {os.sys.executable} "$@" ;;\nesac\n'
+        f'  newest) echo 0 ;;\n  note) touch starting; /bin/sleep 0.5 ;;\n  *) exec {sys.executable} "$@" ;;\nesac\n'
     )
     process = subprocess.Popen(
         ["bash", "launch/local.sh", "--processes=256", "train", "--workdir=run"],
