@@ -166,8 +166,8 @@ def unsuitable(
             )
         if names := how.any_of(("ter", "word_error_rate")):
             remarks.append(
-                f"{share}, and {', '.join(names)} count what stands between spaces: character_error_rate in "
-                "config.evaluate.metrics counts characters"
+                f"{share}, and {', '.join(names)} count{'s' * (len(names) == 1)} what stands between spaces: "
+                "character_error_rate in config.evaluate.metrics counts characters"
             )
     if how.rouge_tokenize == "ascii" and how.any_of(ROUGE) and 20 * beyond_ascii > letters:
         remarks.append(
