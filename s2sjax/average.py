@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2sjax import experiment as experiments
+from s2sjax import rundir
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data import tokenizer as tokenizers_lib
@@ -97,7 +98,7 @@ def average(
 
 def check_trainable(workdir: Path) -> None:
     """Raise a `UserError` if a run is an average, which has parameters and no optimizer's state."""
-    if (workdir / RECORD).exists():
+    if rundir.exists(workdir, RECORD):
         raise UserError(
             f"{workdir} holds averaged parameters and no optimizer state to go on training from; go on with the run "
             f"that {RECORD} in it names, and average again"
@@ -197,7 +198,7 @@ def _write(
         tokenizers_lib.save(tokenizers, temporary / "tokenizer")
         with Checkpointer(temporary / "checkpoints", experiment.checkpoint) as checkpoints:
             checkpoints.save(step, {path: jnp.asarray(array) for path, array in arrays.items()})
-        (temporary / RECORD).write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
+        rundir.write(temporary, RECORD, (json.dumps(dataclasses.asdict(record), indent=2) + "\n").encode())
         # Last: without it a directory is no run, so neither is what a kill leaves behind.
         experiments.save(dataclasses.replace(experiment, decode=decode), temporary / "config.json")
         temporary.rename(output)

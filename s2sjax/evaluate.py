@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import distributed, models, sharding
+from s2sjax import distributed, models, rundir, sharding
 from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
@@ -206,6 +205,7 @@ class Validator:
                     pieces.target.pieces(target.tolist()),
                     weights[number, : len(target), : len(source)],
                     self._report.workdir / name,
+                    inside=self._report.workdir,
                 )
 
 
@@ -262,11 +262,9 @@ def text_metrics_of(experiment: Experiment, names: tuple[str, ...]) -> TextMetri
     return how
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(workdir: Path, name: str, values: Mapping[str, Any]) -> None:
+    """Put a file in a run directory, whole or not at all. Raises: UserError if it cannot be written."""
     try:
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        rundir.write(workdir, name, (json.dumps(values, indent=2) + "\n").encode())
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {workdir / name}: {error.strerror}") from error

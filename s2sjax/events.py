@@ -18,6 +18,7 @@ The file only grows. A process that was killed shows as a start without a stop b
 
 import datetime
 import json
+import math
 import os
 import platform
 import subprocess
@@ -31,6 +32,9 @@ import flax
 import jax
 import optax
 
+from s2sjax import jsontext, rundir
+from s2sjax.errors import UserError, in_one_line
+
 NAME = "events.jsonl"
 _INTERVAL = 30.0  # seconds between two notes of progress: what a kill can leave unrecorded
 
@@ -39,7 +43,7 @@ class Ledger:
     """Writes the ledger; a context manager that ends it with a stop. In a run of several processes only process 0 does.
 
     Args:
-        path: made if it is not there; its directory is.
+        path: in the run directory; made if it is not there.
         warn: is told once, in a sentence, if a line cannot be written: it is worth less than the run.
     """
 
@@ -68,7 +72,7 @@ class Ledger:
             self._outcome = "preempted"
         try:
             line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
-            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = rundir.open_for_appending(self._path.parent, self._path.name)
             try:
                 # What a kill or a full disk has cut short stays a line of its own.
                 size = os.fstat(file).st_size
@@ -76,10 +80,10 @@ class Ledger:
                 os.write(file, b"\n" + line if torn else line)
             finally:
                 os.close(file)
-        except OSError as error:
+        except (OSError, UserError) as error:
             if not self._failed:
                 self._failed = True
-                self._warn(f"warning: {self._path} cannot be written ({error.strerror}); the run goes on without")
+                self._warn(f"warning: {self._path} cannot be written ({in_one_line(error)}); the run goes on without")
 
     def start(self, seconds: float) -> None:
         """The first line of a process. Args: seconds: since it began."""
@@ -103,16 +107,18 @@ def read(path: Path) -> list[dict[str, Any]]:
     numbers.
 
     Raises:
-        OSError: there is none.
+        OSError: there is none. UserError: it is no regular file.
     """
     entries = []
-    for line in path.read_bytes().splitlines():
+    for number, line in enumerate(rundir.read(path.parent, path.name).splitlines(), start=1):
         try:
-            entry = json.loads(line)
+            entry = jsontext.parse(line, f"{path}, line {number}")
             numbers = {name: float(entry.get(name, 0)) for name in ("step", "seconds")}
             at = datetime.datetime.fromisoformat(entry["time"]).timestamp()
+            if not all(math.isfinite(value) for value in numbers.values()):
+                raise ValueError("no number")
             entries.append({**entry, "event": str(entry["event"]), "time": at, **numbers})
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             continue  # cut short by a kill
     return entries
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from s2sjax import models
+from s2sjax import jsontext, models, rundir
 from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.config import (
     MOST_SEED,
@@ -52,6 +52,8 @@ from s2sjax.ops.linear import Precision
 from s2sjax.optim import OptimizerConfig
 from s2sjax.sharding import MeshConfig
 from s2sjax.tasks.decoding import DecodeConfig
+
+_LARGEST = 1 << 24  # bytes of a saved config; it has a few thousand, and what tokenizer.user_symbols has
 
 
 @dataclass(frozen=True)
@@ -325,8 +327,9 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 
 def save(experiment: Experiment, path: Path) -> None:
-    """Write the config as JSON, the form that a run directory keeps it in."""
-    path.write_text(json.dumps(config_dict(experiment).to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    """Write the config as JSON, whole or not at all, the form that a run directory keeps it in."""
+    content = json.dumps(config_dict(experiment).to_dict(), indent=2, sort_keys=True) + "\n"
+    rundir.write(path.parent, path.name, content.encode())
 
 
 def load(path: Path) -> Experiment:
@@ -336,14 +339,15 @@ def load(path: Path) -> Experiment:
         UserError: if the file is missing or is no config.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        content = rundir.read(path.parent, path.name, most=_LARGEST)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{path.parent} is not a run directory: it has no {path.name}; give one that train wrote"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore it, or train in another workdir") from error
-    if isinstance(values, dict) and isinstance(values.get("data"), dict):
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    values = jsontext.parse(content, path)
+    if isinstance(values.get("data"), dict):
         # Where this machine caches is for this machine to say, not for a directory that may come from elsewhere.
         values["data"].pop("cache_dir", None)
     return resolve(values)

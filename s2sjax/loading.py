@@ -140,14 +140,17 @@ def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh
     abstract = abstract_state(initializer(model, optimizer, ema=ema), mesh, rules, stored=False)
     wanted = {"ema": abstract.ema} if ema else {"params": abstract.params}
     choice = experiment.decode.checkpoint
-    step = int(choice) if choice.isdecimal() else None
-    if choice == "best" and (step := reader.best_step()) is None and reader.steps():
-        _log.warning(
-            "no checkpoint of %s has config.checkpoint.metric '%s'; the newest is read",
-            workdir,
-            experiment.checkpoint.metric,
-        )
-    restored = reader.restore(wanted, step, partial=True, cast=experiment.checkpoint.cast)
+    step, cast, restored = int(choice) if choice.isdecimal() else None, experiment.checkpoint.cast, None
+    if choice == "best":
+        restored = reader.restore_best(wanted, partial=True, cast=cast)
+    if restored is None:
+        restored = reader.restore(wanted, step, partial=True, cast=cast)
+        if restored is not None and choice == "best":
+            _log.warning(
+                "no checkpoint of %s has config.checkpoint.metric '%s'; the newest is read",
+                workdir,
+                experiment.checkpoint.metric,
+            )
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first, or wait for its first one")
     for message in restored.messages:

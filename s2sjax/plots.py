@@ -1,13 +1,13 @@
 """Pictures for the workdir: learning curves, and the attention between a source and its translation.
 
 Drawn with matplotlib's Agg canvas, without pyplot and so without global state, a display, or a thread of its own.
-A picture is renamed into place when it is whole. Both functions raise OSError if the disk is full.
+A picture is renamed into place when it is whole. Both functions raise OSError if the disk is full. `inside` is the run
+directory that a picture belongs to, in which no link is followed; without it, the picture's place is the user's choice.
 """
 
 import functools
-import json
+import io
 import math
-import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from s2sjax import jsontext, rundir
 from s2sjax.environment import configure_matplotlib
 from s2sjax.errors import UserError
 from s2sjax.metrics.names import METRICS, TEXT_METRICS
@@ -39,8 +40,10 @@ _DEFAULT_FONT = "DejaVu Sans"
 _LABEL_LENGTH = 24
 
 
-def learning_curves(metrics_jsonl: Path, out: Path) -> None:
+def learning_curves(metrics_jsonl: Path, out: Path, *, inside: Path | None = None) -> int:
     """Draw what a run recorded: loss, and where there are any scores and learning rate, against the step.
+
+    Returns how many lines were passed over because they cannot be read, a last one that is not whole not counted.
 
     Args:
         metrics_jsonl: written by `report.Reporter`.
@@ -53,7 +56,7 @@ def learning_curves(metrics_jsonl: Path, out: Path) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    train, validation = _read(metrics_jsonl)
+    train, validation, bad = _read(metrics_jsonl)
     if not train and not validation:
         raise UserError(f"{metrics_jsonl} holds no metrics yet")
     # Scores, which grow; and where there are none, the error rates.
@@ -87,7 +90,8 @@ def learning_curves(metrics_jsonl: Path, out: Path) -> None:
         axes.set_xlabel("step (updates)")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.margins(x=0.01)
-        _save(figure, out)
+        _save(figure, out, inside)
+    return bad
 
 
 def _drawn_as(name: str, number: int) -> tuple[str, str]:
@@ -150,13 +154,19 @@ def compared_curves(
         for text in legend.get_texts():
             text.set_parse_math(False)
         try:
-            _save(figure, out)
+            _save(figure, out, None)
         except OSError as error:
             raise UserError(f"cannot write {out}: {error.strerror}; give another --plot") from error
 
 
 def attention_map(
-    source_pieces: Sequence[str], target_pieces: Sequence[str], weights: np.ndarray, out: Path, title: str = ""
+    source_pieces: Sequence[str],
+    target_pieces: Sequence[str],
+    weights: np.ndarray,
+    out: Path,
+    title: str = "",
+    *,
+    inside: Path | None = None,
 ) -> None:
     """Draw how much each target piece attends to each source piece.
 
@@ -197,7 +207,7 @@ def attention_map(
         bar = figure.colorbar(image, ax=axes, fraction=0.05, aspect=30, shrink=min(1.0, 4 / (cell * T)), pad=0.02)
         bar.set_label("attention weight")
         bar.outline.set_visible(False)
-        _save(figure, out)
+        _save(figure, out, inside)
 
 
 def _draw(axes: Any, series: tuple[list[float], list[float]], label: str, color: str, marker: str | None = "o") -> None:
@@ -211,28 +221,34 @@ def _legend(axes: Any) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0, borderpad=0.3)
 
 
-def _save(figure: Any, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
-        figure.savefig(temporary, format="png")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _save(figure: Any, out: Path, inside: Path | None) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    root = out.parent if inside is None else inside
+    root.mkdir(parents=True, exist_ok=True)
+    rundir.write(root, out.relative_to(root).as_posix(), picture.getvalue())
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and validation records; a line that a kill left unfinished is passed over."""
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
+    """Training and validation records, and how many lines are none.
+
+    A flipped bit costs a line, not the picture. A last line that a kill left unfinished is not counted.
+    """
     kinds: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+    bad = 0
     try:
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("}\n"):
-                    record = json.loads(line)
-                    kinds.get(record["kind"], []).append(record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read as the metrics of a run: {error}") from error
-    return kinds["train"], kinds["validation"]
+        lines = rundir.read(path.parent, path.name).splitlines(keepends=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as the metrics of a run: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = jsontext.parse(line, f"{path}, line {number}")
+            if not all(name == "kind" or value is None or _numbers(value) for name, value in record.items()):
+                raise ValueError("a metric that is no number")
+            kinds[record["kind"]].append({"step": int(record["step"]), **record})
+        except (ValueError, KeyError, TypeError):
+            bad += line.endswith(b"\n")
+    return kinds["train"], kinds["validation"], bad
 
 
 def _series(records: Iterable[Mapping[str, Any]], name: str, along: str = "step") -> tuple[list[float], list[float]]:

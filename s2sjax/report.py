@@ -31,7 +31,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from s2sjax import distributed
+from s2sjax import distributed, jsontext, rundir
+from s2sjax.errors import in_one_line
 from s2sjax.pace import Pace, duration
 
 # What a line of training shows, in this order: metric, format. The records hold every metric.
@@ -83,13 +84,13 @@ class Reporter:
         if jax.process_index() == 0:
             for name in ("metrics.jsonl", "samples.jsonl"):
                 with self.losing(name):
-                    self._files[name] = _Record(self.workdir / name)
+                    self._files[name] = _Record(self.workdir, name)
                     last = self._files[name].cut_after(resumed_from)
                     if name == "metrics.jsonl":
                         self._seconds_before = _seconds_of(last)
             if tensorboard:
                 with self.losing("tensorboard"):
-                    self._events = _Events(self.workdir / "tensorboard", first_step=resumed_from + 1)
+                    self._events = _Events(self.workdir, first_step=resumed_from + 1)
         self._voice.begin("training", total_steps, resumed_from)
 
     def __enter__(self) -> "Reporter":
@@ -149,11 +150,12 @@ class Reporter:
 
     @contextlib.contextmanager
     def losing(self, what: str) -> Iterator[None]:
-        """Let an `OSError` (a full disk) cost only what is made inside: a line, a plot."""
+        """Let an `OSError` (a full disk), or a link where a file belongs, cost only what is made inside: a line, a
+        plot."""
         try:
             yield
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, rundir.ForeignError) as error:
+            reason = in_one_line(error)
             self._lost[what, reason] += 1
             if sum(self._lost.values()) == 1:
                 with contextlib.suppress(OSError):  # the log itself may be what is full; close says so once more
@@ -319,9 +321,8 @@ class _Voice:
 class _Record:
     """A file that only grows, by whole entries: what a full disk tears is taken back."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(exist_ok=True)
-        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115
+    def __init__(self, workdir: Path, name: str) -> None:
+        self._file = open(rundir.open_for_appending(workdir, name), "ab+", buffering=0)  # noqa: SIM115
 
     def append(self, entry: bytes) -> None:
         size = self._file.seek(0, os.SEEK_END)
@@ -354,10 +355,10 @@ class _Events:
     queue of ten, and blocks its caller for ever once its thread has died of a full disk.
     """
 
-    def __init__(self, directory: Path, *, first_step: int) -> None:
+    def __init__(self, workdir: Path, *, first_step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self.record = _Record(directory / f"events.out.tfevents.{time.time_ns()}")
+        self.record = _Record(workdir, f"tensorboard/events.out.tfevents.{time.time_ns()}")
         self._write(Event(file_version="brain.Event:2"))
         # Hides from TensorBoard what an interrupted run recorded of this step and later ones.
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
@@ -384,15 +385,14 @@ class _Events:
 def _step_of(line: bytes) -> int:
     """The step of a line of JSON; a line that is none belongs to no later step."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return int(jsontext.parse(line, "a line")["step"])
+    except (ValueError, TypeError, KeyError):
         return -1
 
 
 def _seconds_of(line: bytes) -> float:
     """`seconds` of a line of JSON; 0 if it has none, as those of older runs."""
     try:
-        seconds = float(json.loads(line)["seconds"])
-        return seconds if math.isfinite(seconds) else 0.0
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        return float(jsontext.parse(line, "a line")["seconds"])
+    except (ValueError, TypeError, KeyError):
         return 0.0

@@ -31,6 +31,33 @@ class ForeignError(UserError):
     """What stands in a run directory is a link, a FIFO or a device, or a file where a folder belongs."""
 
 
+FILES = (
+    "config.json", "data.json", "skipped.json", "average.json", "metrics.jsonl", "samples.jsonl", "events.jsonl",
+)  # fmt: skip
+FOLDERS = ("checkpoints", "tokenizer", "plots", "tensorboard", "results", "logs")
+"""What a run directory has at its top; what else stands there is the user's own, and is left alone."""
+
+
+def check(workdir: Path) -> None:
+    """Refuse a run directory in which one of `FILES` and `FOLDERS`, or a file in such a folder, is a link or no file.
+
+    Each is opened safely when its time comes; this says so before anything has been done. What is in `checkpoints` is
+    looked at as checkpoints are.
+
+    Raises:
+        ForeignError: for the first that is.
+    """
+    for name in FILES:
+        exists(workdir, name)
+    for folder in FOLDERS:
+        with contextlib.suppress(FileNotFoundError), open_folder(workdir, folder) as handle:
+            for name in os.listdir(handle) if folder != "checkpoints" else ():
+                with contextlib.suppress(FileNotFoundError):  # a picture that is being replaced
+                    mode = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode
+                    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                        raise _foreign(workdir / folder / name, mode, "a file")
+
+
 def read(workdir: Path, name: str, *, most: int = LARGEST) -> bytes:
     """The content of a file.
 
@@ -112,7 +139,16 @@ def names(workdir: Path, folder: str = "") -> list[str]:
 
 @contextlib.contextmanager
 def open_folder(workdir: Path, name: str = "", *, make: bool = False) -> Iterator[int]:
-    """The descriptor of a folder, which `make` makes if there is none.
+    """As `folder_descriptor`, for the time of a `with` statement."""
+    handle = folder_descriptor(workdir, name, make=make)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def folder_descriptor(workdir: Path, name: str = "", *, make: bool = False) -> int:
+    """The descriptor of a folder, which `make` makes if there is none; the caller closes it.
 
     Raises:
         FileNotFoundError: there is none. OSError: it cannot be opened or made.
@@ -129,18 +165,19 @@ def open_folder(workdir: Path, name: str = "", *, make: bool = False) -> Iterato
             inner = _open_folder(path, handle, part)
             os.close(handle)
             handle = inner
-        yield handle
-    finally:
+    except BaseException:
         os.close(handle)
+        raise
+    return handle
 
 
 def path_of(handle: int, path: Path) -> Path:
-    """A path for libraries that want one: it leads to the opened folder, whatever has its name by now.
+    """A path for libraries that want one: it leads to what was opened, whatever has its name by now.
 
-    Only Linux has such paths; elsewhere it is `path`, which was no link when the folder was opened.
+    Only Linux has such paths; elsewhere it is `path`, which was no link when it was opened.
     """
     through = Path(f"/proc/self/fd/{handle}")
-    return through if through.is_dir() else path
+    return through if through.exists() else path
 
 
 def check_file_name(name: str, what: str) -> str:

@@ -297,7 +297,11 @@ class Loop:
             self.checkpoints.wait()
         if jax.process_index() == 0:
             with self._waiting("plot", steps), self.report.losing("plots/learning_curves.png"):
-                learning_curves(workdir / "metrics.jsonl", workdir / "plots" / "learning_curves.png")
+                out = workdir / "plots" / "learning_curves.png"
+                if bad := learning_curves(workdir / "metrics.jsonl", out, inside=workdir):
+                    self.report.message(
+                        f"warning: {bad} lines of {workdir}/metrics.jsonl cannot be read; the plot is without them"
+                    )
         self._say_goodput()
         self._say_next()
 

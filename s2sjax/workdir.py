@@ -1,7 +1,6 @@
 """The run directory: claimed for one config and one data set, which it then holds, and checked when a run resumes;
 and the place of its second copy, held to the same."""
 
-import json
 import os
 import re
 import shutil
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import jax
 
-from s2sjax import distributed
+from s2sjax import distributed, jsontext, rundir
 from s2sjax import experiment as experiments
 from s2sjax.average import check_trainable
 from s2sjax.checkpoints.copies import SecondCopy
+from s2sjax.checkpoints.restore import STEP
 from s2sjax.config import differences
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.prepare import Prepared
@@ -47,18 +47,20 @@ CHANGEABLE = (
 LOGS = "logs"
 """Where launch scripts write what processes print: in the run directory, before there is a run."""
 
-_BEGUN = (LOGS, "plots", "config.tmp")
+_BEGUN = re.compile(rf"{LOGS}|plots|config\.tmp|\.config\.json\.[0-9]+\.tmp")
 """What may stand in a run directory before its config does: a kill in that moment is no reason to refuse it."""
 
 
 def check_workdir(experiment: Experiment, workdir: Path) -> None:
     """Raise a `UserError` unless `workdir` is new, or holds a run of this very config. Writes nothing."""
     path = workdir / "config.json"
-    check_trainable(workdir)
-    if path.exists():
+    if workdir.is_dir():
+        rundir.check(workdir)
+        check_trainable(workdir)
+    if workdir.is_dir() and rundir.exists(workdir, path.name):
         if changed := _changed(experiments.load(path), experiment):
             raise UserError(f"{workdir} holds a run of another config: {changed}. Use these values, or another workdir")
-    elif workdir.exists() and (not workdir.is_dir() or any(path.name not in _BEGUN for path in workdir.iterdir())):
+    elif workdir.exists() and not (workdir.is_dir() and all(map(_BEGUN.fullmatch, rundir.names(workdir)))):
         raise UserError(f"{workdir} is not empty and has no config.json, so it is no run; use another workdir")
 
 
@@ -90,14 +92,14 @@ def open_copy(experiment: Experiment, workdir: Path) -> SecondCopy | None:
     def check(records: Mapping[str, bytes]) -> None:
         here = f"{copy.url}, where config.checkpoint.copy_to puts the second copy,"
         try:
-            found = {name: json.loads(content) for name, content in records.items()}
+            found = {name: jsontext.parse(content, f"{copy.url}/{name}") for name, content in records.items()}
             changed = _changed(experiments.resolve(found["config.json"]), experiment) if "config.json" in found else ""
             fingerprint = found.get("data.json", {}).get("train")
-        except (ValueError, AttributeError) as error:
+        except ValueError as error:
             raise UserError(f"{here} has records that cannot be read ({error}); move it away") from error
         if changed:
             raise UserError(f"{here} holds a run of another config: {changed}. Choose another place")
-        if fingerprint not in (None, json.loads((workdir / "data.json").read_text(encoding="utf-8"))["train"]):
+        if fingerprint not in (None, _recorded_data(workdir)):
             raise UserError(f"{here} holds a run on other training data; choose another place")
 
     copy = SecondCopy(url, workdir, check)
@@ -136,25 +138,35 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
         )
     try:
         # A fingerprint covers the text and the tokenizers. Validation data may change; what is trained on may not.
-        if record.exists() and json.loads(record.read_text(encoding="utf-8")).get("train") != content["train"]:
+        known = rundir.exists(workdir, "data.json") if workdir.is_dir() else False
+        if known and _recorded_data(workdir) != content["train"]:
             raise UserError(
                 f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} "
                 f"is not what {workdir} was trained on; restore it or use another workdir"
             )
         if distributed.index() != 0:
             return
-        (workdir / "plots").mkdir(parents=True, exist_ok=True)
-        temporary = workdir / "config.tmp"
-        experiments.save(experiment, temporary)
-        os.replace(temporary, workdir / "config.json")
-        if not record.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        with rundir.open_folder(workdir, "plots", make=True):
+            experiments.save(experiment, workdir / "config.json")
+        if not known:
             tokenizers_lib.save(prepared.tokenizers, workdir / "tokenizer")
-            write_json(record, content)  # last: it says that all is there
-    except json.JSONDecodeError as error:
-        raise UserError(f"{record} is not valid JSON ({error}); restore it or use another workdir") from error
+            write_json(workdir, "data.json", content)  # last: it says that all is there
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
     distributed.barrier("claimed")
+
+
+def _recorded_data(workdir: Path) -> str:
+    """The fingerprint of the training data that a run began with. Raises: UserError if it cannot be read."""
+    path = workdir / "data.json"
+    try:
+        fingerprint = jsontext.parse(rundir.read(workdir, path.name), path).get("train")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; restore it or use another workdir") from error
+    if not isinstance(fingerprint, str):
+        raise UserError(f"{path} does not say what the run was trained on; restore it or use another workdir")
+    return fingerprint
 
 
 def _appears(path: Path) -> bool:
@@ -179,14 +191,14 @@ def read_skipped(workdir: Path) -> Skipped:
     """Raises: UserError if the record is there and damaged: without it another run would go on."""
     path = workdir / "skipped.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = jsontext.parse(rundir.read(workdir, path.name), path)
         spans = tuple((int(first), int(end)) for first, end in values["left_out"])
         if any(not 0 <= first < end for first, end in spans) or list(spans) != sorted(spans):
             raise ValueError("spans")
         return Skipped(spans, tuple(map(str, values["roll_backs"])))
     except FileNotFoundError:
         return Skipped()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(
             f"{path} cannot be read ({error}), and says which batches this run does without; restore it, or use "
             "another workdir"
@@ -196,7 +208,8 @@ def read_skipped(workdir: Path) -> Skipped:
 def write_skipped(workdir: Path, skipped: Skipped) -> None:
     """Raises: UserError if it cannot be written."""
     write_json(
-        workdir / "skipped.json",
+        workdir,
+        "skipped.json",
         {"left_out": [list(span) for span in skipped.left_out], "roll_backs": list(skipped.roll_backs)},
     )
 
@@ -208,12 +221,13 @@ def discard_checkpoints(directory: Path, *, after: int) -> None:
         UserError: they cannot be deleted.
     """
     try:
-        steps = [int(path.name) for path in directory.iterdir() if re.fullmatch("[0-9]+", path.name)]
-        for step in sorted(steps, reverse=True):
-            if step > after:
-                doomed = directory / f"tmp-{step}-old"  # a name that the next run clears away
-                shutil.rmtree(doomed, ignore_errors=True)
-                os.rename(directory / str(step), doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+        with rundir.open_folder(directory.parent, directory.name) as folder:
+            steps = [int(name) for name in os.listdir(folder) if STEP.fullmatch(name)]
+            for step in sorted(steps, reverse=True):
+                if step > after:
+                    doomed = f"tmp-{step}-old"  # a name that the next run clears away
+                    shutil.rmtree(doomed, ignore_errors=True, dir_fd=folder)
+                    os.rename(str(step), doomed, src_dir_fd=folder, dst_dir_fd=folder)
+                    shutil.rmtree(doomed, ignore_errors=True, dir_fd=folder)
     except OSError as error:
         raise UserError(f"checkpoints after {after} in {directory} cannot be deleted: {error.strerror}") from error

@@ -24,7 +24,7 @@ def read_png(path) -> np.ndarray:
 def figure(monkeypatch):
     """The matplotlib figure of the last picture saved."""
     seen = []
-    monkeypatch.setattr(plots, "_save", lambda figure, out: seen.append(figure))
+    monkeypatch.setattr(plots, "_save", lambda figure, *_: seen.append(figure))
     return seen
 
 
@@ -64,8 +64,22 @@ def test_metrics_that_are_missing_empty_or_broken_are_a_users_error(tmp_path):
         learning_curves(tmp_path / "none.jsonl", tmp_path / "curves.png")
     with pytest.raises(UserError, match="holds no metrics yet"):
         learning_curves(write(tmp_path / "empty.jsonl"), tmp_path / "curves.png")
-    with pytest.raises(UserError, match="cannot be read as the metrics"):
+    with pytest.raises(UserError, match="holds no metrics yet"):
         learning_curves(write(tmp_path / "broken.jsonl", tail="{oops}\n"), tmp_path / "curves.png")
+
+
+def test_lines_that_are_none_cost_themselves_and_not_the_picture(tmp_path, figure):
+    lines = ["{oops}", "[1]", '{"step": 2}', '{"step": "x", "kind": "train"}']
+    lines += [
+        '{"step": 3, "kind": "train", "loss": "a"}',
+        '{"step": 1e999, "kind": "train"}',
+        "[" * 9999,
+        '{"step": 2, "kind": "other", "loss": 1}',
+    ]
+    records = [{"step": n, "kind": "train", "loss": 1.0 / n} for n in (1, 4)]
+    metrics = write(tmp_path / "m.jsonl", *records, tail="\n".join([*lines, "{cut"]))
+    assert learning_curves(metrics, tmp_path / "curves.png") == len(lines)
+    assert list(figure[0].axes[0].lines[0].get_xdata()) == [1, 4]
 
 
 def test_pictures_are_png_files_that_show_something(tmp_path):

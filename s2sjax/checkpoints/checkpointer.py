@@ -9,6 +9,7 @@ A state of several processes is written by all of them, on a disk they share; pr
 A second copy is kept by process 0 (`s2sjax.checkpoints.copies`).
 """
 
+import dataclasses
 import logging
 import math
 import os
@@ -26,7 +27,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from s2sjax import distributed
+from s2sjax import distributed, rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.copies import Copier, SecondCopy
 from s2sjax.checkpoints.lock import RunLock
@@ -71,16 +72,20 @@ class Checkpointer(CheckpointReader):
         self._problems_mutex = threading.Lock()
         self._last_failure: str | None = None
         self._lock: RunLock | None = None
+        self._failed: list[int] = []
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            if not self.directory.parent.exists():
+                self.directory.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = rundir.folder_descriptor(self.directory.parent, self.directory.name, make=True)
+            self._place = rundir.path_of(self._handle, self.directory)
             if jax.process_index() == 0:
-                self._lock = RunLock(self.directory)
+                self._lock = RunLock(self._place)
                 if self._lock.problem is not None:
                     self._report(
                         f"{self.directory} cannot be locked ({in_one_line(self._lock.problem)}): see that one run at a "
                         "time uses it"
                     )
-                for path in self.directory.iterdir():  # of dead runs: a living one would hold the lock
+                for path in self._place.iterdir():  # of dead runs: a living one would hold the lock
                     if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                         _remove(path)
         except OSError as error:
@@ -138,18 +143,18 @@ class Checkpointer(CheckpointReader):
             "metrics": {k: float(v) if math.isfinite(v) else None for k, v in (metrics or {}).items()},
             "arrays": {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in arrays.items()},
         }
-        temporary = self._temporary(step)
+        saving = _Save(step, self._temporary(step))
         # A new one each time, so that a failure leaves nothing behind. Compression would save 8 % and cost a core.
         writer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
             self._check_space(arrays)
-            temporary.mkdir(exist_ok=True)
+            saving.handle = rundir.folder_descriptor(self._place, saving.temporary.name, make=True)
             filled = {name: array for name, array in arrays.items() if array.size}  # orbax refuses the empty ones
-            writer.save(temporary / "state", args=ocp.args.PyTreeSave(filled))
+            writer.save(saving.through / "state", args=ocp.args.PyTreeSave(filled))
         except Exception as error:  # tensorstore and orbax raise what they like, and all of it is a failed save
-            self._fail(step, temporary, error)
+            self._fail(saving, error)
             return
-        self._writer = threading.Thread(target=self._finish, args=(step, temporary, writer, body), name="checkpoint")
+        self._writer = threading.Thread(target=self._finish, args=(saving, writer, body), name="checkpoint")
         self._writer.start()
 
     def restore(
@@ -211,6 +216,9 @@ class Checkpointer(CheckpointReader):
             self._copier = None
         if self._lock is not None:
             self._lock.release()
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
         failure, self._last_failure = self._last_failure, None
         for problem in self.poll():  # since the last step, after which nobody asked
             if problem != failure:
@@ -218,16 +226,17 @@ class Checkpointer(CheckpointReader):
         if failure is not None:
             raise UserError(f"{failure} Once that is mended, the same command goes on from the newest one.")
 
-    def _finish(self, step: int, temporary: Path, writer: ocp.AsyncCheckpointer, body: Mapping[str, Any]) -> None:
+    def _finish(self, saving: "_Save", writer: ocp.AsyncCheckpointer, body: Mapping[str, Any]) -> None:
         """In the background: wait for orbax, seal, commit, tidy up."""
         try:
             writer.close()
             if jax.process_index() == 0:
-                manifest.seal(temporary, body)
-                self._commit(step, temporary)
+                manifest.seal(saving.through, body)
+                self._commit(saving.step, saving.temporary)
         except Exception as error:  # as in save: whatever it is, the run goes on
-            self._fail(step, temporary, error)
+            self._fail(saving, error)
             return
+        os.close(saving.handle)
         self._last_failure = None
         try:
             if jax.process_index() == 0:
@@ -296,7 +305,7 @@ class Checkpointer(CheckpointReader):
             temporary = self._temporary(step)
             try:
                 copy.fetch(step, temporary)
-                if os.path.lexists(self.directory / str(step)):
+                if os.path.lexists(self._place / str(step)):
                     self._set_aside(step)
                 self._commit(step, temporary)
             except Exception as error:
@@ -308,16 +317,16 @@ class Checkpointer(CheckpointReader):
 
     def _temporary(self, step: int) -> Path:
         self._saves += 1
-        return self.directory / f"tmp-{step}-{self._saves}"
+        return self._place / f"tmp-{step}-{self._saves}"
 
     def _commit(self, step: int, temporary: Path) -> None:
         """Give a sealed directory its name."""
         if self._is_committed(step):
             self._delete(step)  # this one has the metrics that it lacks
-        elif os.path.lexists(self.directory / str(step)):
+        elif os.path.lexists(self._place / str(step)):
             self._set_aside(step)
-        temporary.rename(self.directory / str(step))
-        manifest.flush_directory(self.directory)
+        temporary.rename(self._place / str(step))
+        manifest.flush_directory(self._place)
 
     def _retain(self) -> None:
         """Delete all but the last and the best; each is renamed first, so a kill leaves no half checkpoint."""
@@ -330,14 +339,20 @@ class Checkpointer(CheckpointReader):
                 self._delete(step)
 
     def _delete(self, step: int) -> None:
-        doomed = self.directory / f"tmp-{step}-old"
-        (self.directory / str(step)).rename(doomed)
+        doomed = self._place / f"tmp-{step}-old"
+        (self._place / str(step)).rename(doomed)
         _remove(doomed)
 
-    def _fail(self, step: int, temporary: Path, error: Exception) -> None:
+    def _fail(self, saving: "_Save", error: Exception) -> None:
+        step = saving.step
         _log.debug("checkpoint %d failed", step, exc_info=error)
-        if temporary.exists():
-            _remove(temporary)
+        if saving.temporary.exists():
+            _remove(saving.temporary)
+        # Threads of the failed save may still write, and must not do so through a descriptor that means another file.
+        if saving.handle >= 0:
+            self._failed.append(saving.handle)
+        if len(self._failed) > 2:
+            os.close(self._failed.pop(0))
         before = self.steps()
         kept = f"Those of steps {', '.join(map(str, before))} are untouched." if before else "There is none before it."
         self._last_failure = f"checkpoint {step} could not be saved in {self.directory}: {in_one_line(error)}. {kept}"
@@ -356,9 +371,23 @@ class Checkpointer(CheckpointReader):
 
     def _set_aside(self, step: int) -> None:
         number = 1
-        while os.path.lexists(self.directory / f"damaged-{step}-{number}"):
+        while os.path.lexists(self._place / f"damaged-{step}-{number}"):
             number += 1
-        (self.directory / str(step)).rename(self.directory / f"damaged-{step}-{number}")
+        (self._place / str(step)).rename(self._place / f"damaged-{step}-{number}")
+
+
+@dataclasses.dataclass
+class _Save:
+    """A checkpoint that is being written."""
+
+    step: int
+    temporary: Path
+    handle: int = -1
+    """The descriptor of `temporary`, through which it is written; -1 before it is opened."""
+
+    @property
+    def through(self) -> Path:
+        return rundir.path_of(self.handle, self.temporary)
 
 
 def _remove(directory: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from s2sjax import rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.restore import STEP
 from s2sjax.errors import UserError, in_one_line
@@ -71,15 +72,13 @@ class SecondCopy:
     def recover_record(self) -> None:
         """Give back `skipped.json` to a run directory that was lost and goes on from here: one without checkpoints."""
         self.open()
-        path, content = self._workdir / _ROLLED_BACK, self._content(_ROLLED_BACK)
-        if content is not None and not path.exists() and not self.has_first():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(content)
-            temporary.replace(path)
+        content = self._content(_ROLLED_BACK)
+        if content is not None and not rundir.exists(self._workdir, _ROLLED_BACK) and not self.has_first():
+            rundir.write(self._workdir, _ROLLED_BACK, content)
 
     def has_first(self) -> bool:
         """Whether the run directory has checkpoints, or what is named like them."""
-        return self.checkpoints.is_dir() and any(STEP.fullmatch(path.name) for path in self.checkpoints.iterdir())
+        return any(map(STEP.fullmatch, rundir.names(self._workdir, self.checkpoints.name)))
 
     def useful_steps(self) -> list[int]:
         """What the run could go on from: nothing if the copy is from before a roll-back."""
@@ -93,7 +92,7 @@ class SecondCopy:
     def holds(self, step: int) -> bool:
         """Whether the run directory's checkpoint was copied here, and not another of that step."""
         self.open()
-        sealed = (self.checkpoints / str(step) / manifest.NAME).read_bytes()
+        sealed = rundir.read(self._workdir, f"{self.checkpoints.name}/{step}/{manifest.NAME}")
         return self._content(f"checkpoints/{step}/{manifest.NAME}") == sealed
 
     def send_records(self) -> None:
@@ -111,9 +110,8 @@ class SecondCopy:
                 self._files.pipe_file(self._place(_ROLLED_BACK), content)
             else:
                 self._files.rm_file(f"{self._root}/{_ROLLED_BACK}")
-        tokenizer = sorted(path for path in (self._workdir / "tokenizer").rglob("*") if path.is_file())
-        for path in (*(self._workdir / name for name in _RECORDS), *tokenizer):
-            name, content = path.relative_to(self._workdir).as_posix(), path.read_bytes()
+        for name in (*_RECORDS, *(f"tokenizer/{name}" for name in rundir.names(self._workdir, "tokenizer"))):
+            content = rundir.read(self._workdir, name)
             if self._content(name) != content:
                 self._files.pipe_file(self._place(name), content)
 
@@ -124,12 +122,16 @@ class SecondCopy:
             DamagedError: what came back is not what the manifest says. Besides, what the driver raises.
         """
         self.open()
-        source = self.checkpoints / str(step)
-        sealed, listed = (source / manifest.NAME).read_bytes(), manifest.files(source)
+        with rundir.open_folder(self._workdir, f"{self.checkpoints.name}/{step}") as handle:
+            self._send(step, rundir.path_of(handle, self.checkpoints / str(step)))
+
+    def _send(self, step: int, source: Path) -> None:
+        sealed, listed = rundir.read(source, manifest.NAME), manifest.files(source)
         self.remove(step)
         for name, checksum in listed.items():
             place = self._place(f"checkpoints/{step}/{name}")
-            self._files.put_file(str(source / name), place)
+            with rundir.open_for_reading(source, name) as handle:
+                self._files.put_file(str(rundir.path_of(handle, source / name)), place)
             with self._files.open(place, "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
                     raise manifest.DamagedError(f"file {name}: what was read back differs from what was saved")
@@ -170,8 +172,7 @@ class SecondCopy:
             self._files.rm(directory, recursive=True)
 
     def _record(self) -> bytes | None:
-        path = self._workdir / _ROLLED_BACK
-        return path.read_bytes() if path.exists() else None
+        return rundir.read(self._workdir, _ROLLED_BACK) if rundir.exists(self._workdir, _ROLLED_BACK) else None
 
     def _same_record(self) -> bool:
         self.open()

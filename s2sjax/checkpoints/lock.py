@@ -4,6 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from s2sjax import rundir
 from s2sjax.errors import UserError
 
 
@@ -11,12 +12,12 @@ class RunLock:
     """The file `lock` in a directory, held until `release` or death. A record lock: child processes do not inherit it.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it is a link or no file.
         OSError: the directory cannot be written.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._file: int | None = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        self._file: int | None = rundir.open_for_appending(directory, "lock")
         self.problem: OSError | None = None
         """Why nothing is locked, on a file system that has no locks."""
         try:

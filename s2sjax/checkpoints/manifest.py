@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from s2sjax import jsontext, rundir
+from s2sjax.errors import UserError, in_one_line
+
 NAME = "manifest.json"
 FORMAT = "s2sjax-manifest"
 VERSION = 1
@@ -35,7 +38,7 @@ def seal(directory: Path, body: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full, read-only or broken.
     """
-    listed = {name: {"size": path.stat().st_size, "sha256": _checksum(path)} for name, path in _walk(directory).items()}
+    listed = {name: {"size": size, "sha256": _checksum(directory, name)} for name, size in _walk(directory).items()}
     document = {"format": FORMAT, "version": VERSION, "body": dict(body), "files": listed}
     with open(directory / NAME, "xb") as out:
         out.write(_serialise(document | {"sha256": _digest(document)}))
@@ -67,12 +70,11 @@ def verify(directory: Path) -> dict[str, Any]:
         raise DamagedError(f"file {name}: missing")
     for name in sorted(found.keys() - listed.keys()):
         raise DamagedError(f"file {name}: not in the manifest")
-    for name, path in found.items():
+    for name, size in found.items():
+        if size != listed[name]["size"]:
+            raise DamagedError(f"file {name}: {size} bytes instead of {listed[name]['size']}")
         try:
-            size = path.stat().st_size
-            if size != listed[name]["size"]:
-                raise DamagedError(f"file {name}: {size} bytes instead of {listed[name]['size']}")
-            checksum = _checksum(path)
+            checksum = _checksum(directory, name)
         except OSError as error:
             raise DamagedError(f"file {name}: {error.strerror}") from error
         if checksum != listed[name]["sha256"]:
@@ -88,42 +90,41 @@ def files(directory: Path) -> dict[str, str]:
     return {name: str(entry["sha256"]) for name, entry in _read(directory)["files"].items()}
 
 
+def stored(directory: Path) -> int:
+    """Bytes of all files. Raises: DamagedError for links and devices; OSError."""
+    return sum(_walk(directory).values())
+
+
 def flush(directory: Path) -> None:
     """Make every file and folder of `directory` survive a power cut. Raises: OSError."""
-    folders = {directory}
-    for path in _walk(directory).values():
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            os.fsync(file.fileno())
-        folders.update(parent for parent in path.parents if parent.is_relative_to(directory))
+    folders = {"."}
+    for name in _walk(directory):
+        with rundir.open_for_reading(directory, name) as handle:
+            os.fsync(handle)
+        folders.update(str(parent) for parent in PurePosixPath(name).parents)
     for folder in folders:
-        flush_directory(folder)
+        flush_directory(directory, folder)
 
 
-def flush_directory(directory: Path) -> None:
-    """Make the directory's entries (names, renames) survive a power cut."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+def flush_directory(directory: Path, name: str = "") -> None:
+    """Make a directory's entries (names, renames) survive a power cut: its own, or those of a folder in it."""
+    with rundir.open_folder(directory, name) as handle:
         os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(directory: Path) -> dict[str, Any]:
-    if directory.is_symlink() or not directory.is_dir():
+    if not directory.is_dir():
         raise DamagedError("not a directory")
     try:
-        with open(os.open(directory / NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DamagedError(f"file {NAME}: not a regular file")
-            content = file.read()
-    except OSError as error:
-        raise DamagedError(f"file {NAME}: {error.strerror}") from error
+        content = rundir.read(directory, NAME)
+    except (OSError, UserError) as error:
+        raise DamagedError(f"file {NAME}: {in_one_line(error)}") from error
     try:
-        document = json.loads(content)
+        document = jsontext.parse(content, NAME)
         digest = document.pop("sha256")
         # Compared as bytes too: 1e-05 and 1E-05 are one flipped bit apart and mean the same.
         intact = digest == _digest(document) and content == _serialise(document | {"sha256": digest})
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise DamagedError(f"file {NAME}: cannot be read as a manifest") from error
     if not intact:
         raise DamagedError(f"file {NAME}: checksum differs")
@@ -140,22 +141,24 @@ def _read(directory: Path) -> dict[str, Any]:
     return document
 
 
-def _walk(directory: Path) -> dict[str, Path]:
-    """Every file below `directory` by its relative posix path, sorted. Raises DamagedError for links and devices."""
+def _walk(directory: Path) -> dict[str, int]:
+    """The size of every file below `directory` by its relative posix path, sorted. Raises DamagedError for links and
+    devices."""
     found = {}
-    for folder, folders, files in os.walk(directory, followlinks=False):
-        for entry in (*folders, *files):
-            path = Path(folder, entry)
-            name, mode = path.relative_to(directory).as_posix(), path.lstat().st_mode
-            if stat.S_ISREG(mode):
-                found[name] = path
-            elif not stat.S_ISDIR(mode):
-                raise DamagedError(f"file {name}: a link or a device; only regular files are read")
+    with rundir.open_folder(directory) as root:
+        for folder, folders, files, handle in os.fwalk(".", dir_fd=root, follow_symlinks=False):
+            for entry in (*folders, *files):
+                name = PurePosixPath(folder, entry).as_posix()
+                status = os.stat(entry, dir_fd=handle, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    found[name] = status.st_size
+                elif not stat.S_ISDIR(status.st_mode):
+                    raise DamagedError(f"file {name}: a link or a device; only regular files are read")
     return dict(sorted(found.items()))
 
 
-def _checksum(path: Path) -> str:
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+def _checksum(directory: Path, name: str) -> str:
+    with rundir.open_for_reading(directory, name) as handle, open(handle, "rb", closefd=False) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -5,12 +5,13 @@ the shape and type of every array, and a checksum of every file (`s2sjax.checkpo
 flipped bit, casts to another type in silence, and believes names of directories: all three are looked after here.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from s2sjax import rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.manifest import DamagedError
-from s2sjax.errors import UserError
+from s2sjax.checkpoints.sizes import check_sizes, parse_arrays
+from s2sjax.errors import UserError, in_one_line
 from s2sjax.metrics.names import METRIC_SIGNS
 
 PyTree = Any
 
+_CHOICES = 20
+"""How often another checkpoint is chosen when the one that was chosen has gone."""
 STEP = re.compile(r"[1-9][0-9]{0,17}|0")
 """What the directory of a checkpoint is called."""
 
@@ -34,6 +39,10 @@ def is_better(metric: str, value: float, than: float) -> bool:
     """Whether a value of a metric of `METRIC_SIGNS` is better than another; NaN never is, and anything is than NaN."""
     sign = METRIC_SIGNS[metric]
     return not math.isnan(value) and (math.isnan(than) or sign * value < sign * than)
+
+
+class GoneError(UserError):
+    """A checkpoint is not there, or not any more: a training keeps a few only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +84,11 @@ class CheckpointReader:
     def ranked(self, steps: list[int]) -> list[int]:
         """Those of `steps` that have the metric, best first, newer before older."""
         sign = METRIC_SIGNS[self._metric]
-        values = {step: self.metrics(step).get(self._metric, math.nan) for step in steps}
-        return sorted((s for s in steps if not math.isnan(values[s])), key=lambda s: (sign * values[s], -s))
+        values = {}
+        for step in steps:
+            with contextlib.suppress(DamagedError):  # deleted in this moment, by a training that goes on
+                values[step] = _metrics(self._body(step)).get(self._metric, math.nan)
+        return sorted((s for s in values if not math.isnan(values[s])), key=lambda s: (sign * values[s], -s))
 
     def arrays(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and type of every array of `step`, by path: what `restore` needs to read some, without a model.
@@ -84,12 +96,12 @@ class CheckpointReader:
         Raises:
             UserError: there is no such checkpoint, or its manifest is damaged.
         """
-        found = _arrays(self._intact(step))
+        found = parse_arrays(self._intact(step)["arrays"])
         return {name: jax.ShapeDtypeStruct(shape, np.dtype(dtype)) for name, (shape, dtype) in found.items()}
 
     def unreadable(self) -> list[int]:
         """What is named like a step and is no checkpoint, because its manifest is missing or damaged; ascending."""
-        return [step for step in self._candidates() if not self._is_committed(step)]
+        return [step for step in self._candidates() if not self._is_committed(step) and self._is_there(step)]
 
     def metrics(self, step: int) -> dict[str, float]:
         """The metrics that `step` was saved with. Raises: UserError if there is no such checkpoint."""
@@ -120,21 +132,34 @@ class CheckpointReader:
             None if `step` is None and there is no checkpoint at all.
 
         Raises:
-            UserError: the step does not exist or is damaged, all are damaged, or the checkpoint is of another model.
+            GoneError: the step does not exist, perhaps since a moment ago.
+            UserError: the step is damaged, all are damaged, or the checkpoint is of another model.
         """
         if step is not None:
-            if step not in self._candidates():
-                raise UserError(f"there is no checkpoint {step} in {self.directory}; {self._others(step)}")
             damage = self.verify(step)
             if damage is not None:
+                self._check_there(step)
                 raise UserError(f"checkpoint {step} in {self.directory} is damaged: {damage}; {self._others(step)}")
             return self._read(abstract_state, step, (), partial, cast)
-        newest, damaged = self._newest()
-        if newest is None:
-            if damaged:
-                raise self._all_damaged(damaged)
-            return None
-        return self._read(abstract_state, newest, passed_over(damaged, f"checkpoint {newest}"), partial, cast)
+        for _ in range(_CHOICES):
+            newest, damaged = self._newest()
+            if newest is None:
+                if damaged:
+                    raise self._all_damaged(damaged)
+                return None
+            with contextlib.suppress(GoneError):
+                return self._read(abstract_state, newest, passed_over(damaged, f"checkpoint {newest}"), partial, cast)
+        raise UserError(f"checkpoints in {self.directory} are deleted faster than they can be read; try again")
+
+    def restore_best(self, abstract_state: PyTree, *, partial: bool = False, cast: bool = False) -> Restored | None:
+        """As `restore`, of the best step; None if none has the metric."""
+        for _ in range(_CHOICES):
+            best = self.best_step()
+            if best is None:
+                return None
+            with contextlib.suppress(GoneError):  # a training keeps another one now
+                return self.restore(abstract_state, best, partial=partial, cast=cast)
+        raise UserError(f"checkpoints in {self.directory} are deleted faster than they can be read; try again")
 
     def _newest(self) -> tuple[int | None, dict[int, str]]:
         """The newest undamaged step, every byte of which was read, and by step what is wrong with the newer ones."""
@@ -143,8 +168,17 @@ class CheckpointReader:
             damage = self.verify(candidate)
             if damage is None:
                 return candidate, damaged
-            damaged[candidate] = damage
+            if self._is_there(candidate):
+                damaged[candidate] = damage
         return None, damaged
+
+    def _is_there(self, step: int) -> bool:
+        return os.path.lexists(self.directory / str(step))
+
+    def _check_there(self, step: int) -> None:
+        """Raise a GoneError unless there is something of this step, whole or not."""
+        if not self._is_there(step):
+            raise GoneError(f"there is no checkpoint {step} in {self.directory}; {self._others(step)}")
 
     def _all_damaged(self, damaged: Mapping[int, str], failures: tuple[str, ...] = ()) -> UserError:
         listing = "; ".join((*(f"checkpoint {step}: {damage}" for step, damage in damaged.items()), *failures))
@@ -156,8 +190,11 @@ class CheckpointReader:
     def _read(
         self, abstract_state: PyTree, step: int, messages: tuple[str, ...], partial: bool, cast: bool
     ) -> Restored:
-        body = self._body(step)
-        saved, expected = _arrays(body), flatten(abstract_state)
+        try:
+            body = self._body(step)
+        except DamagedError as damage:
+            raise self._unreadable(step, str(damage)) from damage
+        saved, expected = parse_arrays(body["arrays"]), flatten(abstract_state)
         casts = _casts(saved, expected) if cast else {}
         kept = {name: array for name, array in saved.items() if name not in casts}
         asked = {name: leaf for name, leaf in expected.items() if name not in casts}
@@ -175,15 +212,21 @@ class CheckpointReader:
             for name, leaf in expected.items()
         }
         filled = {name: leaf for name, leaf in placed.items() if leaf.size}
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            arrays = reader.restore(
-                self.directory / str(step) / "state",
-                args=ocp.args.PyTreeRestore(
-                    item=filled,
-                    restore_args=ocp.checkpoint_utils.construct_restore_args(filled),
-                    partial_restore=partial,
-                ),
-            )
+        try:
+            with self._inside(step) as directory, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                check_sizes(directory / "state", {name: saved[name] for name in filled}, manifest.stored(directory))
+                arrays = reader.restore(
+                    directory / "state",
+                    args=ocp.args.PyTreeRestore(
+                        item=filled,
+                        restore_args=ocp.checkpoint_utils.construct_restore_args(filled),
+                        partial_restore=partial,
+                    ),
+                )
+        except DamagedError as damage:
+            raise self._unreadable(step, str(damage)) from damage
+        except Exception as error:  # orbax and tensorstore raise what they like for files that are not theirs
+            raise self._unreadable(step, in_one_line(error)) from error
         for name in placed.keys() - filled.keys():
             arrays[name] = jax.device_put(np.zeros(placed[name].shape, placed[name].dtype), placed[name].sharding)
         for name in casts:
@@ -195,20 +238,37 @@ class CheckpointReader:
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in placed])
         return Restored(step=step, state=jax.block_until_ready(state), metrics=_metrics(body), messages=messages)
 
+    def _unreadable(self, step: int, reason: str) -> UserError:
+        """Why a checkpoint could not be read: it may have gone in this moment."""
+        if not self._is_there(step):
+            return GoneError(f"checkpoint {step} in {self.directory} was deleted while it was read; read another")
+        return UserError(f"checkpoint {step} in {self.directory} cannot be read: {reason}; {self._others(step)}")
+
     def _candidates(self) -> list[int]:
         """Whatever is named like a step, ascending, checkpoint or not."""
-        if not self.directory.is_dir():
+        if not self.directory.parent.is_dir():
             return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if STEP.fullmatch(path.name))
+        return sorted(map(int, filter(STEP.fullmatch, rundir.names(self.directory.parent, self.directory.name))))
+
+    @contextlib.contextmanager
+    def _inside(self, step: int) -> Iterator[Path]:
+        """A path that leads to the checkpoint of a step as long as it is open. Raises: DamagedError if it is none."""
+        with contextlib.ExitStack() as stack:
+            try:
+                name = f"{self.directory.name}/{step}"
+                handle = stack.enter_context(rundir.open_folder(self.directory.parent, name))
+            except (OSError, rundir.ForeignError) as error:
+                raise DamagedError(in_one_line(error)) from error
+            yield rundir.path_of(handle, self.directory / str(step))
 
     def _body(self, step: int, *, whole: bool = False) -> dict[str, Any]:
         """What the manifest says, after verifying it, or every file if `whole`. Raises: DamagedError."""
-        directory = self.directory / str(step)
-        body = manifest.verify(directory) if whole else manifest.read(directory)
+        with self._inside(step) as directory:
+            body = manifest.verify(directory) if whole else manifest.read(directory)
         try:
-            _arrays(body), _metrics(body)
+            parse_arrays(body["arrays"]), _metrics(body)
             saved_as = body["step"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DamagedError(f"file {manifest.NAME}: incomplete") from error
         if saved_as != step:
             raise DamagedError(f"it was saved as step {saved_as}")
@@ -219,6 +279,7 @@ class CheckpointReader:
         try:
             return self._body(step)
         except DamagedError as damage:
+            self._check_there(step)
             raise UserError(f"checkpoint {step} in {self.directory}: {damage}; {self._others(step)}") from damage
 
     def _is_committed(self, step: int) -> bool:
@@ -245,10 +306,6 @@ def flatten(tree: PyTree) -> dict[str, Any]:
 def passed_over(damaged: Mapping[int, str], instead: str) -> tuple[str, ...]:
     """A sentence for each damaged checkpoint, and what the run goes on from."""
     return tuple(f"checkpoint {step}: {damage}; going on from {instead}" for step, damage in damaged.items())
-
-
-def _arrays(body: Mapping[str, Any]) -> dict[str, tuple[tuple[int, ...], str]]:
-    return {name: (tuple(map(int, entry["shape"])), str(entry["dtype"])) for name, entry in body["arrays"].items()}
 
 
 def _metrics(body: Mapping[str, Any]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
+from s2sjax import jsontext, rundir
 from s2sjax.config import check_at_least, check_choices, one_of, up_to
 from s2sjax.data.pieces import LONGEST, SentencePieceTokenizer, sentences
 from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
@@ -233,46 +234,61 @@ def given_tokenizers(config: TokenizerConfig) -> TokenizerPair | None:
 
 def save(pair: TokenizerPair, directory: Path) -> None:
     """Writes source.model, target.model (unless joint) and, last, tokenizer.json, which says how to read them."""
-    directory.mkdir(parents=True, exist_ok=True)
     kinds = {"source": pair.source.kind} | ({} if pair.joint else {"target": pair.target.kind})
     for side in kinds:
-        (directory / f"{side}.model").write_bytes(getattr(pair, side).to_bytes())
-    (directory / "tokenizer.json").write_text(json.dumps({"format": _FORMAT, "kinds": kinds}) + "\n")
+        rundir.write(directory.parent, f"{directory.name}/{side}.model", getattr(pair, side).to_bytes())
+    record = json.dumps({"format": _FORMAT, "kinds": kinds}) + "\n"
+    rundir.write(directory.parent, f"{directory.name}/tokenizer.json", record.encode())
 
 
 def load(directory: Path) -> TokenizerPair:
-    """Reads what `save` wrote. File names are fixed: nothing inside the files is followed as a path or run as code."""
+    """Reads what `save` wrote. File names are fixed: nothing inside the files is followed as a path or run as code.
+
+    Raises:
+      UserError: a file is missing, a link, or not what `save` writes.
+    """
+    path = directory / "tokenizer.json"
     try:
-        record = json.loads((directory / "tokenizer.json").read_text())
+        record = jsontext.parse(rundir.read(directory.parent, f"{directory.name}/tokenizer.json"), path)
         if record.get("format") != _FORMAT:
-            raise UserError(f"{directory}/tokenizer.json has format {record.get('format')!r}; expected {_FORMAT}")
-        source = _from_bytes(record["kinds"]["source"], directory / "source.model")
-        if "target" not in record["kinds"]:
-            return TokenizerPair(source, source)
-        return TokenizerPair(source, _from_bytes(record["kinds"]["target"], directory / "target.model"))
-    except UserError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{directory} holds no readable tokenizer: {error!r}") from None
+            raise UserError(f"{path} has format {record.get('format')!r}; expected {_FORMAT}")
+        kinds = record.get("kinds")
+        if not isinstance(kinds, dict) or "source" not in kinds:
+            raise UserError(f"{path} does not say of which kind the source tokenizer is; restore it")
+        source = _read(kinds["source"], directory, "source")
+        return TokenizerPair(source, _read(kinds["target"], directory, "target") if "target" in kinds else source)
+    except OSError as error:
+        raise UserError(f"{directory} holds no readable tokenizer: {error.strerror}; restore it") from error
 
 
-def _from_bytes(kind: str, path: Path) -> Tokenizer:
-    if path.is_symlink():
-        raise UserError(f"{path} is a link, and a run directory is not followed outside; put the file itself there")
-    data = path.read_bytes()
+def _read(kind: object, directory: Path, side: str) -> Tokenizer:
+    path = directory / f"{side}.model"
+    data = rundir.read(directory.parent, f"{directory.name}/{side}.model")
     match kind:
         case "sentencepiece":
             return SentencePieceTokenizer(data, str(path))
         case "char":
-            record = json.loads(data)
-            return CharTokenizer(record["characters"], record["symbols"])
+            record = jsontext.parse(data, path)
+            return CharTokenizer(_texts(record, "characters", path, longest=1), _texts(record, "symbols", path))
         case "byte":
-            return ByteTokenizer(json.loads(data)["symbols"])
+            return ByteTokenizer(_texts(jsontext.parse(data, path), "symbols", path))
         case "word":
-            record = json.loads(data)
-            return WordTokenizer(record["words"], record["symbols"])
+            record = jsontext.parse(data, path)
+            return WordTokenizer(_texts(record, "words", path), _texts(record, "symbols", path))
         case _:
             raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char, byte or word")
+
+
+def _texts(record: dict, field: str, path: Path, longest: int | None = None) -> list[str]:
+    """A list of different texts, none of them empty, of at most `longest` characters."""
+    texts = record.get(field)
+    if (
+        not isinstance(texts, list | str)
+        or not all(isinstance(text, str) and text and len(text) <= (longest or len(text)) for text in texts)
+        or len(set(texts)) < len(texts)
+    ):
+        raise UserError(f"{path}: '{field}' is no list of different texts; restore the file")
+    return list(texts)
 
 
 def _train(kind: str, config: TokenizerConfig, texts: list[str], line_ends: bool) -> Tokenizer:

@@ -154,7 +154,7 @@ def test_bytes_that_change_on_their_way_are_noticed_and_sent_again_with_the_next
 
     def flip(self, lpath, rpath, **options):
         put_file(self, lpath, rpath, **options)
-        if lpath.endswith("/_METADATA"):
+        if rpath.endswith("/_METADATA"):
             content = self.cat_file(rpath)
             self.pipe_file(rpath, bytes([content[0] ^ 1]) + content[1:])
 
