@@ -15,6 +15,7 @@ from s2sjax.data.fields import Fields, alternatives
 from s2sjax.data.lines import BadRecord, Lines, misalignment
 from s2sjax.data.records import InMemory, Record, Source, make_record
 from s2sjax.data.tables import open_table
+from s2sjax.data.tfds_guard import only_own_classes
 from s2sjax.errors import UserError
 from s2sjax.paths import expand
 
@@ -116,10 +117,14 @@ class _Tfds(Source):
 
         directory = str(expand(config.dir)) if config.dir else None
         try:
-            builder = tfds.builder(config.name, data_dir=directory, file_format="array_record")
-            self._records = builder.as_data_source(split)
-        # TFDS says "no such builder", "no such config", "not prepared" and "no such split" in all these ways.
-        except (ValueError, LookupError, AssertionError, NotImplementedError, ImportError, OSError) as error:
+            with only_own_classes(config.name):
+                builder = tfds.builder(config.name, data_dir=directory, file_format="array_record")
+                self._records = builder.as_data_source(split)
+        except UserError:
+            raise
+        # TFDS says "no such builder", "no such config", "not prepared" and "no such split" in many ways; and files that
+        # are not its own end in whatever they lead to.
+        except Exception as error:
             raise UserError(_tfds_message(config, split, error)) from error
         self._fields = Fields.of(config)
         self._where = f"{builder.info.full_name}, split {split}"

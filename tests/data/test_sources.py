@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import json
 import lzma
+import shutil
 import sys
 
 import pytest
@@ -243,6 +244,49 @@ def test_tfds_is_read_by_random_access_without_tensorflow(tfds_dir):
     prints = {s.fingerprint() for s in (source, half, open_split(tfds_config(tfds_dir), "test"))}
     assert len(prints) == 3
     assert open_split(tfds_config(tfds_dir), "train").fingerprint() in prints
+
+
+EVIL = [
+    {"pythonClassName": "evil_module.Feature"},
+    {"pythonClassName": "os.Feature"},
+    {"pythonClassName": "evil_module"},
+    {"type": "evil_module.Feature", "content": {}},
+]
+
+
+@pytest.mark.parametrize("feature", EVIL)
+@pytest.mark.parametrize("depth", [0, 1, 2, 5])
+def test_tfds_imports_no_module_that_a_data_set_names(tfds_dir, tmp_path, monkeypatch, feature, depth):
+    directory = tmp_path / "tfds"
+    shutil.copytree(tfds_dir, directory)
+    (tmp_path / "evil_module.py").write_text("open('ran', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for _ in range(depth):
+        parts = {
+            "features": {
+                "en": feature,
+                "de": {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text"},
+            }
+        }
+        feature = {
+            "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+            "featuresDict": parts,
+        }
+    (path,) = directory.rglob("features.json")
+    path.write_text(json.dumps(feature))
+    # As for everybody who has not prepared it: TFDS does not know the builder's code.
+    (name,) = {entry.name for entry in directory.iterdir() if entry.is_dir()} - {"downloads"}
+    (directory / name).rename(directory / "of_a_stranger")
+    with pytest.raises(UserError, match="not TFDS's own|cannot open"):
+        open_split(tfds_config(directory, name="of_a_stranger"), "train")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["huggingface:evil", "somebody:evil/config:1.0.0"])
+def test_tfds_looks_up_no_namespace(tfds_dir, name):
+    with pytest.raises(UserError, match="on the network"):
+        open_split(tfds_config(tfds_dir, name=name), "train")
 
 
 def test_tfds_prepared_anew_with_other_text_has_another_fingerprint(tfds_dir, tmp_path):
