@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2sjax import experiment as experiments
-from s2sjax import rundir
+from s2sjax import home, rundir
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data import tokenizer as tokenizers_lib
@@ -198,6 +198,8 @@ def _write(
         tokenizers_lib.save(tokenizers, temporary / "tokenizer")
         with Checkpointer(temporary / "checkpoints", experiment.checkpoint) as checkpoints:
             checkpoints.save(step, {path: jnp.asarray(array) for path, array in arrays.items()})
+        if home.is_home(Path(record.workdir)):
+            home.record(temporary, path=output)
         rundir.write(temporary, RECORD, (json.dumps(dataclasses.asdict(record), indent=2) + "\n").encode())
         # Last: without it a directory is no run, so neither is what a kill leaves behind.
         experiments.save(dataclasses.replace(experiment, decode=decode), temporary / "config.json")

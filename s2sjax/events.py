@@ -18,7 +18,6 @@ The file only grows. A process that was killed shows as a start without a stop b
 
 import datetime
 import json
-import math
 import os
 import platform
 import subprocess
@@ -36,6 +35,7 @@ from s2sjax import jsontext, rundir
 from s2sjax.errors import UserError, in_one_line
 
 NAME = "events.jsonl"
+_BEYOND = 1e11  # steps, and seconds since 1970: the year 5138
 _INTERVAL = 30.0  # seconds between two notes of progress: what a kill can leave unrecorded
 
 
@@ -115,8 +115,8 @@ def read(path: Path) -> list[dict[str, Any]]:
             entry = jsontext.parse(line, f"{path}, line {number}")
             numbers = {name: float(entry.get(name, 0)) for name in ("step", "seconds")}
             at = datetime.datetime.fromisoformat(entry["time"]).timestamp()
-            if not all(math.isfinite(value) for value in numbers.values()):
-                raise ValueError("no number")
+            if not all(0 <= value < _BEYOND for value in numbers.values()) or not 0 <= at < _BEYOND:
+                raise ValueError("no number of steps or seconds")
             entries.append({**entry, "event": str(entry["event"]), "time": at, **numbers})
         except (ValueError, TypeError, KeyError, OverflowError):
             continue  # cut short by a kill

@@ -16,8 +16,9 @@ from s2sjax.options import Command
 
 
 def parse(argv: Sequence[str], command: Command) -> dict[str, Any]:
-    """The values of a command's options by their names; `config` is a ConfigDict, overridden, if the command has one;
-    `arguments` are those that are no options, if it takes any.
+    """The values of a command's options by their names; `config` is a ConfigDict, overridden, if the command has one,
+    and `said` the config keys that were overridden, None if the config is a file of the user's own; `arguments` are
+    those that are no options, if it takes any.
 
     Raises:
         UserError: for what is unknown, missing, or none of an option's choices.
@@ -33,6 +34,8 @@ def parse(argv: Sequence[str], command: Command) -> dict[str, Any]:
         missing.append("config" if command.config == "file" else "workdir")
     if missing:
         raise command.misuse(f"--{missing[0]} is missing")
+    if "config" in found:
+        found["said"] = None if _given(argv, "config") else _overridden(argv)
     for option in command.options:
         if option.choices and (value := found[option.name]) != option.default:
             choose(str(value), option.choices, f"--{option.name}")
@@ -100,6 +103,12 @@ def _given(argv: Sequence[str], name: str) -> str | None:
         if flag in (f"--{name}", f"-{name}"):
             given = value if equals else after
     return given
+
+
+def _overridden(argv: Iterable[str]) -> frozenset[str]:
+    """The config keys that the command line has, such as "data.dir"."""
+    names = (argument.partition("=")[0].lstrip("-") for argument in argv if argument.startswith("-"))
+    return frozenset(name.removeprefix("config.") for name in names if name.startswith("config."))
 
 
 def _saved_config(workdir: Path) -> ConfigDict:

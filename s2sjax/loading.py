@@ -6,7 +6,7 @@ models are read by SentencePiece.
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def load(
     *,
     experiment: Experiment | ConfigDict | None = None,
     ensemble: Iterable[str | Path] = (),
+    said: Collection[str] = (),
     **changes: Any,
 ) -> Run:
     """Open a run directory, or several that decode together. Nothing in a run directory is executed.
@@ -54,6 +55,8 @@ def load(
         experiment: the run's config with other `decode`, `data` or `mesh` values; the saved one if None.
         ensemble: directories of more runs, of any family, with the vocabularies of the first, whose `decode` section
             says how to search; which checkpoint of a member is read, its own does.
+        said: keys of the config whose values are the caller's own although the saved ones are the same: with "data.dir"
+            among them, also a run that was made elsewhere reads its data there (see `s2sjax.home`).
         changes: values to change in it, fields of `decode`, as in checkpoint="last", or other keys with their section,
             as in **{"mesh.data": 1}.
 
@@ -74,7 +77,7 @@ def load(
     model = build_model(experiment, tokenizers)
     rules = models.family(experiment.model_name).sharding_rules(experiment.model)
     step, params, metrics = _restore(workdir, experiment, model, mesh, rules)
-    run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, model)
+    run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, model, said=frozenset({*said, *changes}))
     if members:
         run = dataclasses.replace(run, others=tuple(_member(run, member) for member in members))
     _ = run.translator  # made now, so that a config which the model cannot follow is refused here

@@ -14,12 +14,13 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from s2sjax import distributed, environment
+from s2sjax import distributed, environment, home
 from s2sjax import experiment as experiments
 from s2sjax.assembly import build_model, check_changes, check_languages, in_precision
 from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import TokenizedSplit, turn_round
-from s2sjax.data.splits import open_split, pair_lengths, prompt_of
+from s2sjax.data.records import Source
+from s2sjax.data.splits import pair_lengths, prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.unknown import unknown_in
 from s2sjax.errors import UserError
@@ -73,6 +74,8 @@ class Run:
     others: tuple["Run", ...] = ()
     """The other members of an ensemble. It decodes, scores and evaluates as one; step, params and model are those of
     the first."""
+    said: frozenset[str] = frozenset()
+    """Config keys whose values are the user's own, even if they are the saved ones."""
 
     @functools.cached_property
     def translator(self) -> Translator:
@@ -112,6 +115,7 @@ class Run:
         """
         check_changes(changes, self.workdir)
         made = self._with_experiment(experiments.override(self.experiment, changes, section="decode"))
+        made = dataclasses.replace(made, said=self.said | {key.removeprefix("config.") for key in changes})
         translator = made.translator  # a config that the model cannot follow is refused here
         if made.experiment.decode.precision == self.experiment.decode.precision:
             translator.put(self.translator.params)  # rounded already, and once for all
@@ -323,6 +327,10 @@ class Run:
         pieces = self.tokenizers.target.pieces
         return [list(zip(pieces(row), path, strict=True)) for row, path in zip(rows, states, strict=True)]
 
+    def open_split(self, split: str) -> Source:
+        """A split of the data that the config names. Raises: UserError as `home.open_data`."""
+        return home.open_data(self.workdir, split, self.experiment.data, self.saved.data, self.said)
+
     @environment.exact_products()
     def evaluate(self, split: str) -> dict[str, Any]:
         """The metrics of one split: the loss, and those of `evaluate.metrics`.
@@ -342,7 +350,7 @@ class Run:
         began = time.monotonic()
         experiment = self.experiment
         how = text_metrics_of(experiment, experiment.metrics)
-        source = open_split(experiment.data, split)
+        source = self.open_split(split)
         with progress(f"tokenising {split}") as advance:
             tokenized = preparation.tokenize(experiment.data, self.tokenizers, split, progress=advance)
         if unknown := unknown_in(self.tokenizers.target, [row["target"] for row in source]):

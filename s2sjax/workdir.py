@@ -12,11 +12,11 @@ from pathlib import Path
 
 import jax
 
-from s2sjax import distributed, jsontext, rundir
+from s2sjax import distributed, home, jsontext, rundir
 from s2sjax import experiment as experiments
 from s2sjax.average import check_trainable
 from s2sjax.checkpoints.copies import SecondCopy
-from s2sjax.checkpoints.restore import STEP
+from s2sjax.checkpoints.restore import STEP, CheckpointReader
 from s2sjax.config import differences
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.prepare import Prepared
@@ -148,10 +148,14 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
             return
         workdir.mkdir(parents=True, exist_ok=True)
         with rundir.open_folder(workdir, "plots", make=True):
+            pass
+        # A run that has nothing left to do keeps the config that it was trained with.
+        if (CheckpointReader(workdir / "checkpoints").latest_step() or 0) <= experiment.train.steps:
             experiments.save(experiment, workdir / "config.json")
         if not known:
             tokenizers_lib.save(prepared.tokenizers, workdir / "tokenizer")
             write_json(workdir, "data.json", content)  # last: it says that all is there
+        home.record(workdir)
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
     distributed.barrier("claimed")

@@ -40,7 +40,7 @@ FLOORS = (
     LEAVES,
     {"tasks"},
     {"experiment"},
-    {"flags", "streams", "unused"},
+    {"flags", "streams", "unused", "home"},
     {"evaluate", "average", "results"},
     {"step", "workdir", "announcements", "comparison", "forcing", "assembly"},
     {"training", "inspection"},

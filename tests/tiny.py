@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from s2sjax import models, optim, sharding
+from s2sjax import home, models, optim, sharding
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import CheckpointReader
@@ -108,6 +108,7 @@ def write_run(workdir: Path, experiment: Experiment, checkpoints: Mapping[int, t
     save_experiment(experiment, workdir / "config.json")
     tokenizer = CharTokenizer(LETTERS)
     save_tokenizers(TokenizerPair(tokenizer, tokenizer), workdir / "tokenizer")
+    home.record(workdir)
     with Checkpointer(workdir / "checkpoints", experiment.checkpoint) as writer:
         for step, (state, metrics) in checkpoints.items():
             writer.save(step, state, metrics)

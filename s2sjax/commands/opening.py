@@ -10,4 +10,4 @@ def open_run(values: dict) -> Run:
     """The run in `--workdir`, together with those that `--ensemble` names, if the command has it and it is given."""
     environment.configure_jax()
     others = [name for name in values.get("ensemble", "").split(",") if name]
-    return load(values["workdir"], experiment=resolve(values["config"]), ensemble=others)
+    return load(values["workdir"], experiment=resolve(values["config"]), ensemble=others, said=values["said"])

@@ -182,9 +182,7 @@ def tokenize(
 ) -> TokenizedSplit:
     """Tokenises one split with tokenizers that exist, for instance those of a run directory."""
     source = open_split(data, split)
-    models = [f"{t.kind} {hashlib.blake2b(t.to_bytes()).hexdigest()}" for t in (tokenizers.source, tokenizers.target)]
-    ways = ["right_to_left"] * data.right_to_left + ["line_ends"] * data.keep_line_ends
-    digest = _digest(source.fingerprint(), *models, *ways)
+    digest = fingerprint(source, data, tokenizers)
     directory = cache_directory(data) / f"tokens-{digest}"
     complete = directory / "complete.json"
     # os.path.exists, unlike Path.exists, takes a directory that may not be read for an absent one; writing reports it.
@@ -225,6 +223,13 @@ def row_end(data: DataConfig, tokenizer: Tokenizer) -> int:
             "--add_dummy_prefix=false"
         )
     return int(ids[0])
+
+
+def fingerprint(source: Source, data: DataConfig, tokenizers: TokenizerPair) -> str:
+    """What a tokenised split is known by: a hash of its text and of the tokenizers."""
+    models = [f"{t.kind} {hashlib.blake2b(t.to_bytes()).hexdigest()}" for t in (tokenizers.source, tokenizers.target)]
+    ways = ["right_to_left"] * data.right_to_left + ["line_ends"] * data.keep_line_ends
+    return _digest(source.fingerprint(), *models, *ways)
 
 
 def _load_side(directory: Path, side: str) -> Ragged:

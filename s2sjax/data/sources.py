@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s2sjax import jsontext
 from s2sjax.data.config import DataConfig
 from s2sjax.data.fields import Fields, alternatives
 from s2sjax.data.lines import BadRecord, Lines, misalignment
@@ -101,11 +102,11 @@ class _JsonLines(Source):
         line = int(self._filled[index])
         where = self._lines.where(line)
         try:
-            record = json.loads(self._lines[line])
+            record = jsontext.parse(self._lines[line], f"{where}:", of=object, strict=False)
         except BadRecord:
             raise
-        except (ValueError, RecursionError) as error:
-            raise BadRecord(f"{where}: not a JSON value ({error}); expected one object a line") from None
+        except UserError as error:
+            raise BadRecord(f"{error}; expected one object a line") from None
         return self._fields.record(lambda name: _field(record, name, where), where)
 
 

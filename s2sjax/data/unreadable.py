@@ -1,7 +1,7 @@
 """Records that cannot be read: located, listed in a file, and left out, up to a limit.
 
 They are looked for once, in a pass over all records, and listed in the cache directory under the hash of the data: one
-JSON object a line, `{"index": 3, "reason": "train.jsonl, line 4: not a JSON value ..."}`, `index` counting the records
+JSON object a line, `{"index": 3, "reason": "train.jsonl, line 4: is not valid JSON ..."}`, `index` counting the records
 of the split from 0. Of line-aligned text both sides of a pair go.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from s2sjax import jsontext
 from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import BadRecord
@@ -76,7 +77,7 @@ def _find(source: Source) -> dict[int, str]:
 def _read(listing: Path) -> dict[int, str] | None:
     """None if there is no listing, or it is damaged."""
     try:
-        entries = [json.loads(line) for line in listing.read_bytes().splitlines()]
+        entries = [jsontext.parse(line, listing) for line in listing.read_bytes().splitlines()]
         return {int(entry["index"]): str(entry["reason"]) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError):
         return None

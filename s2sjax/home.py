@@ -1,0 +1,150 @@
+"""Whether a run directory is where it was made, by the user who opens it: what its config asks for is then obeyed.
+
+A config that comes with a run directory may have been written by a stranger. Most of it only says what the model is.
+Two things reach out of the directory: where data is read (`data.dir`, patterns with `..`), and where a second copy is
+sent (`checkpoint.copy_to`). In a run of one's own they are obeyed, as always. In another's they have to be said again,
+unless the data there is what the run was made with, as its hash shows: its maker knows it already.
+
+Training records in `home.json` which directory it is: its number on the file system (inode) and its path. Neither a
+copy nor what was unpacked from an archive has the same number, and its maker cannot know it before; a directory that is
+another user's belongs to that user. So the record cannot be brought along.
+"""
+
+import dataclasses
+import json
+import os
+import stat
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from s2sjax import events, jsontext, rundir
+from s2sjax.data import tokenizer as tokenizers_lib
+from s2sjax.data.config import DataConfig
+from s2sjax.data.prepare import fingerprint
+from s2sjax.data.records import Source
+from s2sjax.data.splits import open_split
+from s2sjax.errors import UserError
+from s2sjax.experiment import Experiment
+
+RECORD = "home.json"
+_NEAR = 600.0  # seconds between a config that training wrote and the start that it then recorded
+
+
+def record(workdir: Path, *, path: Path | None = None) -> None:
+    """Make a run directory known as the user's own. Args: path: where it will be, if it is renamed after."""
+    values = {"inode": os.stat(workdir).st_ino, "path": str((path or workdir).resolve())}
+    rundir.write(workdir, RECORD, (json.dumps(values) + "\n").encode())
+
+
+def is_home(workdir: Path, *, in_place: bool = False) -> bool:
+    """Whether this is a run of the user's own, which may have been moved on its disk, but for `in_place`.
+
+    Raises:
+        UserError: the record is a link or no file.
+    """
+    try:
+        with rundir.open_for_reading(workdir, RECORD) as handle:
+            owner = os.fstat(handle).st_uid
+        values = jsontext.parse(rundir.read(workdir, RECORD, most=1 << 16), workdir / RECORD)
+    except FileNotFoundError:
+        return _looks_untouched(workdir)
+    except (OSError, ValueError) as error:
+        if isinstance(error, rundir.ForeignError):
+            raise
+        return False
+    moved = in_place and values.get("path") != str(workdir.resolve())
+    return owner == os.getuid() and values.get("inode") == os.stat(workdir).st_ino and not moved
+
+
+def _looks_untouched(workdir: Path) -> bool:
+    """Of a run from before there was a record. Training writes the config and then says that it starts, within seconds;
+    the system's own time of the last change to a file is that of the copy, once it was copied or unpacked."""
+    try:
+        with rundir.open_for_reading(workdir, "config.json") as handle:
+            status = os.fstat(handle)
+        starts = [entry["time"] for entry in events.read(workdir / events.NAME) if entry["event"] == "start"]
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and any(
+        abs(status.st_ctime - start) < _NEAR for start in starts[-1:]
+    )  # fmt: skip
+
+
+def check(workdir: Path, experiment: Experiment, said: Collection[str]) -> None:
+    """Raise a UserError if training by a saved config would read data or send a second copy that nobody here asked for.
+
+    Args:
+        said: config keys whose values are the user's own, such as "data.dir".
+    """
+    for reason in (unasked_data(workdir, experiment.data, said), unasked_copy(workdir, experiment, said)):
+        if reason:
+            raise UserError(reason)
+
+
+def open_data(workdir: Path, split: str, asked: DataConfig, saved: DataConfig, said: Collection[str]) -> Source:
+    """A split of the data that the config of a run names.
+
+    Args:
+        asked: the config to go by. saved: that of the run directory: what differs is the user's own.
+        said: config keys whose values are the user's own although they are the saved ones.
+
+    Raises:
+        UserError: the split is missing, or only the config of a run that was made elsewhere says where the data is.
+    """
+    names = (field.name for field in dataclasses.fields(asked))
+    changed = {f"data.{name}" for name in names if getattr(asked, name) != getattr(saved, name)}
+    if reason := unasked_data(workdir, asked, changed.union(said)):
+        raise UserError(reason)
+    return open_split(asked, split)
+
+
+def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -> str:
+    """Why data is not read where the config of a run says; empty if it may be.
+
+    Args:
+        asked: the config, with what was changed in it.
+        said: config keys whose values are the user's own, such as "data.dir".
+    """
+    reaching = [name for name in _PATTERNS if _leaves(getattr(asked, name))]
+    unsaid = [name for name in ("dir", *reaching) if f"data.{name}" not in said]
+    if asked.format == "phrases" or not unsaid or is_home(workdir) or (not reaching and _is_its_data(workdir, asked)):
+        return ""
+    flags = " ".join(f"--config.data.{name}={getattr(asked, name)!r}" for name in unsaid)
+    return (
+        f"{workdir} was made elsewhere or by somebody else, and the data that its config names is not read unasked. If "
+        f"that is the data you want, say so: {flags}"
+    )
+
+
+def _is_its_data(workdir: Path, data: DataConfig) -> bool:
+    """Whether a split that the run was made with is there. Whoever made the run had that text: it is no secret."""
+    if "://" in data.dir:  # to look would be to go out
+        return False
+    try:
+        known = jsontext.parse(rundir.read(workdir, "data.json"), workdir / "data.json")
+        pair = tokenizers_lib.load(workdir / "tokenizer")
+        return any(
+            known.get(split) == fingerprint(open_split(data, split), data, pair) for split in ("validation", "train")
+        )
+    except (OSError, UserError):
+        return False
+
+
+def unasked_copy(workdir: Path, experiment: Experiment, said: Collection[str]) -> str:
+    """Why no second copy is sent where the saved config of a run says; empty if it may be."""
+    url = experiment.checkpoint.copy_to
+    if not url or "checkpoint.copy_to" in said or is_home(workdir, in_place=True):
+        return ""
+    return (
+        f"{workdir} was made elsewhere or by somebody else, and its config asks to send a second copy to '{url}'. Say "
+        f"whether you want that: --config.checkpoint.copy_to={url}, or --config.checkpoint.copy_to= for none"
+    )
+
+
+_PATTERNS = ("file", "source", "target", "train", "validation", "test")
+
+
+def _leaves(pattern: str | Collection[str]) -> bool:
+    """Whether a pattern of a file's name leads out of the data directory."""
+    paths = map(PurePosixPath, [pattern] if isinstance(pattern, str) else pattern)
+    return any(path.is_absolute() or ".." in path.parts or str(path).startswith("~") for path in paths)

@@ -1,0 +1,133 @@
+"""What a run directory asks for is obeyed where it was made, and has to be said again where it was brought."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from s2sjax import events, home, rundir
+from s2sjax.data.prepare import fingerprint
+from s2sjax.data.splits import open_split
+from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.tokenizer import save as save_tokenizers
+from s2sjax.data.units import CharTokenizer
+from s2sjax.errors import UserError
+from s2sjax.experiment import save
+from tests.tiny import LETTERS, tiny, write_text
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory as training leaves it, with a second copy, but without checkpoints."""
+    workdir = tmp_path / "runs" / "mine"
+    workdir.mkdir(parents=True)
+    save(tiny(tmp_path / "data", checkpoint__copy_to="s3://bucket"), workdir / "config.json")
+    home.record(workdir)
+    return workdir
+
+
+def reasons(workdir, *said, **overrides):
+    """What is not done unasked."""
+    experiment = tiny(workdir.parent / "data", **({"checkpoint__copy_to": "s3://bucket"} | overrides))
+    return home.unasked_data(workdir, experiment.data, said), home.unasked_copy(workdir, experiment, said)
+
+
+def copied(workdir, to):
+    return shutil.copytree(workdir, to)
+
+
+def unpacked(workdir, to):
+    subprocess.run(["tar", "-C", workdir, "-cf", f"{to}.tar", "."], check=True)
+    to.mkdir()
+    subprocess.run(["tar", "-C", to, "-xpf", f"{to}.tar"], check=True)
+    return to
+
+
+def test_a_run_of_ones_own_is_asked_nothing(run, tmp_path):
+    assert reasons(run) == ("", "")
+    (tmp_path / "link").symlink_to(run)
+    assert reasons(tmp_path / "link") == ("", "")
+    assert reasons(run, data__source="/etc/{split}") == ("", "")
+
+
+def test_a_run_that_was_moved_reads_its_data_and_asks_before_it_sends(run, tmp_path):
+    run.rename(tmp_path / "moved")
+    data, copy = reasons(tmp_path / "moved")
+    assert data == "" and "--config.checkpoint.copy_to=s3://bucket" in copy
+
+
+@pytest.mark.parametrize("bring", [copied, unpacked])
+def test_a_run_that_was_brought_asks_for_both(run, tmp_path, bring):
+    brought = bring(run, tmp_path / "brought")
+    data, copy = reasons(brought)
+    assert f"--config.data.dir='{tmp_path}/data'" in data.replace("/runs/data", "/data") or "--config.data.dir=" in data
+    assert "--config.checkpoint.copy_to=s3://bucket" in copy
+    assert reasons(brought, "data.dir", "checkpoint.copy_to") == ("", "")
+    assert reasons(brought, "data.dir", checkpoint__copy_to="") == ("", "")
+    with pytest.raises(UserError, match="made elsewhere"):
+        home.check(brought, tiny(tmp_path), ())
+    home.record(brought)  # as training does once it was said
+    assert reasons(brought) == ("", "")
+
+
+def test_what_leads_out_of_the_directory_of_the_data_is_said_too(run, tmp_path):
+    brought = copied(run, tmp_path / "brought")
+    for name, value in (
+        ("source", "/etc/{split}"),
+        ("target", "../x/{split}"),
+        ("test", "../secret"),
+        ("source", "~/x"),
+    ):
+        data, _ = reasons(brought, "data.dir", **{f"data__{name}": value})
+        assert f"--config.data.{name}='{value}'" in data and "data.dir=" not in data
+        assert reasons(brought, "data.dir", f"data.{name}", **{f"data__{name}": value})[0] == ""
+    assert reasons(brought, data__format="phrases", data__source="source", data__target="target")[0] == ""
+
+
+def test_data_that_the_run_was_made_with_is_read_wherever_the_run_was_brought(run, tmp_path):
+    brought = copied(run, tmp_path / "brought")
+    data = tiny(write_text(tmp_path / "data")).data
+    pair = TokenizerPair(tokenizer := CharTokenizer(LETTERS), tokenizer)
+    save_tokenizers(pair, brought / "tokenizer")
+    for split in ("validation", "train"):
+        known = {split: fingerprint(open_split(data, split), data, pair)}
+        rundir.write(brought, "data.json", json.dumps(known).encode())
+        assert reasons(brought)[0] == ""
+        assert "--config.data.test=" in reasons(brought, data__test="../secret")[0]
+    (tmp_path / "data" / "train.src").write_text("other\n" * 90)
+    assert "--config.data.dir=" in reasons(brought)[0]
+
+
+def test_a_record_that_was_brought_along_or_is_another_users_does_not_help(run, tmp_path, monkeypatch):
+    brought = copied(run, tmp_path / "brought")
+    for content in (
+        b"",
+        b"[]",
+        b'{"inode": "1"}',
+        b"[" * 9999,
+        json.dumps({"inode": 1, "path": str(brought)}).encode(),
+    ):
+        rundir.write(brought, home.RECORD, content)
+        assert all(reasons(brought))
+    os.unlink(brought / home.RECORD)
+    (brought / home.RECORD).symlink_to(run / home.RECORD)
+    with pytest.raises(UserError, match="is a link"):
+        reasons(brought)
+    somebody = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: somebody)
+    assert all(reasons(run))
+
+
+def test_a_run_from_before_there_was_a_record_works_as_long_as_it_was_not_copied(run, tmp_path):
+    os.unlink(run / home.RECORD)
+    assert all(reasons(run)), "nothing says when it began"
+    with events.Ledger(run / events.NAME, lambda text: None) as ledger:
+        ledger.add("start")
+    assert reasons(run) == ("", "")
+    old = (run / events.NAME).read_text()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 86400))
+    (run / events.NAME).write_text(old.replace(json.loads(old.splitlines()[0])["time"], stamp))
+    assert all(reasons(run)), "the config was changed a day after training wrote it"
