@@ -336,9 +336,10 @@ def load(path: Path) -> Experiment:
     """Read what `save` wrote. Only data is read: nothing in it can run.
 
     Raises:
-        UserError: if the file is missing or is no config.
+        UserError: if the file is missing or is no config, or something in its run directory is a link or no file.
     """
     try:
+        rundir.check(path.parent)
         content = rundir.read(path.parent, path.name, most=_LARGEST)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2sjax import events
+from s2sjax import events, rundir
 from s2sjax.errors import UserError
 from s2sjax.report import align
 
@@ -139,6 +139,7 @@ def of_run(workdir: Path) -> Goodput:
     """Raises: UserError if the directory has no ledger."""
     path = workdir / events.NAME
     try:
+        rundir.check(workdir)
         return compute(events.read(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give the --workdir of a run") from error

@@ -55,7 +55,7 @@ def check_workdir(experiment: Experiment, workdir: Path) -> None:
     """Raise a `UserError` unless `workdir` is new, or holds a run of this very config. Writes nothing."""
     path = workdir / "config.json"
     if workdir.is_dir():
-        rundir.check(workdir)
+        rundir.check(workdir)  # also where there is no config yet
         check_trainable(workdir)
     if workdir.is_dir() and rundir.exists(workdir, path.name):
         if changed := _changed(experiments.load(path), experiment):

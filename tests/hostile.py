@@ -29,12 +29,13 @@ BYTES = (b"\xff", b"\x00", b"[" * 3000, b"\xed\xa0\x80", b"\r", b"\x85", b'"', b
 
 def command(*arguments: object) -> tuple[int, str]:
     """Run one command in this process: its exit code, and what it said. What is no exit is raised as it came."""
-    out, err = io.StringIO(), io.StringIO()
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace") for _ in range(2))
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             run_command([str(argument) for argument in arguments])
     except SystemExit as stopped:
-        return int(stopped.code or 0), out.getvalue() + err.getvalue()
+        said = [stream.buffer.getvalue() for stream in (out, err) if stream.flush() is None]
+        return int(stopped.code or 0), b"".join(said).decode()
     raise AssertionError("a command that does not end")
 
 
@@ -108,7 +109,7 @@ def spoil_json(rng: random.Random, value: Any) -> Any:
 def spoil_file(rng: random.Random, path: Path) -> None:
     """One file, spoiled as bytes, as JSON, or as JSON lines."""
     content = path.read_bytes()
-    if path.suffix in (".json", ".jsonl") and rng.random() < 0.7:
+    if path.suffix in (".json", ".jsonl") and content and rng.random() < 0.7:
         lines = content.splitlines() if path.suffix == ".jsonl" else [content]
         at = rng.randrange(len(lines))
         lines[at] = json.dumps(spoil_json(rng, json.loads(lines[at]))).encode()
@@ -132,6 +133,6 @@ def outcome(act: Callable[[], object]) -> str:
         with within(60):
             act()
     except UserError as error:
-        str(error).encode()  # it can be printed
+        str(error).encode(errors="backslashreplace")  # as Python prints to stderr
         return "refused"
     return "done"

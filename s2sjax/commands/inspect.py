@@ -5,12 +5,13 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from s2sjax import environment
+from s2sjax import environment, home
 from s2sjax.experiment import resolve
 from s2sjax.inspection.compiled import Compiled, compile_step
 from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_parameters
@@ -21,6 +22,8 @@ from s2sjax.report import progress
 
 def run(values: dict[str, Any]) -> int:
     experiment, vocab = resolve(values["config"]), _number(values["vocab"], "--vocab")
+    if values["said"] is not None and vocab is None:  # the config is the run directory's, and its data is read
+        home.check(Path(values["workdir"]), experiment, values["said"])
     environment.configure_jax()
     devices = described_devices(_number(values["devices"], "--devices"))
     with progress("preparing data") as advance:

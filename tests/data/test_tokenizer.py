@@ -221,9 +221,12 @@ def test_loading_follows_no_path_from_the_json_and_reports_what_it_cannot_read(t
         tokenizers.load(tmp_path)
     tokenizers.save(train(kind="char"), tmp_path / "here")
     record = tmp_path / "here" / "tokenizer.json"
-    for broken in ("{", "[]", '{"format": 1}', '{"format": 2}', '{"format": 1, "kinds": {"source": "../elsewhere"}}'):
+    for broken, told in {
+        "{": "not valid JSON", "[]": "a list, expected an object", '{"format": 1}': "of which kind",
+        '{"format": 2}': "has format 2", '{"format": 1, "kinds": {"source": "../elsewhere"}}': "of kind '../elsewhere'",
+    }.items():  # fmt: skip
         record.write_text(broken)
-        with pytest.raises(UserError, match=r"no readable tokenizer|has format 2|is of kind '../elsewhere'"):
+        with pytest.raises(UserError, match=told):
             tokenizers.load(tmp_path / "here")
     record.write_text(json.dumps({"format": 1, "kinds": {"source": "char"}, "source": "/etc/passwd"}))
     assert isinstance(tokenizers.load(tmp_path / "here").source, CharTokenizer)

@@ -1,0 +1,257 @@
+"""Run directories that strangers made, opened by every command: no code is run, nothing is read or written outside,
+nothing goes out, and no more memory is taken than an honest one takes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.hostile import command, reseal, train_tiny, within
+from tests.tiny import on_one_device
+
+SECRET = "for no eyes but mine"
+FILES = ("config.json", "data.json", "metrics.jsonl", "samples.jsonl", "events.jsonl", "skipped.json", "average.json")
+FOLDERS = ("checkpoints", "tokenizer", "plots", "tensorboard", "results", "logs")
+
+_watched: list[str] = []
+"""What the process did that opening a run directory must not, while it is watched."""
+_watching = False
+
+
+def _watch(event: str, arguments: tuple) -> None:
+    if not _watching:
+        return
+    if event in ("socket.connect", "socket.getaddrinfo", "os.system", "os.exec", "os.posix_spawn"):
+        _watched.append(f"{event} {arguments[1:]}")
+    if event == "import" and "evil" in str(arguments[0]):
+        _watched.append(f"import {arguments[0]}")
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """A run of one's own, and commands that were run on it once."""
+    place = tmp_path_factory.mktemp("hostile")
+    with on_one_device(place):
+        run = train_tiny(place)
+        (place / "lines").write_text("ab\nba\n")
+        (place / "hypotheses").write_text("")
+        code, said = command("decode", f"--workdir={run}", f"--input={place / 'lines'}", "--format=jsonl")
+        assert code == 0
+        (place / "hypotheses").write_text(said[said.index("{") :])
+        for argv in commands(run, place):
+            TOOK[argv[0]], code, said = measured(argv)
+            assert code == 0 or argv[0] == "tag", said
+            shutil.rmtree(place / "averaged", ignore_errors=True)
+        yield run
+
+
+TOOK: dict[str, int] = {}
+"""KiB that each command takes of an honest run."""
+
+
+def measured(argv: list[str]) -> tuple[int, int, str]:
+    """The most memory, in KiB, that a command took beyond what the process had; its exit code, and what it said."""
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    before = memory("VmRSS")
+    code, said = command(*argv)
+    return memory("VmHWM") - before, code, said
+
+
+def memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def commands(run: Path, place: Path) -> list[list[str]]:
+    """Every command that opens a run directory."""
+    workdir, lines = f"--workdir={run}", place / "lines"
+    return [
+        ["train", workdir, "--config.train.steps=5"],
+        ["decode", workdir, f"--input={lines}"],
+        ["evaluate", workdir],
+        ["score", workdir, f"--source={lines}", f"--target={lines}"],
+        ["rerank", f"--input={place / 'hypotheses'}", f"--runs={run}:1"],
+        ["align", workdir, f"--source={lines}", f"--target={lines}"],
+        ["tag", workdir, f"--input={lines}"],
+        ["average", workdir, f"--output={place / 'averaged'}", "--last=1"],
+        ["goodput", workdir],
+        ["inspect", workdir],
+    ]
+
+
+def link(name: str) -> Callable[[Path, Path], None]:
+    """A name in the run directory that leads to the victim's file or folder."""
+
+    def make(run: Path, outside: Path) -> None:
+        path, was_folder = run / name, name in FOLDERS
+        if was_folder:
+            shutil.rmtree(path, ignore_errors=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(outside / ("folder" if was_folder else "file"))
+
+    return make
+
+
+def within_folder(name: str) -> Callable[[Path, Path], None]:
+    """A link inside a folder of the run directory."""
+
+    def make(run: Path, outside: Path) -> None:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(outside / "file")
+
+    return make
+
+
+def fifo(name: str) -> Callable[[Path, Path], None]:
+    def make(run: Path, outside: Path) -> None:
+        (run / name).unlink(missing_ok=True)
+        os.mkfifo(run / name)
+
+    return make
+
+
+def hard_link(name: str) -> Callable[[Path, Path], None]:
+    def make(run: Path, outside: Path) -> None:
+        (run / name).unlink(missing_ok=True)
+        os.link(outside / "file", run / name)
+
+    return make
+
+
+def config(**changes) -> Callable[[Path, Path], None]:
+    """Another config, by `section__key=value`; {outside} and {run} are filled in."""
+
+    def make(run: Path, outside: Path) -> None:
+        values = json.loads((run / "config.json").read_text())
+        for name, value in changes.items():
+            section, key = name.split("__")
+            fill = lambda text: text.replace("{outside}", str(outside)).replace("{run}", str(run))  # noqa: E731
+            values[section][key] = fill(value) if isinstance(value, str) else value
+        (run / "config.json").write_text(json.dumps(values))
+
+    return make
+
+
+def evil_features(run: Path, outside: Path) -> None:
+    """A TFDS data set inside the run directory, whose features are of a class of the stranger's."""
+    folder = run / "data" / "evil_pairs" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "features.json").write_text(json.dumps({"pythonClassName": "evil_module.Feature"}))
+    shards = {"name": "test", "shardLengths": ["1"], "numBytes": "9", "filepathTemplate": "x-{SPLIT}"}
+    info = {"name": "evil_pairs", "version": "1.0.0", "fileFormat": "array_record", "splits": [shards]}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    (run / "evil_module.py").write_text(f"open({str(outside / 'ran')!r}, 'w').close()")
+    config(data__format="tfds", data__name="evil_pairs", data__dir="{run}/data", data__source="a", data__target="b")(
+        run, outside
+    )
+
+
+PACK = """
+import sys
+import numpy as np, tensorstore as ts
+shape = [100_000, 1_500]
+metadata = {"shape": shape, "chunks": shape, "dtype": "<f4", "compressor": {"id": "zstd", "level": 1}}
+store = {"driver": "ocdbt", "base": f"file://{sys.argv[1]}/state/"}
+spec = {"driver": "zarr", "kvstore": store, "path": sys.argv[2], "metadata": metadata}
+array = ts.open(spec, create=True, delete_existing=True).result()
+array[:1, :1].write(np.ones((1, 1), np.float32)).result()
+"""
+
+
+def packed(run: Path, outside: Path) -> None:
+    """600 MB of zeros in a few kilobytes, in place of an array of each checkpoint."""
+    for step in (2, 4):
+        checkpoint = run / "checkpoints" / str(step)
+        body = json.loads((checkpoint / "manifest.json").read_text())["body"]
+        name = next(name for name, entry in body["arrays"].items() if name.startswith("params/") and entry["shape"])
+        # In a process of its own: to make it takes the memory too.
+        subprocess.run([sys.executable, "-c", PACK, checkpoint, f"{name}/"], check=True)
+        reseal(checkpoint)  # which still says what the array was
+
+
+def packed_and_declared(run: Path, outside: Path) -> None:
+    """The same, and the manifest says so too."""
+    packed(run, outside)
+
+    def change(body):
+        name = next(name for name, entry in body["arrays"].items() if name.startswith("params/") and entry["shape"])
+        body["arrays"][name]["shape"] = [100_000, 1_500]
+        return body
+
+    for step in (2, 4):
+        reseal(run / "checkpoints" / str(step), change)
+
+
+KINDS: dict[str, Callable[[Path, Path], None]] = {
+    **{f"link {name}": link(name) for name in (*FILES, *FOLDERS)},
+    **{f"fifo {name}": fifo(name) for name in FILES},
+    **{f"hard link {name}": hard_link(name) for name in ("samples.jsonl", "metrics.jsonl", "events.jsonl")},
+    **{f"link {name}": within_folder(name) for name in (
+        "tokenizer/source.model", "tokenizer/tokenizer.json", "results/test.json", "plots/learning_curves.png",
+        "checkpoints/4/manifest.json", "checkpoints/lock", "tensorboard/x",
+    )},
+    "code": evil_features,
+    "namespace": config(data__format="tfds", data__name="huggingface:evil", data__source="a", data__target="b"),
+    "data outside": config(data__dir="{outside}", data__source="file", data__target="file"),
+    "data by a pattern": config(data__source="{outside}/{split}", data__target="../{split}"),
+    "data on the network": config(data__format="tfds", data__dir="gs://evil", data__name="evil"),
+    "language": config(data__pairs=["../../x-y"], data__source="{source_language}", data__target="{target_language}"),
+    "second copy": config(checkpoint__copy_to="{outside}/folder"),
+    "second copy on the network": config(checkpoint__copy_to="http://192.0.2.1/evil"),
+    "model": config(tokenizer__kind="bpe", tokenizer__source_model="{outside}/file"),
+    "wide": config(model__width=10**6),
+    "packed": packed,
+    "packed and declared": packed_and_declared,
+}  # fmt: skip
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_strangers_run_directory_harms_nobody(kind, honest, tmp_path, monkeypatch):
+    global _watching
+    place, outside, run = honest.parent, tmp_path / "outside", tmp_path / "run"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "file").write_text(f"{SECRET}\n" * 3)
+    for split in ("train", "validation", "test"):
+        shutil.copy(outside / "file", outside / split)
+    shutil.copytree(honest, run)
+    KINDS[kind](run, outside)
+    before = snapshot(outside)
+    monkeypatch.syspath_prepend(str(run))
+    _watched.clear()
+    codes = {}
+    for argv in commands(run, place):
+        shutil.rmtree(place / "averaged", ignore_errors=True)
+        _watching = True
+        try:
+            with within(60):
+                took, codes[argv[0]], said = measured(argv)
+        finally:
+            _watching = False
+        assert took < TOOK[argv[0]] + (300 << 10), (
+            f"{argv[0]} took {took >> 10} MB, an honest run {TOOK[argv[0]] >> 10}"
+        )
+        assert SECRET not in said, f"{argv}: {said}"
+    assert set(codes.values()) <= {0, 2}, codes
+    refused = {name for name, code in codes.items() if code == 2} - {"tag"}  # which needs a hidden Markov model
+    assert refused or kind.startswith("hard link"), "nothing was refused"
+    assert snapshot(outside) == before
+    assert not [each for each in _watched], _watched
+    written = [
+        path for path in run.rglob("*") if path.is_file() and not path.is_symlink() and path.stat().st_nlink == 1
+    ]
+    kept = [path for path in written if SECRET.encode() in path.read_bytes()]
+    assert not kept or kind.startswith("hard link"), kept
