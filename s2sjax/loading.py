@@ -77,7 +77,8 @@ def load(
     model = build_model(experiment, tokenizers)
     rules = models.family(experiment.model_name).sharding_rules(experiment.model)
     step, params, metrics = _restore(workdir, experiment, model, mesh, rules)
-    run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, model, said=frozenset({*said, *changes}))
+    own = frozenset({*said, *changes})
+    run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, model, said=own)
     if members:
         run = dataclasses.replace(run, others=tuple(_member(run, member) for member in members))
     _ = run.translator  # made now, so that a config which the model cannot follow is refused here

@@ -180,6 +180,20 @@ def path_of(handle: int, path: Path) -> Path:
     return through if through.exists() else path
 
 
+def check_file_name(name: str, what: str) -> str:
+    """`name`, which becomes part of a file's name in a run directory.
+
+    Raises:
+        UserError: it would leave its folder, hide the file, or cannot be part of a name.
+    """
+    if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 100:
+        raise UserError(
+            f"{what} is {name[:100]!r}, and names a file in the run directory: expected up to 100 bytes without "
+            "slashes, line ends and a dot at the beginning"
+        )
+    return name
+
+
 def _parts(name: str) -> tuple[str, ...]:
     path = PurePosixPath(name)
     assert not path.is_absolute() and ".." not in path.parts, name

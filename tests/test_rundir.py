@@ -158,3 +158,10 @@ def test_a_path_of_an_open_folder_leads_to_it_whatever_has_its_name(place):
         (through / "file").write_text("mine")
     assert (place / "run" / "other" / "file").read_text() == "mine"
     assert (place / "outside" / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/x", ".hidden", "a\nb", "a\0b", "x" * 101])
+def test_a_name_that_becomes_a_file_name_stays_in_its_folder(name):
+    with pytest.raises(UserError, match="config.data.pairs"):
+        rundir.check_file_name(name, "config.data.pairs")
+    assert rundir.check_file_name("zh_Hant-pt-BR[:90%]", "it") == "zh_Hant-pt-BR[:90%]"
