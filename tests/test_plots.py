@@ -77,6 +77,7 @@ def test_lines_that_are_none_cost_themselves_and_not_the_picture(tmp_path, figur
         '{"step": 2, "kind": "other", "loss": 1}',
     ]
     records = [{"step": n, "kind": "train", "loss": 1.0 / n} for n in (1, 4)]
+    records.append({"step": 5, "kind": "train", "loss": "a"})  # a line, of which the loss is none
     metrics = write(tmp_path / "m.jsonl", *records, tail="\n".join([*lines, "{cut"]))
     assert learning_curves(metrics, tmp_path / "curves.png") == len(lines)
     assert list(figure[0].axes[0].lines[0].get_xdata()) == [1, 4]
