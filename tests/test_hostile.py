@@ -156,10 +156,11 @@ def evil_features(run: Path, outside: Path) -> None:
 
 
 PACK = """
-import sys
+import json, sys
 import numpy as np, tensorstore as ts
-shape = [100_000, 1_500]
-metadata = {"shape": shape, "chunks": shape, "dtype": "<f4", "compressor": {"id": "zstd", "level": 1}}
+shape, large = json.loads(sys.argv[3]), [100_000, 1_500]
+metadata = {"shape": large if sys.argv[4] else shape, "chunks": large}
+metadata |= {"dtype": "<f4", "compressor": {"id": "zstd", "level": 1}}
 store = {"driver": "ocdbt", "base": f"file://{sys.argv[1]}/state/"}
 spec = {"driver": "zarr", "kvstore": store, "path": sys.argv[2], "metadata": metadata}
 array = ts.open(spec, create=True, delete_existing=True).result()
@@ -167,23 +168,28 @@ array[:1, :1].write(np.ones((1, 1), np.float32)).result()
 """
 
 
-def packed(run: Path, outside: Path) -> None:
-    """600 MB of zeros in a few kilobytes, in place of an array of each checkpoint."""
+def matrix(body: dict) -> str:
+    return next(n for n, entry in body["arrays"].items() if n.startswith("params/") and len(entry["shape"]) == 2)
+
+
+def packed(run: Path, outside: Path, larger: str = "") -> None:
+    """600 MB of zeros in a few kilobytes, in place of a chunk of an array of each checkpoint."""
     for step in (2, 4):
         checkpoint = run / "checkpoints" / str(step)
         body = json.loads((checkpoint / "manifest.json").read_text())["body"]
-        name = next(name for name, entry in body["arrays"].items() if name.startswith("params/") and entry["shape"])
+        name = matrix(body)
         # In a process of its own: to make it takes the memory too.
-        subprocess.run([sys.executable, "-c", PACK, checkpoint, f"{name}/"], check=True)
+        shape = json.dumps(body["arrays"][name]["shape"])
+        subprocess.run([sys.executable, "-c", PACK, checkpoint, f"{name}/", shape, larger], check=True)
         reseal(checkpoint)  # which still says what the array was
 
 
 def packed_and_declared(run: Path, outside: Path) -> None:
     """The same, and the manifest says so too."""
-    packed(run, outside)
+    packed(run, outside, "larger")
 
     def change(body):
-        name = next(name for name, entry in body["arrays"].items() if name.startswith("params/") and entry["shape"])
+        name = matrix(body)
         body["arrays"][name]["shape"] = [100_000, 1_500]
         return body
 
