@@ -19,7 +19,6 @@ from s2sjax import experiment as experiments
 from s2sjax.assembly import build_model, check_changes, check_languages, in_precision
 from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import TokenizedSplit, turn_round
-from s2sjax.data.records import Source
 from s2sjax.data.splits import pair_lengths, prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.unknown import unknown_in
@@ -327,10 +326,6 @@ class Run:
         pieces = self.tokenizers.target.pieces
         return [list(zip(pieces(row), path, strict=True)) for row, path in zip(rows, states, strict=True)]
 
-    def open_split(self, split: str) -> Source:
-        """A split of the data that the config names. Raises: UserError as `home.open_data`."""
-        return home.open_data(self.workdir, split, self.experiment.data, self.saved.data, self.said)
-
     @environment.exact_products()
     def evaluate(self, split: str) -> dict[str, Any]:
         """The metrics of one split: the loss, and those of `evaluate.metrics`.
@@ -350,7 +345,7 @@ class Run:
         began = time.monotonic()
         experiment = self.experiment
         how = text_metrics_of(experiment, experiment.metrics)
-        source = self.open_split(split)
+        source = home.open_data(self.workdir, split, experiment.data, self.saved.data, self.said)
         with progress(f"tokenising {split}") as advance:
             tokenized = preparation.tokenize(experiment.data, self.tokenizers, split, progress=advance)
         if unknown := unknown_in(self.tokenizers.target, [row["target"] for row in source]):
