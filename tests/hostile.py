@@ -109,10 +109,11 @@ def spoil_json(rng: random.Random, value: Any) -> Any:
 def spoil_file(rng: random.Random, path: Path) -> None:
     """One file, spoiled as bytes, as JSON, or as JSON lines."""
     content = path.read_bytes()
+    lines = content.splitlines() if path.suffix == ".jsonl" else [content]
     if path.suffix in (".json", ".jsonl") and content and rng.random() < 0.7:
-        lines = content.splitlines() if path.suffix == ".jsonl" else [content]
         at = rng.randrange(len(lines))
-        lines[at] = json.dumps(spoil_json(rng, json.loads(lines[at]))).encode()
+        with contextlib.suppress(ValueError, RecursionError):  # spoiled before
+            lines[at] = json.dumps(spoil_json(rng, json.loads(lines[at]))).encode()
         content = b"".join(line + b"\n" for line in lines)
     else:
         content = spoil_bytes(rng, content)

@@ -32,7 +32,7 @@ from tests.hostile import VALUES, outcome, reseal, spoil_bytes, spoil_file, spoi
 from tests.tiny import on_one_device, read_state, tiny
 
 SEED = 20261127
-CASES = {"overrides": 500, "numbers": 300, "parts": 500, "runs": 120, "records": 300, "data": 400, "events": 300}
+CASES = {"overrides": 500, "numbers": 300, "parts": 500, "runs": 100, "records": 320, "data": 400, "events": 300}
 """How many of each area: 2,420."""
 
 Case = Callable[[random.Random, Path, Path], Callable[[], object]]
