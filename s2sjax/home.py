@@ -21,7 +21,6 @@ from s2sjax import events, jsontext, rundir
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import fingerprint
-from s2sjax.data.records import Source
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
@@ -81,21 +80,18 @@ def check(workdir: Path, experiment: Experiment, said: Collection[str]) -> None:
             raise UserError(reason)
 
 
-def open_data(workdir: Path, split: str, asked: DataConfig, saved: DataConfig, said: Collection[str]) -> Source:
-    """A split of the data that the config of a run names.
+def check_data(workdir: Path, asked: DataConfig, saved: DataConfig, said: Collection[str]) -> None:
+    """Raise a UserError if the data is only where the config of a run says that was made elsewhere.
 
     Args:
-        asked: the config to go by. saved: that of the run directory: what differs is the user's own.
+        asked: the config to go by.
+        saved: that of the run directory: what differs is the user's own.
         said: config keys whose values are the user's own although they are the saved ones.
-
-    Raises:
-        UserError: the split is missing, or only the config of a run that was made elsewhere says where the data is.
     """
     names = (field.name for field in dataclasses.fields(asked))
     changed = {f"data.{name}" for name in names if getattr(asked, name) != getattr(saved, name)}
     if reason := unasked_data(workdir, asked, changed.union(said)):
         raise UserError(reason)
-    return open_split(asked, split)
 
 
 def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -> str:

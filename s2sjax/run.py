@@ -19,7 +19,7 @@ from s2sjax import experiment as experiments
 from s2sjax.assembly import build_model, check_changes, check_languages, in_precision
 from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import TokenizedSplit, turn_round
-from s2sjax.data.splits import pair_lengths, prompt_of
+from s2sjax.data.splits import open_split, pair_lengths, prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.unknown import unknown_in
 from s2sjax.errors import UserError
@@ -345,7 +345,8 @@ class Run:
         began = time.monotonic()
         experiment = self.experiment
         how = text_metrics_of(experiment, experiment.metrics)
-        source = home.open_data(self.workdir, split, experiment.data, self.saved.data, self.said)
+        home.check_data(self.workdir, experiment.data, self.saved.data, self.said)
+        source = open_split(experiment.data, split)
         with progress(f"tokenising {split}") as advance:
             tokenized = preparation.tokenize(experiment.data, self.tokenizers, split, progress=advance)
         if unknown := unknown_in(self.tokenizers.target, [row["target"] for row in source]):

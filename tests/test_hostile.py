@@ -76,6 +76,7 @@ def commands(run: Path, place: Path) -> list[list[str]]:
     return [
         ["train", workdir, "--config.train.steps=5"],
         ["decode", workdir, f"--input={lines}"],
+        ["decode", workdir, "--split=test"],
         ["evaluate", workdir],
         ["score", workdir, f"--source={lines}", f"--target={lines}"],
         ["rerank", f"--input={place / 'hypotheses'}", f"--runs={run}:1"],
