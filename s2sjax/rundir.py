@@ -39,7 +39,7 @@ FOLDERS = ("checkpoints", "tokenizer", "plots", "tensorboard", "results", "logs"
 
 
 def check(workdir: Path) -> None:
-    """Refuse a run directory in which one of `FILES` and `FOLDERS`, or a file in such a folder, is a link or no file.
+    """Refuse a run directory in which one of `FILES` and `FOLDERS`, or what is in such a folder, is a link or a device.
 
     Each is opened safely when its time comes; this says so before anything has been done. What is in `checkpoints` is
     looked at as checkpoints are.
@@ -47,15 +47,23 @@ def check(workdir: Path) -> None:
     Raises:
         ForeignError: for the first that is.
     """
-    for name in FILES:
-        exists(workdir, name)
-    for folder in FOLDERS:
-        with contextlib.suppress(FileNotFoundError), open_folder(workdir, folder) as handle:
-            for name in os.listdir(handle) if folder != "checkpoints" else ():
-                with contextlib.suppress(FileNotFoundError):  # a picture that is being replaced
-                    mode = os.stat(name, dir_fd=handle, follow_symlinks=False).st_mode
-                    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                        raise _foreign(workdir / folder / name, mode, "a file")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(workdir) as handle:
+        for name in (*FILES, *FOLDERS):
+            if _check_kind(workdir / name, handle, name) and name in FOLDERS and name != "checkpoints":
+                with open_folder(workdir, name) as folder:
+                    for entry in os.listdir(folder):
+                        _check_kind(workdir / name / entry, folder, entry)
+
+
+def _check_kind(path: Path, folder: int, name: str) -> bool:
+    """Whether it is a folder. Raises: ForeignError if it is neither that nor a file."""
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except FileNotFoundError:  # or a picture that is being replaced
+        return False
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise _foreign(path, mode, "the folder or the file")
+    return stat.S_ISDIR(mode)
 
 
 def read(workdir: Path, name: str, *, most: int = LARGEST) -> bytes:
