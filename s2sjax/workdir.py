@@ -66,7 +66,11 @@ def check_workdir(experiment: Experiment, workdir: Path) -> None:
 
 def own_tokenizers(workdir: Path) -> tokenizers_lib.TokenizerPair | None:
     """Those of a run that has begun, which need neither training nor the files that they came from."""
-    return tokenizers_lib.load(workdir / "tokenizer") if (workdir / "data.json").exists() else None
+    return tokenizers_lib.load(workdir / "tokenizer") if _has_begun(workdir) else None
+
+
+def _has_begun(workdir: Path) -> bool:
+    return workdir.is_dir() and rundir.exists(workdir, "data.json")
 
 
 def _changed(old: Experiment, new: Experiment) -> str:
@@ -138,7 +142,7 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
         )
     try:
         # A fingerprint covers the text and the tokenizers. Validation data may change; what is trained on may not.
-        known = rundir.exists(workdir, "data.json") if workdir.is_dir() else False
+        known = _has_begun(workdir)
         if known and _recorded_data(workdir) != content["train"]:
             raise UserError(
                 f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} "

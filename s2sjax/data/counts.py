@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from s2sjax import jsontext
 from s2sjax.data.cache import write
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.errors import UserError
@@ -73,8 +74,8 @@ def _white(tokenizer: Tokenizer) -> np.ndarray:
 
 def _read(path: Path, sides: set[str]) -> dict[str, int] | None:
     try:
-        counts = json.loads(path.read_bytes())
+        counts = jsontext.parse(path.read_bytes(), path)
         names = {"rows", *(f"{side}_{what}" for side in sides for what in ("tokens", "unknown", "blank"))}
         return counts if counts.keys() == names and all(type(n) is int for n in counts.values()) else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return None
