@@ -414,6 +414,8 @@ def test_a_finished_run_has_nothing_to_do(one_device, data, finished, capsys):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     assert train(tiny(data, train__steps=2), finished) == 0
     assert "nothing to do: this run is at step 2 of 2; raise config.train.steps" in capsys.readouterr().err
+    assert train(tiny(data, train__steps=1), finished) == 0  # and its config stays as it is
+    assert "nothing to do: this run is at step 2 of 1" in capsys.readouterr().err
     for path, content in before.items():
         assert path.read_bytes() == content or "tensorboard" in str(path) or path.name == "events.jsonl"
 

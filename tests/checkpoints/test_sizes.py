@@ -131,3 +131,42 @@ def test_files_of_orbax_that_are_not_its_own_are_a_sentence(copy, name, content)
         CheckpointReader(copy).restore(ABSTRACT)  # orbax may do without the file
     except UserError as error:
         assert "checkpoint 1" in str(error)
+
+
+# ---- Beside a training that deletes checkpoints ----
+
+
+@pytest.fixture
+def going(tmp_path, monkeypatch):
+    """Two checkpoints, and after the moment that a test names, only the older one."""
+    directory = tmp_path / "checkpoints"
+    with Checkpointer(directory, CheckpointConfig()) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, STATE, {"loss": 1.0 / step})
+
+    def at(moment: str) -> CheckpointReader:
+        before = getattr(CheckpointReader, moment)
+
+        def then_gone(self, *arguments, **options):
+            found = before(self, *arguments, **options)
+            shutil.rmtree(directory / "2", ignore_errors=True)
+            return found
+
+        monkeypatch.setattr(CheckpointReader, moment, then_gone)
+        return CheckpointReader(directory)
+
+    return at
+
+
+@pytest.mark.parametrize("moment", ["_candidates", "best_step", "verify", "_body"])
+def test_a_checkpoint_that_goes_while_it_is_read_is_chosen_again(going, moment):
+    """Between being chosen, verified and read; and nothing is said of damage, since there is none."""
+    reader = going(moment)
+    restored = reader.restore_best(ABSTRACT) if moment == "best_step" else reader.restore(ABSTRACT)
+    assert (restored.step, restored.messages) == (1, ())
+
+
+@pytest.mark.parametrize("moment", ["verify", "_body"])
+def test_a_checkpoint_that_was_asked_for_and_goes_is_named(going, moment):
+    with pytest.raises(UserError, match="no checkpoint 2 in|checkpoint 2 in .* was deleted while it was read"):
+        going(moment).restore(ABSTRACT, 2)
