@@ -342,8 +342,8 @@ class Run:
         Raises:
             UserError: for a split that is missing, or a tokenizer of BLEU that is not there.
         """
-        began = time.monotonic()
-        experiment = self.experiment
+        split = inputs.text(split, "split", "the name of a split")
+        began, experiment = time.monotonic(), self.experiment
         how = text_metrics_of(experiment, experiment.metrics)
         home.check_data(self.workdir, experiment.data, self.saved.data, self.said)
         source = open_split(experiment.data, split)

@@ -116,6 +116,12 @@ def test_what_decode_takes_beside_sources_is_checked_too(run):
             run.decode(SOURCES, **asked)
 
 
+@pytest.mark.parametrize("split", [None, 3, ["test"]])
+def test_a_split_is_a_name(run, split):
+    with pytest.raises(UserError, match="split is .*, but the name of a split was expected"):
+        run.evaluate(split)
+
+
 @pytest.mark.parametrize("layer", ["1", 1.5, True])
 def test_a_layer_is_a_number(run, layer):
     with pytest.raises(UserError, match="layer .*expected a whole number"):
