@@ -12,8 +12,8 @@ from s2sjax.tasks.details import length_scores
 @settings(deadline=None, max_examples=30)
 @given(
     hypotheses=st.lists(st.tuples(st.floats(-500, 0, width=32), st.integers(1, 300)), min_size=1, max_size=5),
-    alpha=st.floats(0, 2),
-    beta=st.floats(0, 9),
+    alpha=st.floats(0, 2, width=32, allow_subnormal=False),  # what float32 cannot hold is refused
+    beta=st.floats(0, 9, width=32, allow_subnormal=False),
 )
 def test_scores_are_the_log_probability_over_each_penalty_whichever_one_searched(hypotheses, alpha, beta):
     log_probs, lengths = zip(*hypotheses, strict=True)
