@@ -13,11 +13,10 @@ another user's belongs to that user. So the record cannot be brought along.
 import dataclasses
 import json
 import os
-import stat
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from s2sjax import events, jsontext, rundir
+from s2sjax import jsontext, rundir
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import fingerprint
@@ -26,7 +25,6 @@ from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 
 RECORD = "home.json"
-_NEAR = 600.0  # seconds between a config that training wrote and the start that it then recorded
 
 
 def record(workdir: Path, *, path: Path | None = None) -> None:
@@ -38,6 +36,8 @@ def record(workdir: Path, *, path: Path | None = None) -> None:
 def is_home(workdir: Path, *, in_place: bool = False) -> bool:
     """Whether this is a run of the user's own, which may have been moved on its disk, but for `in_place`.
 
+    A run from before there was a record is none: nothing that its maker could not write tells it from a stranger's.
+
     Raises:
         UserError: the record is a link or no file.
     """
@@ -45,28 +45,12 @@ def is_home(workdir: Path, *, in_place: bool = False) -> bool:
         with rundir.open_for_reading(workdir, RECORD) as handle:
             owner = os.fstat(handle).st_uid
         values = jsontext.parse(rundir.read(workdir, RECORD, most=1 << 16), workdir / RECORD)
-    except FileNotFoundError:
-        return _looks_untouched(workdir)
     except (OSError, ValueError) as error:
         if isinstance(error, rundir.ForeignError):
             raise
         return False
     moved = in_place and values.get("path") != str(workdir.resolve())
     return owner == os.getuid() and values.get("inode") == os.stat(workdir).st_ino and not moved
-
-
-def _looks_untouched(workdir: Path) -> bool:
-    """Of a run from before there was a record. Training writes the config and then says that it starts, within seconds;
-    the system's own time of the last change to a file is that of the copy, once it was copied or unpacked."""
-    try:
-        with rundir.open_for_reading(workdir, "config.json") as handle:
-            status = os.fstat(handle)
-        starts = [entry["time"] for entry in events.read(workdir / events.NAME) if entry["event"] == "start"]
-    except (OSError, ValueError):
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid() and any(
-        abs(status.st_ctime - start) < _NEAR for start in starts[-1:]
-    )  # fmt: skip
 
 
 def check(workdir: Path, experiment: Experiment, said: Collection[str]) -> None:
@@ -107,8 +91,8 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -
         return ""
     flags = " ".join(f"--config.data.{name}={getattr(asked, name)!r}" for name in unsaid)
     return (
-        f"{workdir} was made elsewhere or by somebody else, and the data that its config names is not read unasked. If "
-        f"that is the data you want, say so: {flags}"
+        f"{workdir} was made elsewhere, by somebody else or by an old version. The data that its config names is not "
+        f"read unasked. If that is the data you want, say so: {flags}"
     )
 
 
@@ -132,8 +116,9 @@ def unasked_copy(workdir: Path, experiment: Experiment, said: Collection[str]) -
     if not url or "checkpoint.copy_to" in said or is_home(workdir, in_place=True):
         return ""
     return (
-        f"{workdir} was made elsewhere or by somebody else, and its config asks to send a second copy to '{url}'. Say "
-        f"whether you want that: --config.checkpoint.copy_to={url}, or --config.checkpoint.copy_to= for none"
+        f"{workdir} was made elsewhere, by somebody else or by an old version. Its config asks to send a second copy "
+        f"to '{url}'. Say whether you want that: --config.checkpoint.copy_to={url}, "
+        "or --config.checkpoint.copy_to= for none"
     )
 
 
