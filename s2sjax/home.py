@@ -20,7 +20,7 @@ from s2sjax import jsontext, rundir
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import fingerprint
-from s2sjax.data.splits import open_split
+from s2sjax.data.splits import of_each_pair, open_split
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 
@@ -85,7 +85,7 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -
         asked: the config, with what was changed in it.
         said: config keys whose values are the user's own, such as "data.dir".
     """
-    reaching = [name for name in _PATTERNS if _leaves(getattr(asked, name))]
+    reaching = _reaching(asked)
     unsaid = [name for name in ("dir", *reaching) if f"data.{name}" not in said]
     if asked.format == "phrases" or not unsaid or is_home(workdir) or (not reaching and _is_its_data(workdir, asked)):
         return ""
@@ -122,10 +122,34 @@ def unasked_copy(workdir: Path, experiment: Experiment, said: Collection[str]) -
     )
 
 
-_PATTERNS = ("file", "source", "target", "train", "validation", "test")
+_PATTERNS = ("file", "source", "target")
+_SPLITS = ("train", "validation", "test")
 
 
-def _leaves(pattern: str | Collection[str]) -> bool:
-    """Whether a pattern of a file's name leads out of the data directory."""
-    paths = map(PurePosixPath, [pattern] if isinstance(pattern, str) else pattern)
+def _reaching(data: DataConfig) -> list[str]:
+    """The fields of `data` by which a file's name leads out of the data directory.
+
+    A name is made of several: a pattern, what a split is called, and the languages of a pair. Each alone may look
+    harmless, so what they make together is looked at. A field that leads out by itself is to blame, else all of them.
+    """
+    found = {name for name in (*_PATTERNS, *_SPLITS) if _leaves(getattr(data, name))}
+    for name in _PATTERNS:
+        pattern = "".join(getattr(data, name))
+        makers = {name, *(_SPLITS if "{split}" in pattern else ()), *(("pairs",) if "_language}" in pattern else ())}
+        if not makers & found and _leaves(_filled(data, name)):
+            found |= makers
+    return [name for name in (*_PATTERNS, "pairs", *_SPLITS) if name in found]
+
+
+def _filled(data: DataConfig, name: str) -> list[str]:
+    """What a pattern becomes for each pair of languages and each split."""
+    names = [data.split_name(split).partition("[")[0] for split in _SPLITS]
+    patterns = [getattr(part, name) for part in of_each_pair(data)]
+    each = [text for pattern in patterns for text in ([pattern] if isinstance(pattern, str) else pattern)]
+    return [text.replace("{split}", split) for text in each for split in names]
+
+
+def _leaves(patterns: str | Collection[str]) -> bool:
+    """Whether one of these patterns of a file's name leads out of the data directory."""
+    paths = map(PurePosixPath, [patterns] if isinstance(patterns, str) else patterns)
     return any(path.is_absolute() or ".." in path.parts or str(path).startswith("~") for path in paths)

@@ -86,6 +86,37 @@ def test_what_leads_out_of_the_directory_of_the_data_is_said_too(run, tmp_path):
     assert reasons(brought, data__format="phrases", data__source="source", data__target="target")[0] == ""
 
 
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (
+            {"pairs": ("..-secret",), "source": "{source_language}/x", "target": "{target_language}"},
+            {"source", "pairs"},
+        ),
+        (
+            {"pairs": (".-secret",), "source": "a", "target": ".{source_language}/{target_language}"},
+            {"target", "pairs"},
+        ),
+        (
+            {"test": "./secret", "source": ".{split}", "target": "{split}.tgt"},
+            {"source", "train", "validation", "test"},
+        ),
+        ({"train": ".[:9]", "target": ("x", ".{split}/secret")}, {"target", "train", "validation", "test"}),
+    ],
+)
+def test_what_leads_out_only_when_it_is_put_together_is_said_too(run, tmp_path, values, named):
+    brought = copied(run, tmp_path / "brought")
+    values = {f"data__{name}": value for name, value in values.items()}
+    data, _ = reasons(brought, "data.dir", **values)
+    assert {each for each in vars(tiny(tmp_path).data) if f"--config.data.{each}=" in data} == named
+    assert reasons(brought, "data.dir", *(f"data.{name}" for name in named), **values)[0] == ""
+
+
+def test_a_language_of_a_pair_is_no_path(tmp_path):
+    with pytest.raises(UserError, match="expected languages as in 'en-de'"):
+        tiny(tmp_path, data__pairs=("../a-b",), data__source="{source_language}", data__target="{target_language}")
+
+
 def test_data_that_the_run_was_made_with_is_read_wherever_the_run_was_brought(run, tmp_path):
     brought = copied(run, tmp_path / "brought")
     data = tiny(write_text(tmp_path / "data")).data

@@ -143,7 +143,7 @@ class DataConfig:
                 "plain text goes on from what it reads, and would have to write what stands before; set 'left_to_right'"
             )
         for pair in self.pairs:
-            if len(pair.split("-")) != 2:
+            if len(pair.split("-")) != 2 or "/" in pair:  # languages become parts of files' names
                 raise UserError(f"config.data.pairs holds {pair!r}; expected languages as in 'en-de'")
         if "{source}" not in self.prompt:
             raise UserError(

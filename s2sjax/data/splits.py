@@ -45,7 +45,7 @@ def prompt_of(config: DataConfig) -> Callable[[str], str]:
     Raises:
       UserError: the prompt names languages, and `data.pairs` does not say which.
     """
-    parts = _parts(config)
+    parts = of_each_pair(config)
     prompts = {part.prompt for part in parts}
     if len(prompts) > 1:
         raise UserError(
@@ -57,11 +57,13 @@ def prompt_of(config: DataConfig) -> Callable[[str], str]:
 
 def blank_of(config: DataConfig) -> Callable[[str], bool]:
     """Whether a source as a model reads it holds nothing beside its prompt, so that there is nothing to translate."""
-    alone = {" ".join(part.prompt.replace("{source}", blank).split()) for part in _parts(config) for blank in ("", " ")}
+    alone = {
+        " ".join(part.prompt.replace("{source}", blank).split()) for part in of_each_pair(config) for blank in ("", " ")
+    }
     return lambda source: " ".join(source.split()) in {"", *alone}
 
 
-def _parts(config: DataConfig) -> list[DataConfig]:
+def of_each_pair(config: DataConfig) -> list[DataConfig]:
     """The config of each pair of languages, its names filled in."""
     if not config.pairs:
         return [config]
@@ -83,7 +85,7 @@ def _parts(config: DataConfig) -> list[DataConfig]:
 def _open_pairs(config: DataConfig, split: str) -> list[Source]:
     if split.partition("[")[0] == "train":
         config = dataclasses.replace(config, target=config.targets[0])
-    return [_open_pair(part, part.split_name(split)) for part in _parts(config)]
+    return [_open_pair(part, part.split_name(split)) for part in of_each_pair(config)]
 
 
 def _open_pair(config: DataConfig, name: str) -> Source:
