@@ -21,7 +21,6 @@ from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import TokenizedSplit, turn_round
 from s2sjax.data.splits import open_split, pair_lengths, prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
-from s2sjax.data.unknown import unknown_in
 from s2sjax.errors import UserError
 from s2sjax.evaluate import Likelihood, LikelihoodEvaluator, make_translator, remarks_on, text_metrics_of
 from s2sjax.experiment import Experiment
@@ -349,7 +348,7 @@ class Run:
         source = open_split(experiment.data, split)
         with progress(f"tokenising {split}") as advance:
             tokenized = preparation.tokenize(experiment.data, self.tokenizers, split, progress=advance)
-        if unknown := unknown_in(self.tokenizers.target, [row["target"] for row in source]):
+        if unknown := tokenized.unknown_targets:
             _log.warning("%s", unknown.sentence("targets"))
         likelihood = self._likelihood(tokenized)
         found = None

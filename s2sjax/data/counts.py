@@ -1,8 +1,10 @@
-"""What is worth telling of tokenised data: tokens that are unknown, and pairs of which one side is blank."""
+"""What is worth telling of tokenised data: what is unknown, and pairs of which one side is blank."""
 
 import contextlib
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,60 +12,79 @@ import numpy as np
 from s2sjax import jsontext
 from s2sjax.data.cache import write
 from s2sjax.data.tokenizer import Tokenizer
+from s2sjax.data.unknown import Unknown, unknown_of
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS, UNK
 
 _CHUNK = 1 << 22  # tokens looked at in one go
 
-Side = tuple[np.ndarray, np.ndarray]
-"""Tokens of all rows, and where each row begins in them."""
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a tokenised split: of all rows, `tokens`, int32, and where each row begins in them, `offsets`,
+    int64 [n + 1]; and `text`, which gives that of a row."""
+
+    tokenizer: Tokenizer
+    tokens: np.ndarray
+    offsets: np.ndarray
+    text: Callable[[int], str]
 
 
-def remarks(path: Path, split: str, sides: Mapping[str, tuple[Tokenizer, Side]]) -> tuple[str, ...]:
-    """A sentence for each thing that is worth telling; none if nothing is.
+@dataclass(frozen=True)
+class Counts:
+    """What there is to tell of a split of so many rows, by side: "source", if there is one, and "target".
 
-    Args:
-      path: where the counts are kept, so that tokens are looked at once.
-      sides: "source", if there is one, and "target".
+    Attributes:
+      unknown: what the vocabulary lacks.
+      blank: of how many rows this side is blank and the other is not.
     """
-    counts = _read(path, set(sides))
+
+    rows: int
+    unknown: Mapping[str, Unknown]
+    blank: Mapping[str, int]
+
+    def remarks(self, split: str) -> tuple[str, ...]:
+        """A sentence for each thing that is worth telling; none if nothing is."""
+        told = [found.sentence(f"{side}s of split {split!r}") for side, found in self.unknown.items() if found]
+        for side, number in self.blank.items():
+            other = "target" if side == "source" else "source"
+            if number:
+                told.append(
+                    f"{number:,} of {self.rows:,} pairs of split {split!r} have a blank {side} and a {other} that is "
+                    "not; they are kept"
+                )
+        return tuple(told)
+
+
+def count(path: Path, sides: Mapping[str, Side]) -> Counts:
+    """Args: path: where the counts are kept, so that tokens are looked at once."""
+    counts = _read(path, sides)
     if counts is None:
         counts = _count(sides)
+        content = json.dumps(dataclasses.asdict(counts)).encode()
         with contextlib.suppress(UserError):  # a cache that cannot be written costs counting again
-            write(path, lambda file: file.write(json.dumps(counts).encode()))
-    told = [
-        f"{counts[f'{side}_unknown']:,} of {counts[f'{side}_tokens']:,} {side} tokens of split {split!r} are unknown: "
-        f"{'words' if tokenizer.kind == 'word' else 'characters'} that the vocabulary of {tokenizer.vocab_size:,} lacks"
-        for side, (tokenizer, _) in sides.items()
-        if counts[f"{side}_unknown"]
-    ]
-    blank = {side: counts[f"{side}_blank"] for side in sides}
-    if len(sides) > 1 and any(blank.values()):
-        numbers = " and ".join(f"{number:,} a blank {side}" for side, number in blank.items() if number)
-        told.append(f"of {counts['rows']:,} pairs of split {split!r}, {numbers} and something beside it: they are kept")
-    return tuple(told)
+            write(path, lambda file: file.write(content))
+    return counts
 
 
-def _count(sides: Mapping[str, tuple[Tokenizer, Side]]) -> dict[str, int]:
-    counts, blank = {}, {}
-    for side, (tokenizer, (tokens, offsets)) in sides.items():
-        counts[f"{side}_tokens"] = len(tokens)
-        counts[f"{side}_unknown"], blank[side] = _look(tokens, offsets, _white(tokenizer))
-    for side in sides:
-        others = [blank[other] for other in sides if other != side]
-        counts[f"{side}_blank"] = int(np.sum(blank[side] & ~np.any(others, axis=0))) if others else 0
-    return counts | {"rows": len(next(iter(blank.values())))}
+def _count(sides: Mapping[str, Side]) -> Counts:
+    unknown, blank = {}, {}
+    for name, side in sides.items():
+        holders, blank[name] = _look(side)
+        unknown[name] = unknown_of(side.tokenizer, holders, len(blank[name]), side.text)
+    both = np.all(list(blank.values()), axis=0)
+    return Counts(len(both), unknown, {name: int(np.count_nonzero(rows & ~both)) for name, rows in blank.items()})
 
 
-def _look(tokens: np.ndarray, offsets: np.ndarray, white: np.ndarray) -> tuple[int, np.ndarray]:
-    """How many tokens are unknown, and which rows hold white space only, bool [n]."""
-    unknown, blank = 0, np.ones(len(offsets) - 1, bool)
-    for begin in range(0, len(tokens), _CHUNK):
-        chunk = tokens[begin : begin + _CHUNK]
-        unknown += int(np.count_nonzero(chunk == UNK))
-        seen = np.flatnonzero(~np.isin(chunk, white)) + begin
-        blank[np.searchsorted(offsets, seen, side="right") - 1] = False
-    return unknown, blank
+def _look(side: Side) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the rows that hold an unknown token, and which rows hold white space only, bool [n]."""
+    white, n = _white(side.tokenizer), len(side.offsets) - 1
+    unknown, blank = np.zeros(n, bool), np.ones(n, bool)
+    for begin in range(0, len(side.tokens), _CHUNK):
+        chunk = side.tokens[begin : begin + _CHUNK]
+        for rows, found, value in ((unknown, chunk == UNK, True), (blank, ~np.isin(chunk, white), False)):
+            rows[np.searchsorted(side.offsets, np.flatnonzero(found) + begin, side="right") - 1] = value
+    return np.flatnonzero(unknown), blank
 
 
 def _white(tokenizer: Tokenizer) -> np.ndarray:
@@ -72,10 +93,15 @@ def _white(tokenizer: Tokenizer) -> np.ndarray:
     return np.unique(ids[ids != UNK])
 
 
-def _read(path: Path, sides: set[str]) -> dict[str, int] | None:
+def _read(path: Path, sides: Mapping[str, Side]) -> Counts | None:
     try:
-        counts = jsontext.parse(path.read_bytes(), path)
-        names = {"rows", *(f"{side}_{what}" for side in sides for what in ("tokens", "unknown", "blank"))}
-        return counts if counts.keys() == names and all(type(n) is int for n in counts.values()) else None
-    except (OSError, ValueError):
+        record = jsontext.parse(path.read_bytes(), path)
+        unknown = {side: Unknown(**record["unknown"][side]) for side in sides}
+        numbers = [record["rows"], *(record["blank"][side] for side in sides)]
+        for each in unknown.values():
+            numbers += [each.texts, each.of, *each.counts.values()]
+        if not all(type(number) is int for number in numbers):
+            return None
+        return Counts(record["rows"], unknown, {side: record["blank"][side] for side in sides})
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of another version, or damaged
         return None

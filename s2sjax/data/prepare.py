@@ -36,10 +36,11 @@ import numpy as np
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.config import DataConfig
-from s2sjax.data.counts import remarks
+from s2sjax.data.counts import Side, count
 from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import Tokenizer, TokenizerConfig, TokenizerPair
+from s2sjax.data.unknown import Unknown
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS, UNK
 
@@ -99,6 +100,8 @@ class TokenizedSplit:
     """For the user: how many records could not be read and are left out, and where they are listed."""
     remarks: tuple[str, ...] = ()
     """For the user: what else is worth knowing of this data."""
+    unknown_targets: Unknown = Unknown()
+    """What the vocabulary lacks of the targets; `remarks` says it too."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -200,11 +203,17 @@ def tokenize(
                 if not os.path.exists(complete):
                     raise
     source_side, target_side = (_load_side(directory, side) for side in _SIDES)
-    sides = {"target": (tokenizers.target, (target_side.tokens, target_side.offsets))}
+    sides = {}
     if data.source:
-        sides = {"source": (tokenizers.source, (source_side.tokens, source_side.offsets)), **sides}
-    told = remarks(directory / "counts.json", split, sides)
-    return TokenizedSplit(source_side, target_side, digest, unreadable=source.unreadable, remarks=told)
+        tokens, offsets = source_side.tokens, source_side.offsets
+        sides["source"] = Side(tokenizers.source, tokens, offsets, lambda row: source[row]["source"])
+    tokens, offsets = target_side.tokens, target_side.offsets
+    sides["target"] = Side(tokenizers.target, tokens, offsets, lambda row: source[row]["target"])
+    counts = count(directory / "counts.json", sides)
+    return TokenizedSplit(
+        source_side, target_side, digest, unreadable=source.unreadable, remarks=counts.remarks(split),
+        unknown_targets=counts.unknown["target"],
+    )  # fmt: skip
 
 
 def row_end(data: DataConfig, tokenizer: Tokenizer) -> int:

@@ -1,14 +1,16 @@
 """What of a text its vocabulary lacks: characters, or words, that a model only sees as unknown."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.data.units import SPECIALS
 from s2sjax.vocabulary import UNK
+
+_CHUNK = 1 << 14  # texts looked at in one go
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Unknown:
 
     def __add__(self, other: "Unknown") -> "Unknown":
         counts = Counter(self.counts) + Counter(other.counts)
-        return Unknown(counts, self.texts + other.texts, self.of + other.of, (self if self else other).units)
+        return Unknown(dict(counts), self.texts + other.texts, self.of + other.of, (self if self else other).units)
 
     def sentence(self, what: str) -> str:
         """For the user. Args: what: of what there are so many, such as "sources"."""
@@ -59,10 +61,27 @@ def unknown_in(tokenizer: Tokenizer, texts: Sequence[str], rows: Sequence[np.nda
     held = 0
     for number in holders.tolist():
         text = texts[number]
-        spans = tokenizer.encode_spans(text)
-        found = [text[begin:end] for begin, end in spans[np.asarray(rows[number])[: len(spans)] == UNK]]
-        # A corpus with a closed vocabulary spells unknown words "<unk>": that is what they are.
-        found = [word for word in found if word != SPECIALS[UNK]] if words else list("".join(found))
+        if words:
+            # A corpus with a closed vocabulary spells unknown words "<unk>": that is what they are.
+            pairs = zip(text.split(), rows[number].tolist(), strict=False)
+            found = [word for word, token in pairs if token == UNK and word != SPECIALS[UNK]]
+        else:
+            spans = tokenizer.encode_spans(text)
+            found = list("".join(text[b:e] for b, e in spans[np.asarray(rows[number])[: len(spans)] == UNK]))
         counts.update(found)
         held += bool(found)
-    return Unknown(counts, held, len(texts), "words" if words else "characters")
+    return Unknown(dict(counts), held, len(texts), "words" if words else "characters")
+
+
+def unknown_of(tokenizer: Tokenizer, unknown: np.ndarray, of: int, text: Callable[[int], str]) -> Unknown:
+    """The same for `of` texts that are tokenised already: only those that hold an unknown token are read again.
+
+    Args:
+      unknown: the numbers of those.
+      text: gives the text of a number.
+    """
+    total = Unknown(of=of)
+    for begin in range(0, len(unknown), _CHUNK):
+        texts = [text(number) for number in unknown[begin : begin + _CHUNK].tolist()]
+        total += replace(unknown_in(tokenizer, texts), of=0)
+    return total
