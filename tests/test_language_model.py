@@ -172,6 +172,20 @@ def test_a_running_text_depends_on_its_prompt_and_its_number_alone(runs_on):
     assert [h.ids[:30] for h in longer] == [h.ids for h in together[0]]
 
 
+@pytest.mark.parametrize(("samples", "searches"), [(2, 3), (32, 2 * 3)])
+def test_running_texts_are_drawn_together(runs_on, monkeypatch, samples, searches):
+    """As many draws as a batch holds by one search for each part, whichever sources they are of."""
+    prompts = ["ab", "", "efghijklm\nab", "abcd"][: 64 // samples]
+    drawing = runs_on.with_config(samples=samples, batch_size=32)
+    alone = runs_on.decode(prompts[:1])[0]
+    sizes, find = [], drawing.translator._find
+    monkeypatch.setattr(drawing.translator, "_find", lambda *args: sizes.append(args[1]) or find(*args))
+    done: list[int] = []
+    found = drawing.decode(prompts, progress=done.append)
+    assert sizes == [min(len(prompts) * samples, 32)] * searches and sum(done) == len(prompts)
+    assert [h.ids for h in found[0][:2]] == [h.ids for h in alone]
+
+
 def test_what_a_running_text_cannot_have_is_refused(run, runs_on):
     for fields, message in (
         ({"method": "beam", "samples": 1}, "max_new_tokens is 30, and what goes on over line ends is drawn"),

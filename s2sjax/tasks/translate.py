@@ -256,9 +256,9 @@ class Translator:
             return np.concatenate([[BOS], row[max(len(row) - limit, 0) :]]).astype(np.int32)
         return np.append(row[:limit], EOS).astype(np.int32)
 
-    def _batch_size(self, length: int) -> int:
+    def _batch_size(self, length: int, width: int | None = None) -> int:
         # As many as fit where a source has 64 tokens and 5 hypotheses.
-        most = self._config.batch_size * 64 * 5 // (length * max(self._config.width, 5))
+        most = self._config.batch_size * 64 * 5 // (length * max(width or self._config.width, 5))
         return max(1, min(self._config.batch_size, most))
 
     def _sentences(
@@ -341,23 +341,27 @@ class Translator:
     def _run_on(self, sources: Sequence[str], progress: Callable[[int], None]) -> list[list[Hypothesis]]:
         """Draws that go on over line ends; see `tasks.running_text`."""
         config, target, results = self._config, self._tokenizers.target, []
-        for source in sources:
-            (row,) = self.source_rows([source])
-            (found,) = run_on(
-                self._draw, [row[1:]], samples=config.samples, tokens=config.max_new_tokens, context=self._joined,
+        together = max(1, config.batch_size // config.samples)
+        for begin in range(0, len(sources), together):
+            rows = [row[1:] for row in self.source_rows(list(sources[begin : begin + together]))]
+            found = run_on(
+                self._draw, rows, samples=config.samples, tokens=config.max_new_tokens, context=self._joined,
                 most_read=self.max_source_length,
             )  # fmt: skip
-            results.append([
-                Hypothesis(decode_lines(target, ids), tuple(target.pieces(ids)), score, drawn, tuple(ids.tolist()))
-                for ids, score, drawn in found
-            ])  # fmt: skip
-            progress(1)
+            results += [
+                [
+                    Hypothesis(decode_lines(target, ids), tuple(target.pieces(ids)), score, drawn, tuple(ids.tolist()))
+                    for ids, score, drawn in of_one
+                ]
+                for of_one in found
+            ]
+            progress(len(rows))
         return results
 
     def _draw(self, rows: list[np.ndarray], ids: np.ndarray, limits: np.ndarray, most: int):
         """A `running_text.Draw`."""
         length = padded_length(max(map(len, rows)))
-        together, found = self._batch_size(length), []
+        together, found = self._batch_size(length, width=1), []  # each row is one draw
         how = dataclasses.replace(self._config.sampling(most), samples=1, ends=False)
         for begin in range(0, len(rows), together):
             part = slice(begin, begin + together)
