@@ -187,6 +187,7 @@ class Checkpointer(CheckpointReader):
             for candidate in self._candidates():
                 if candidate > restored.step and jax.process_index() == 0:
                     self._set_aside(candidate)
+            distributed.barrier("checkpoint-set-aside")  # and nobody looks at what is still about to be
         if self._copier is not None:
             self._copier.keep(self.steps())
         return restored

@@ -279,6 +279,18 @@ def test_only_leftovers_of_dead_runs_are_removed_at_the_start(tmp_path):
     assert (tmp_path / "mine" / "file").exists()
 
 
+def test_no_process_goes_on_before_what_is_damaged_was_set_aside(copy, monkeypatch):
+    """Else another would choose a checkpoint that process 0 takes away in that moment."""
+    done = []
+    monkeypatch.setattr(checkpointer.distributed, "barrier", done.append)
+    rename = Checkpointer._set_aside
+    monkeypatch.setattr(Checkpointer, "_set_aside", lambda self, step: (done.append(step), rename(self, step)))
+    next((copy / "200" / "state").rglob("manifest.ocdbt")).write_bytes(b"")
+    with Checkpointer(copy, CheckpointConfig()) as checkpoints:
+        checkpoints.restore(abstract(make_state(1)), set_aside=True)
+        assert done == ["checkpoint-open", "checkpoint-restored", 200, "checkpoint-set-aside"]
+
+
 def test_a_second_run_in_the_same_directory_is_refused(copy):
     script = "import sys; from s2sjax.checkpoints.checkpointer import *; Checkpointer(sys.argv[1], CheckpointConfig())"
     with Checkpointer(copy, CheckpointConfig()):
