@@ -15,6 +15,7 @@ from s2sjax import experiment as experiments
 from s2sjax import jsontext, rundir
 from s2sjax.checkpoints.restore import is_better
 from s2sjax.errors import UserError
+from s2sjax.history import History, is_number, read_history
 from s2sjax.pace import duration
 
 Value = float | int | str | bool | None
@@ -60,32 +61,16 @@ def read_run(workdir: Path, name: str) -> Recorded:
     config = {"seed": values.pop("seed")}
     for section, keys in values.items():
         config |= {f"{section}.{key}": value for key, value in keys.items()}
-    kinds: dict[str, list[Mapping[str, Any]]] = {"train": [], "validation": []}
-    for record in _records(workdir):
-        kinds.get(str(record.get("kind")), []).append(record)
+    try:
+        history = read_history(workdir / "metrics.jsonl")
+    except FileNotFoundError:
+        history = History((), (), 0)
     results = {}
     for file in rundir.names(workdir, "results"):
         if file.endswith(".json"):
             values = jsontext.parse(rundir.read(workdir, f"results/{file}"), workdir / "results" / file)
             results[file.removesuffix(".json")] = {k: v for k, v in values.items() if not math.isnan(_number(v))}
-    return Recorded(name, config, experiment.checkpoint.metric, kinds["train"], kinds["validation"], results)
-
-
-def _records(workdir: Path) -> list[Mapping[str, Any]]:
-    """The lines of `metrics.jsonl` that are records of a step; none if there is no such file."""
-    try:
-        lines = rundir.read(workdir, "metrics.jsonl").splitlines()
-    except FileNotFoundError:
-        return []
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = jsontext.parse(line, f"{workdir / 'metrics.jsonl'}, line {number}")
-        except UserError:
-            continue
-        if not math.isnan(_number(record.get("step"))):
-            found.append(record)
-    return found
+    return Recorded(name, config, experiment.checkpoint.metric, history.train, history.validation, results)
 
 
 def differing_keys(runs: Sequence[Recorded]) -> list[str]:
@@ -150,6 +135,4 @@ def _plain(value: Any) -> Value:
 
 def _number(value: Any) -> float:
     """A finite number of a file; NaN for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return math.nan
-    return float(value)
+    return float(value) if is_number(value) else math.nan

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from s2sjax import jsontext, rundir
+from s2sjax import rundir
 from s2sjax.environment import configure_matplotlib
 from s2sjax.errors import UserError
+from s2sjax.history import is_number, read_history
 from s2sjax.metrics.names import METRICS, TEXT_METRICS
 
 _STYLE: Any = {
@@ -50,13 +51,17 @@ def learning_curves(metrics_jsonl: Path, out: Path, *, inside: Path | None = Non
         out: a PNG, whose directory is made.
 
     Raises:
-        UserError: nothing was recorded yet.
+        UserError: nothing was recorded yet, or it cannot be read.
     """
     configure_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
 
-    train, validation, bad = _read(metrics_jsonl)
+    try:
+        history = read_history(metrics_jsonl)
+    except OSError as error:
+        raise UserError(f"{metrics_jsonl} cannot be read as the metrics of a run: {error.strerror}") from error
+    train, validation = history.train, history.validation
     if not train and not validation:
         raise UserError(f"{metrics_jsonl} holds no metrics yet")
     # Scores, which grow; and where there are none, the error rates.
@@ -91,7 +96,7 @@ def learning_curves(metrics_jsonl: Path, out: Path, *, inside: Path | None = Non
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.margins(x=0.01)
         _save(figure, out, inside)
-    return bad
+    return history.bad
 
 
 def _drawn_as(name: str, number: int) -> tuple[str, str]:
@@ -229,36 +234,11 @@ def _save(figure: Any, out: Path, inside: Path | None) -> None:
     rundir.write(root, out.relative_to(root).as_posix(), picture.getvalue())
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]], int]:
-    """Training and validation records, and how many lines are none.
-
-    A flipped bit costs a line, not the picture. A last line that a kill left unfinished is not counted.
-    """
-    kinds: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
-    bad = 0
-    try:
-        lines = rundir.read(path.parent, path.name).splitlines(keepends=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read as the metrics of a run: {error.strerror}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = jsontext.parse(line, f"{path}, line {number}")
-            if not _numbers(record["step"]):
-                raise ValueError("a step that is no number")
-            kinds[record["kind"]].append(record)
-        except (ValueError, KeyError, TypeError):
-            bad += line.endswith(b"\n")
-    return kinds["train"], kinds["validation"], bad
-
-
 def _series(records: Iterable[Mapping[str, Any]], name: str, along: str = "step") -> tuple[list[float], list[float]]:
     """Steps, or what else is recorded along, and values of a metric, without the steps where it was not finite."""
-    points = [(record[along], record[name]) for record in records if _numbers(record.get(along), record.get(name))]
+    pairs = ((record.get(along), record.get(name)) for record in records)
+    points = [(step, value) for step, value in pairs if is_number(step) and is_number(value)]
     return [step for step, _ in points], [value for _, value in points]
-
-
-def _numbers(*values: Any) -> bool:
-    return all(type(value) in (int, float) and math.isfinite(value) for value in values)
 
 
 def _displayable(texts: Sequence[str]) -> tuple[list[str], list[str]]:

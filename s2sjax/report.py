@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from s2sjax import distributed, jsontext, rundir
-from s2sjax.errors import in_one_line
+from s2sjax.errors import UserError, in_one_line
 from s2sjax.pace import Pace, duration
 
 # What a line of training shows, in this order: metric, format. The records hold every metric.
@@ -150,11 +150,11 @@ class Reporter:
 
     @contextlib.contextmanager
     def losing(self, what: str) -> Iterator[None]:
-        """Let an `OSError` (a full disk), or a link where a file belongs, cost only what is made inside: a line, a
-        plot."""
+        """Let an `OSError` (a full disk), or a file that is not as it should be (a link, too large), cost only what is
+        made inside: a line, a plot."""
         try:
             yield
-        except (OSError, rundir.ForeignError) as error:
+        except (OSError, UserError) as error:
             reason = in_one_line(error)
             self._lost[what, reason] += 1
             if sum(self._lost.values()) == 1:

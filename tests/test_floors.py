@@ -23,6 +23,7 @@ LEAVES = {
     "watchdog",
     "events",
     "goodput",
+    "history",
     "stopping",
     "window",
     "environment",

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from s2sjax import average, events, flags, goodput, models, plots, workdir
+from s2sjax import average, events, flags, goodput, models, workdir
 from s2sjax import experiment as experiments
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.checkpoints.retention import CheckpointConfig
@@ -24,6 +24,7 @@ from s2sjax.commands.records import read_record
 from s2sjax.commands.table import COMMANDS
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.splits import open_split
+from s2sjax.history import read_history
 from s2sjax.loading import load
 from s2sjax.ops.linear import Precision
 from s2sjax.optim import make_optimizer
@@ -174,7 +175,7 @@ def ledgers(rng: random.Random, run: Path, place: Path) -> Callable[[], object]:
     for _ in range(rng.choice((1, 1, 3))):
         spoil_file(rng, run / name)
     if name == "metrics.jsonl":
-        return lambda: plots._read(run / name)
+        return lambda: read_history(run / name)
     return lambda: goodput.table(goodput.of_run(run)) + str(events.read(run / name))
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import warnings
 
 import numpy as np
@@ -80,6 +81,20 @@ def test_lines_that_are_none_cost_themselves_and_not_the_picture(tmp_path, figur
     metrics = write(tmp_path / "m.jsonl", *records, tail="\n".join([*lines, "{cut"]))
     assert learning_curves(metrics, tmp_path / "curves.png") == len(lines)
     assert list(figure[0].axes[0].lines[0].get_xdata()) == [1, 4]
+
+
+def test_the_records_of_a_million_steps_are_drawn_and_a_file_without_end_is_refused(tmp_path, figure):
+    """The hole between the lines takes no room on the disk."""
+    records = [{"step": n, "kind": "train", "loss": 1.0 / n} for n in (1, 4)]
+    metrics = write(tmp_path / "m.jsonl", records[0])
+    with open(metrics, "r+b") as file:
+        file.seek(300 << 20)
+        file.write(b"\n" + json.dumps(records[1]).encode())
+    assert learning_curves(metrics, tmp_path / "curves.png") == 1
+    assert list(figure[0].axes[0].lines[0].get_xdata()) == [1, 4]
+    os.truncate(metrics, 2 << 30)
+    with pytest.raises(UserError, match="has 2,147,483,648 bytes, expected at most 1,073,741,824"):
+        learning_curves(metrics, tmp_path / "curves.png")
 
 
 def test_pictures_are_png_files_that_show_something(tmp_path):

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from s2sjax import report
+from s2sjax.errors import UserError
 from s2sjax.pace import duration
 from s2sjax.report import Reporter, align, progress
 
@@ -213,6 +214,13 @@ def test_a_full_disk_costs_lines_and_one_warning_and_leaves_no_torn_line(tmp_pat
         "warning: plots/curve.png: 1 writes were lost (No space left on device)",
     ]
     assert [record["step"] for record in records(tmp_path)] == [1, 4]
+
+
+def test_what_is_made_of_a_file_that_is_not_as_it_should_be_does_not_end_the_run(tmp_path):
+    reporter, stream = make_reporter(tmp_path)
+    with reporter, reporter.losing("plots/curve.png"):
+        raise UserError("metrics.jsonl has 2 bytes, expected at most 1")
+    assert "warning: plots/curve.png cannot be written (metrics.jsonl has 2 bytes, expected at m" in stream.getvalue()
 
 
 def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path):

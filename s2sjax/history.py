@@ -1,0 +1,60 @@
+"""What a run recorded of itself, read back: `metrics.jsonl`, one object a line, as `report` writes it.
+
+A run directory is data, also a stranger's. A flipped bit costs a line, not the rest of them.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2sjax import jsontext, rundir
+from s2sjax.errors import UserError
+
+LARGEST = 1 << 30
+"""Bytes of a file that is read. A million steps that are recorded one by one have some 300 MB."""
+_LONGEST = 1 << 20
+"""Bytes of a line."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Attributes:
+    train: records of training, in their order; each has a finite number as its "step".
+    validation: those of validation.
+    bad: how many lines are no record. A last line that a kill left unfinished is not counted.
+    """
+
+    train: Sequence[Mapping[str, Any]]
+    validation: Sequence[Mapping[str, Any]]
+    bad: int
+
+
+def read_history(path: Path) -> History:
+    """Read a `metrics.jsonl`.
+
+    Raises:
+        FileNotFoundError: there is none. OSError: it cannot be read.
+        UserError: it is a link or no file, or has more than `LARGEST` bytes.
+    """
+    kinds: dict[str, list[Mapping[str, Any]]] = {"train": [], "validation": []}
+    bad = 0
+    with rundir.open_for_reading(path.parent, path.name) as handle, open(handle, "rb", closefd=False) as file:
+        if (size := os.fstat(handle).st_size) > LARGEST:
+            raise UserError(f"{path} has {size:,} bytes, expected at most {LARGEST:,}")
+        while line := file.readline(_LONGEST):
+            try:
+                record = jsontext.parse(line, path)
+                if not is_number(record["step"]):
+                    raise ValueError("a step that is no number")
+                kinds[record["kind"]].append(record)
+            except (ValueError, KeyError, TypeError):
+                bad += line.endswith(b"\n")
+    return History(kinds["train"], kinds["validation"], bad)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is a finite number, which true and false are not."""
+    return type(value) in (int, float) and math.isfinite(value)
