@@ -42,7 +42,13 @@ _DECOMPRESSION_ERRORS = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 class BadRecord(UserError):
-    """One record that cannot be read, among others that may well be."""
+    """One record that cannot be read, among others that may well be.
+
+    Its reason can be written as UTF-8: a lone surrogate, of a file's name or of a field's, becomes "\\ud800".
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason.encode(errors="backslashreplace").decode())
 
 
 class Lines:

@@ -70,6 +70,17 @@ def test_bad_records_are_left_out_located_and_listed(tmp_path, format):
     assert bad[0] in str(error.value) and str(listing) in str(error.value)
 
 
+def test_reasons_with_what_utf8_cannot_spell_are_listed_too(tmp_path):
+    """Half of a character in the name of a field, and a byte in the name of the file that is no UTF-8."""
+    config = DataConfig(format="jsonl", file="{split}-\udcff.jsonl", dir=str(tmp_path), max_bad_records=1,
+                        cache_dir=str(tmp_path / "cache"))  # fmt: skip
+    (tmp_path / "train-\udcff.jsonl").write_text('{"source": "a", "target": "A"}\n{"\\ud800": "b", "target": "B"}\n')
+    source = open_split(config, "train")
+    assert pairs_of(source) == [("a", "A")]
+    assert r"train-\udcff.jsonl, line 2: no field 'source'" in source.unreadable
+    assert r"there are: \ud800, target" in source.unreadable
+
+
 def test_they_are_looked_for_once_and_again_if_the_listing_is_damaged(tmp_path, monkeypatch):
     config = dataclasses.replace(write(tmp_path, "jsonl")[0], max_bad_records=9)
     first = open_split(config, "train")
