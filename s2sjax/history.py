@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from s2sjax import jsontext, rundir
 from s2sjax.errors import UserError
@@ -55,6 +55,6 @@ def read_history(path: Path) -> History:
     return History(kinds["train"], kinds["validation"], bad)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value of a file is a finite number, which true and false are not."""
     return type(value) in (int, float) and math.isfinite(value)
