@@ -188,6 +188,11 @@ def path_of(handle: int, path: Path) -> Path:
     return through if through.exists() else path
 
 
+def in_the_users_words(text: str, through: Path, path: Path) -> str:
+    """A message in which files that were found `through` a descriptor (`path_of`) are called as the user knows them."""
+    return text.replace(f"{through}/", f"{path}/")
+
+
 def check_file_name(name: str, what: str) -> str:
     """`name`, which becomes part of a file's name in a run directory.
 

@@ -9,14 +9,12 @@ A state of several processes is written by all of them, on a disk they share; pr
 A second copy is kept by process 0 (`s2sjax.checkpoints.copies`).
 """
 
-import dataclasses
 import logging
 import math
 import os
 import re
 import shutil
 import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +32,7 @@ from s2sjax.checkpoints.lock import RunLock
 from s2sjax.checkpoints.quiet import quieten_orbax
 from s2sjax.checkpoints.restore import CheckpointReader, PyTree, Restored, flatten, passed_over
 from s2sjax.checkpoints.retention import CheckpointConfig, staying
+from s2sjax.checkpoints.saving import Save, remove
 from s2sjax.errors import UserError, in_one_line
 
 _TEMPORARY = re.compile(r"tmp-[0-9]+-([0-9]+|old)")
@@ -72,23 +71,14 @@ class Checkpointer(CheckpointReader):
         self._problems_mutex = threading.Lock()
         self._last_failure: str | None = None
         self._lock: RunLock | None = None
-        self._failed: list[int] = []
+        self._failed: list[Save] = []
+        self._handle = -1
         try:
-            if not self.directory.parent.exists():
-                self.directory.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = rundir.folder_descriptor(self.directory.parent, self.directory.name, make=True)
-            self._place = rundir.path_of(self._handle, self.directory)
-            if jax.process_index() == 0:
-                self._lock = RunLock(self._place)
-                if self._lock.problem is not None:
-                    self._report(
-                        f"{self.directory} cannot be locked ({in_one_line(self._lock.problem)}): see that one run at a "
-                        "time uses it"
-                    )
-                for path in self._place.iterdir():  # of dead runs: a living one would hold the lock
-                    if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-                        _remove(path)
-        except OSError as error:
+            self._open()
+        except BaseException as error:
+            self._let_go()
+            if not isinstance(error, OSError):
+                raise
             raise UserError(
                 f"cannot write checkpoints to {self.directory}: {in_one_line(error)}; choose another workdir"
             ) from error
@@ -96,6 +86,22 @@ class Checkpointer(CheckpointReader):
             self._copier = Copier(copy, self._report)
         quieten_orbax()
         distributed.barrier("checkpoint-open")
+
+    def _open(self) -> None:
+        if not self.directory.parent.exists():
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = rundir.folder_descriptor(self.directory.parent, self.directory.name, make=True)
+        self._place = rundir.path_of(self._handle, self.directory)
+        if jax.process_index() == 0:
+            self._lock = RunLock(self._place, self.directory)
+            if self._lock.problem is not None:
+                self._report(
+                    f"{self.directory} cannot be locked ({in_one_line(self._lock.problem)}): see that one run at a "
+                    "time uses it"
+                )
+            for path in self._place.iterdir():  # of dead runs: a living one would hold the lock
+                if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+                    self._remove(path)
 
     def __enter__(self) -> "Checkpointer":
         return self
@@ -108,6 +114,8 @@ class Checkpointer(CheckpointReader):
         if error is not None and jax.process_count() > 1:
             if self._writer is not None:  # where this one would wait, the others may never come
                 self._writer.join(timeout=_LAST_SAVE)
+            if self._writer is None or not self._writer.is_alive():
+                self._let_go()
             return
         try:
             self.close()
@@ -143,12 +151,12 @@ class Checkpointer(CheckpointReader):
             "metrics": {k: float(v) if math.isfinite(v) else None for k, v in (metrics or {}).items()},
             "arrays": {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in arrays.items()},
         }
-        saving = _Save(step, self._temporary(step))
+        saving = Save(step, self._temporary(step))
         # A new one each time, so that a failure leaves nothing behind. Compression would save 8 % and cost a core.
         writer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
             self._check_space(arrays)
-            saving.handle = rundir.folder_descriptor(self._place, saving.temporary.name, make=True)
+            saving.open()
             filled = {name: array for name, array in arrays.items() if array.size}  # orbax refuses the empty ones
             writer.save(saving.through / "state", args=ocp.args.PyTreeSave(filled))
         except Exception as error:  # tensorstore and orbax raise what they like, and all of it is a failed save
@@ -215,11 +223,7 @@ class Checkpointer(CheckpointReader):
         if self._copier is not None:
             self._copier.close()
             self._copier = None
-        if self._lock is not None:
-            self._lock.release()
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
+        self._let_go()
         failure, self._last_failure = self._last_failure, None
         for problem in self.poll():  # since the last step, after which nobody asked
             if problem != failure:
@@ -227,7 +231,18 @@ class Checkpointer(CheckpointReader):
         if failure is not None:
             raise UserError(f"{failure} Once that is mended, the same command goes on from the newest one.")
 
-    def _finish(self, saving: "_Save", writer: ocp.AsyncCheckpointer, body: Mapping[str, Any]) -> None:
+    def _let_go(self) -> None:
+        """Close every descriptor. May be called again."""
+        if self._lock is not None:
+            self._lock.release()
+        for saving in self._failed:
+            saving.close()
+        self._failed.clear()
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _finish(self, saving: Save, writer: ocp.AsyncCheckpointer, body: Mapping[str, Any]) -> None:
         """In the background: wait for orbax, seal, commit, tidy up."""
         try:
             writer.close()
@@ -237,7 +252,7 @@ class Checkpointer(CheckpointReader):
         except Exception as error:  # as in save: whatever it is, the run goes on
             self._fail(saving, error)
             return
-        os.close(saving.handle)
+        saving.close()
         self._last_failure = None
         try:
             if jax.process_index() == 0:
@@ -310,7 +325,7 @@ class Checkpointer(CheckpointReader):
                     self._set_aside(step)
                 self._commit(step, temporary)
             except Exception as error:
-                _remove(temporary)
+                self._remove(temporary)
                 failures.append(f"the second copy of checkpoint {step} in {copy.url}: {in_one_line(error)}")
             else:
                 return step, tuple(failures)
@@ -342,21 +357,26 @@ class Checkpointer(CheckpointReader):
     def _delete(self, step: int) -> None:
         doomed = self._place / f"tmp-{step}-old"
         (self._place / str(step)).rename(doomed)
-        _remove(doomed)
+        self._remove(doomed)
 
-    def _fail(self, saving: "_Save", error: Exception) -> None:
+    def _remove(self, path: Path) -> None:
+        remove(path, self.directory / path.name)
+
+    def _fail(self, saving: Save, error: Exception) -> None:
         step = saving.step
         _log.debug("checkpoint %d failed", step, exc_info=error)
+        reason = rundir.in_the_users_words(in_one_line(error), saving.through, saving.temporary)
+        reason = rundir.in_the_users_words(reason, self._place, self.directory)
         if saving.temporary.exists():
-            _remove(saving.temporary)
+            self._remove(saving.temporary)
         # Threads of the failed save may still write, and must not do so through a descriptor that means another file.
-        if saving.handle >= 0:
-            self._failed.append(saving.handle)
+        if saving.is_open:
+            self._failed.append(saving)
         if len(self._failed) > 2:
-            os.close(self._failed.pop(0))
+            self._failed.pop(0).close()
         before = self.steps()
         kept = f"Those of steps {', '.join(map(str, before))} are untouched." if before else "There is none before it."
-        self._last_failure = f"checkpoint {step} could not be saved in {self.directory}: {in_one_line(error)}. {kept}"
+        self._last_failure = f"checkpoint {step} could not be saved in {self.directory}: {reason}. {kept}"
         self._report(self._last_failure)
 
     def _report(self, problem: str) -> None:
@@ -375,27 +395,3 @@ class Checkpointer(CheckpointReader):
         while os.path.lexists(self._place / f"damaged-{step}-{number}"):
             number += 1
         (self._place / str(step)).rename(self._place / f"damaged-{step}-{number}")
-
-
-@dataclasses.dataclass
-class _Save:
-    """A checkpoint that is being written."""
-
-    step: int
-    temporary: Path
-    handle: int = -1
-    """The descriptor of `temporary`, through which it is written; -1 before it is opened."""
-
-    @property
-    def through(self) -> Path:
-        return rundir.path_of(self.handle, self.temporary)
-
-
-def _remove(directory: Path) -> None:
-    """Delete a `tmp-` directory, if it is there, into which threads of a failed save may still write for a moment."""
-    for pause in (0.0, 0.1, 0.5):
-        time.sleep(pause)
-        shutil.rmtree(directory, ignore_errors=True)
-        if not directory.exists():
-            return
-    _log.warning("%s could not be removed; the next run will try again", directory)

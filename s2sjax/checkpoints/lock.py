@@ -11,13 +11,21 @@ from s2sjax.errors import UserError
 class RunLock:
     """The file `lock` in a directory, held until `release` or death. A record lock: child processes do not inherit it.
 
+    Args:
+        directory: where it is.
+        known_as: how the user knows the directory, for messages.
+
     Raises:
         UserError: another process holds it, or it is a link or no file.
         OSError: the directory cannot be written.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._file: int | None = rundir.open_for_appending(directory, "lock")
+    def __init__(self, directory: Path, known_as: Path) -> None:
+        self._file: int | None = None
+        try:
+            self._file = rundir.open_for_appending(directory, "lock")
+        except rundir.ForeignError as error:
+            raise rundir.ForeignError(rundir.in_the_users_words(str(error), directory, known_as)) from None
         self.problem: OSError | None = None
         """Why nothing is locked, on a file system that has no locks."""
         try:
@@ -25,7 +33,7 @@ class RunLock:
         except (BlockingIOError, PermissionError) as error:
             self.release()
             raise UserError(
-                f"another process is training in {directory}; wait for it, stop it, or choose another workdir"
+                f"another process is training in {known_as}; wait for it, stop it, or choose another workdir"
             ) from error
         except OSError as error:
             self.problem = error

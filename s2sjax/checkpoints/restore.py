@@ -259,7 +259,12 @@ class CheckpointReader:
                 handle = stack.enter_context(rundir.open_folder(self.directory.parent, name))
             except (OSError, rundir.ForeignError) as error:
                 raise DamagedError(in_one_line(error)) from error
-            yield rundir.path_of(handle, self.directory / str(step))
+            path = self.directory / str(step)
+            through = rundir.path_of(handle, path)
+            try:
+                yield through
+            except DamagedError as damage:
+                raise DamagedError(rundir.in_the_users_words(str(damage), through, path)) from damage
 
     def _body(self, step: int, *, whole: bool = False) -> dict[str, Any]:
         """What the manifest says, after verifying it, or every file if `whole`. Raises: DamagedError."""

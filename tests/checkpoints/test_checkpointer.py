@@ -295,7 +295,56 @@ def test_a_second_run_in_the_same_directory_is_refused(copy):
     script = "import sys; from s2sjax.checkpoints.checkpointer import *; Checkpointer(sys.argv[1], CheckpointConfig())"
     with Checkpointer(copy, CheckpointConfig()):
         other = subprocess.run([sys.executable, "-c", script, copy], capture_output=True, text=True)
-    assert other.returncode != 0 and "another process is training in" in other.stderr
+    assert other.returncode != 0 and f"another process is training in {copy}; wait for it" in other.stderr
+
+
+def test_messages_name_files_as_the_user_knows_them(copy, monkeypatch, caplog):
+    """And not by the descriptors that they are opened through."""
+    with Checkpointer(copy, CheckpointConfig(keep_last=9)) as checkpoints:
+        (copy / "tmp-300-1").symlink_to(copy / "200")
+        checkpoints.save(300, make_state())
+        (problem,) = checkpoints.poll()
+        assert f"{copy}/tmp-300-1 is a link" in problem
+        (copy / "tmp-300-1").unlink()
+        monkeypatch.setattr("s2sjax.checkpoints.saving.shutil.rmtree", lambda *_, **__: None)
+        checkpoints._delete(100)
+        assert f"{copy}/tmp-100-old could not be removed" in caplog.text
+        monkeypatch.undo()
+        checkpoints.save(301, make_state())
+    manifest_file = copy / "200" / manifest.NAME
+    manifest_file.rename(copy / "moved")
+    manifest_file.symlink_to(copy / "moved")
+    assert f"{manifest_file} is a link" in CheckpointReader(copy).verify(200)
+    (copy / "lock").unlink()
+    (copy / "lock").symlink_to(copy / "moved")
+    with pytest.raises(UserError, match=f"{copy}/lock is a link"):
+        Checkpointer(copy, CheckpointConfig())
+    assert "/proc/" not in problem + caplog.text
+
+
+def descriptors(directory: Path) -> list[str]:
+    """What this process has open in a directory."""
+    links = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    return [to for link in links if os.path.lexists(link) and (to := os.readlink(link)).startswith(str(directory))]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs a list of descriptors")
+def test_no_descriptor_stays_whatever_goes_wrong(copy, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left"):
+        patch.setattr(manifest, "seal", lambda *_: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
+        with Checkpointer(copy, CheckpointConfig()) as checkpoints:
+            for step in (300, 301, 302):
+                checkpoints.save(step, make_state())
+    assert descriptors(copy) == []
+    with monkeypatch.context() as patch, pytest.raises(KeyError), Checkpointer(copy, CheckpointConfig()):
+        patch.setattr(jax, "process_count", lambda: 2)
+        raise KeyError
+    assert descriptors(copy) == []
+    (copy / "lock").unlink()
+    (copy / "lock").mkdir()
+    with pytest.raises(UserError, match="lock is a folder"):
+        Checkpointer(copy, CheckpointConfig())
+    assert descriptors(copy) == []
 
 
 def test_a_state_over_eight_devices_is_restored_onto_one_and_onto_another_mesh(tmp_path):

@@ -103,12 +103,12 @@ class Faults:
 
         self._before(prepare, "_write_array", lambda *_: self.reach("preparing"))
         self._before(training, "Validator.__call__", lambda _, step, *__: self.reach("validating", step))
-        self._before(checkpointer, "Checkpointer._finish", lambda _, step, *__: self.reach("writing", step))
-        self._before(manifest, "seal", lambda folder, *_: self.reach("sealing", int(folder.name.split("-")[1])))
+        self._before(checkpointer, "Checkpointer._finish", lambda _, saving, *__: self.reach("writing", saving.step))
+        self._before(manifest, "seal", lambda _, body: self.reach("sealing", body["step"]))
         self._before(checkpointer, "Checkpointer._commit", lambda _, step, *__: self.reach("naming", step))
         self._before(
-            checkpointer, "_remove",
-            lambda path: path.name.endswith("-old") and self.reach("deleting"),
+            checkpointer, "remove",
+            lambda path, _: path.name.endswith("-old") and self.reach("deleting"),
         )  # fmt: skip
         self._before(copies, "LocalFileSystem.put_file", self._copying)
         make_step = training.make_step
