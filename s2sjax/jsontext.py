@@ -43,11 +43,11 @@ def parse(content: bytes | str, where: object, *, of: type = dict, strict: bool 
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON: {str(error)[:200]}") from None
     if not isinstance(value, of):
-        raise UserError(f"{where} holds {_NAMES[type(value)]}, expected {_NAMES.get(of, of.__name__)}")
+        raise UserError(f"{where} holds {NAMES[type(value)]}, expected {NAMES.get(of, of.__name__)}")
     return value
 
 
-_NAMES: dict[type, str] = {
+NAMES: dict[type, str] = {  # what a user calls values of JSON
     dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false",
     type(None): "null",
 }  # fmt: skip

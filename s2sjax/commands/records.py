@@ -4,8 +4,12 @@ import dataclasses
 from typing import Any
 
 from s2sjax.errors import UserError
-from s2sjax.jsontext import parse
+from s2sjax.jsontext import NAMES, parse
 from s2sjax.tasks.translate import Hypothesis
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "text": (str,), "tokens": (list,), "score": (float, int), "ranking_score": (float, int), "ids": (list,),
+}  # fmt: skip
 
 
 def read_record(line: str, path: str, number: int) -> tuple[dict[str, Any], list[Hypothesis]]:
@@ -14,23 +18,30 @@ def read_record(line: str, path: str, number: int) -> tuple[dict[str, Any], list
     Raises:
         UserError: line `number` of `path` is no such record.
     """
-    where = f"{path}, line {number}"
     try:
-        record = parse(line, where)
-        if not isinstance(record["source"], str):
-            raise TypeError("source")
-        hypotheses = [_hypothesis(entry) for entry in record["hypotheses"]]
-    except (UserError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{where}: not what decode --format=jsonl writes ({error!r:.160})") from error
+        record = parse(line, "it")
+        _field(record, "source", (str,))
+        hypotheses = [_hypothesis(entry) for entry in _field(record, "hypotheses", (list,))]
+    except UserError as error:
+        raise UserError(f"{path}, line {number}: not what decode --format=jsonl writes ({error})") from None
     return record, hypotheses
 
 
-def _hypothesis(entry: dict[str, Any]) -> Hypothesis:
-    """Raises: LookupError, TypeError or AttributeError if the entry is none."""
-    found = Hypothesis(**{field.name: entry[field.name] for field in dataclasses.fields(Hypothesis)})
-    for name in ("score", "ranking_score"):
-        if type(getattr(found, name)) not in (int, float):
-            raise TypeError(name)
-    if not (isinstance(found.text, str) and all(type(i) is int and 0 <= i < 2**31 for i in found.ids)):
-        raise TypeError("text or ids")
+def _hypothesis(entry: Any) -> Hypothesis:
+    fields = dataclasses.fields(Hypothesis)
+    found = Hypothesis(
+        **{field.name: _field(entry, field.name, _TYPES[field.name], " of a hypothesis") for field in fields}
+    )
+    if not all(type(i) is int and 0 <= i < 2**31 for i in found.ids):
+        raise UserError("field 'ids' of a hypothesis holds what is no number of a token")
     return dataclasses.replace(found, tokens=tuple(map(str, found.tokens)), ids=tuple(found.ids))
+
+
+def _field(record: Any, name: str, types: tuple[type, ...], of: str = "") -> Any:
+    if not isinstance(record, dict):
+        raise UserError(f"a hypothesis is {NAMES[type(record)]}, expected an object")
+    if name not in record:
+        raise UserError(f"field {name!r}{of} is missing")
+    if type(record[name]) not in types:
+        raise UserError(f"field {name!r}{of} is {NAMES[type(record[name])]}, expected {NAMES[types[0]]}")
+    return record[name]

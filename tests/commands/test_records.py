@@ -39,6 +39,28 @@ def test_whatever_stands_in_a_record_is_read_or_refused_by_its_line(value, key):
         assert all(0 <= i < 2**31 for i in h.ids)
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"source": None}, "field 'source' is null, expected a text"),
+        ({"hypotheses": ...}, "field 'hypotheses' is missing"),
+        ({"hypotheses": "a"}, "field 'hypotheses' is a text, expected a list"),
+        ({"hypotheses": [7]}, "a hypothesis is a number, expected an object"),
+        ({"hypotheses": [{"text": "a"}]}, "field 'tokens' of a hypothesis is missing"),
+        (
+            {"hypotheses": [ENTRY | {"score": True}]},
+            "field 'score' of a hypothesis is true or false, expected a number",
+        ),
+        ({"hypotheses": [ENTRY | {"ids": [-1]}]}, "field 'ids' of a hypothesis holds what is no number of a token"),
+    ],
+)
+def test_what_is_missing_is_named(change, what):
+    record = {name: value for name, value in ({"source": "s", "hypotheses": [ENTRY]} | change).items() if value != ...}
+    with pytest.raises(UserError) as caught:
+        read_record(json.dumps(record), "file", 7)
+    assert str(caught.value) == f"file, line 7: not what decode --format=jsonl writes ({what})"
+
+
 @pytest.mark.parametrize("line", ["", "{", "[" * 100_000, "\x00", '{"source": "a"}', '{"source": "\\ud800"}', "7"])
 def test_what_is_no_record_is_refused(line):
     with pytest.raises(UserError, match="file, line 1: not what decode"):
