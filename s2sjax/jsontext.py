@@ -40,6 +40,9 @@ def parse(content: bytes | str, where: object, *, of: type = dict, strict: bool 
         raise UserError(f"{where} is not valid JSON: it spells half of a character (a lone surrogate)") from None
     except RecursionError:
         raise UserError(f"{where} is not valid JSON: nested more than {DEEPEST} levels deep") from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " * ("\n" in text[:-1])  # of one among many lines, `where` says the number
+        raise UserError(f"{where} is not valid JSON: {error.msg} ({line}column {error.colno})") from None
     except ValueError as error:
         raise UserError(f"{where} is not valid JSON: {str(error)[:200]}") from None
     if not isinstance(value, of):

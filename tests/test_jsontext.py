@@ -11,6 +11,8 @@ from s2sjax.errors import UserError
     "content, told",
     [
         (b"", "not valid JSON"),
+        (b'{"a" 1}', "config.json is not valid JSON: Expecting ':' delimiter \\(column 6\\)$"),
+        (b'{"a": 1,\n "b"}\n', "Expecting ':' delimiter \\(line 2, column 5\\)$"),
         (b'{"a": "\xff"}', "not UTF-8"),
         (b"[" * 100_000, "nested"),
         (b'{"a":' * 100 + b"1" + b"}" * 100, "nested"),

@@ -102,7 +102,7 @@ class _JsonLines(Source):
         line = int(self._filled[index])
         where = self._lines.where(line)
         try:
-            record = jsontext.parse(self._lines[line], f"{where}:", of=object, strict=False)
+            record = jsontext.parse(self._lines[line], where, of=object, strict=False)
         except BadRecord:
             raise
         except UserError as error:

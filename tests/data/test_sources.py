@@ -125,8 +125,11 @@ def test_json_lines_have_flat_and_nested_fields(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"source": "x"', "line 2: is not valid JSON"),
-        (" ", "line 2: is not valid JSON"),
+        (
+            '{"source": "x"',
+            "line 2 is not valid JSON: Expecting ',' delimiter \\(column 15\\); expected one object a line",
+        ),
+        (" ", "line 2 is not valid JSON: Expecting value \\(column 2\\)"),
         ('{"source": "x", "taget": "y"}', "line 2: no field 'target'; did you mean 'taget'\\? there are: source"),
         ('["x", "y"]', "line 2: no field 'source'"),
         ('{"source": 3, "target": "y"}', "line 2: field 'source' is a int, expected text"),

@@ -37,7 +37,7 @@ def write(directory, format):
         lines.insert(2, '{"source": 3, "target": "x"}')
         (directory / "train.jsonl").write_text("\n".join(lines) + "\n")
         config = DataConfig(format="jsonl", file="{split}.jsonl")
-        bad = ["train.jsonl, line 1: is not valid JSON", "train.jsonl, line 3: field 'source' is a int",
+        bad = ["train.jsonl, line 1 is not valid JSON", "train.jsonl, line 3: field 'source' is a int",
                "train.jsonl, line 6: no field 'target'"]  # fmt: skip
     else:
         separator = "\t" if format == "tsv" else ","
