@@ -106,9 +106,9 @@ def _given(argv: Sequence[str], name: str) -> str | None:
 
 
 def _overridden(argv: Iterable[str]) -> frozenset[str]:
-    """The config keys that the command line has, such as "data.dir"."""
+    """The config keys that the command line has, such as "config.data.dir"."""
     names = (argument.partition("=")[0].lstrip("-") for argument in argv if argument.startswith("-"))
-    return frozenset(name.removeprefix("config.") for name in names if name.startswith("config."))
+    return frozenset(name for name in names if name.startswith("config."))
 
 
 def _saved_config(workdir: Path) -> ConfigDict:

@@ -85,8 +85,8 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -
         asked: the config, with what was changed in it.
         said: config keys whose values are the user's own, such as "data.dir".
     """
-    reaching = _reaching(asked)
-    unsaid = [name for name in ("dir", *reaching) if f"data.{name}" not in said]
+    reaching, own = _reaching(asked), _keys(said)
+    unsaid = [name for name in ("dir", *reaching) if f"data.{name}" not in own]
     if asked.format == "phrases" or not unsaid or is_home(workdir) or (not reaching and _is_its_data(workdir, asked)):
         return ""
     flags = " ".join(f"--config.data.{name}={getattr(asked, name)!r}" for name in unsaid)
@@ -94,6 +94,11 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -
         f"{workdir} was made elsewhere, by somebody else or by an old version. The data that its config names is not "
         f"read unasked. If that is the data you want, say so: {flags}"
     )
+
+
+def _keys(said: Collection[str]) -> set[str]:
+    """Config keys without the "config." that they may begin with, on the command line as in Python."""
+    return {key.removeprefix("config.") for key in said}
 
 
 def _is_its_data(workdir: Path, data: DataConfig) -> bool:
@@ -113,7 +118,7 @@ def _is_its_data(workdir: Path, data: DataConfig) -> bool:
 def unasked_copy(workdir: Path, experiment: Experiment, said: Collection[str]) -> str:
     """Why no second copy is sent where the saved config of a run says; empty if it may be."""
     url = experiment.checkpoint.copy_to
-    if not url or "checkpoint.copy_to" in said or is_home(workdir, in_place=True):
+    if not url or "checkpoint.copy_to" in _keys(said) or is_home(workdir, in_place=True):
         return ""
     return (
         f"{workdir} was made elsewhere, by somebody else or by an old version. Its config asks to send a second copy "

@@ -42,7 +42,8 @@ def train(config: ConfigDict | str | Path | None, workdir: str | Path, **changes
 
     Args:
         config: what `base_config` returns, with values of your own; or the path of a config file, which is run, as on
-            the command line; or None to resume with the config that `workdir` holds.
+            the command line; or None to resume with the config that `workdir` holds. If that was made elsewhere, what
+            it asks for beyond its directory has to be among the changes: **{"data.dir": "data"}.
         changes: values to change, by dotted keys: **{"train.steps": 500}.
 
     Raises:
@@ -54,7 +55,7 @@ def train(config: ConfigDict | str | Path | None, workdir: str | Path, **changes
     experiment = experiments.override(_experiment(config, workdir), changes)
     environment.keep_compiled_programs()
     with environment.exact_products(), StopRequests() as stop:
-        code = training.train_until(stop, experiment, workdir, watchdog=False)
+        code = training.train_until(stop, experiment, workdir, None if config is not None else changes, watchdog=False)
     if code == training.INTERRUPTED:
         if stop.name not in (None, "SIGINT"):
             signal.raise_signal(signal.Signals[stop.name])  # to whoever takes it when no training does

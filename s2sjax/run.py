@@ -113,7 +113,7 @@ class Run:
         """
         check_changes(changes, self.workdir)
         made = self._with_experiment(experiments.override(self.experiment, changes, section="decode"))
-        made = dataclasses.replace(made, said=self.said | {key.removeprefix("config.") for key in changes})
+        made = dataclasses.replace(made, said=self.said.union(changes))
         translator = made.translator  # a config that the model cannot follow is refused here
         if made.experiment.decode.precision == self.experiment.decode.precision:
             translator.put(self.translator.params)  # rounded already, and once for all

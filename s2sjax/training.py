@@ -9,7 +9,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from s2sjax import distributed, events, faults, goodput, models, optim, sharding
+from s2sjax import distributed, events, faults, goodput, home, models, optim, sharding
 from s2sjax.announcements import describe, next_commands
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import is_better
@@ -54,18 +54,24 @@ INTERRUPTED = 75
 Metrics = Mapping[str, Array]
 
 
-def train(experiment: Experiment, workdir: Path) -> int:
+def train(experiment: Experiment, workdir: Path, said: Collection[str] | None = None) -> int:
     """Train from scratch, or resume what stands in `workdir`. Returns the exit code: 0, or `INTERRUPTED`.
+
+    Args:
+        said: config keys whose values are the user's own where the others are those that `workdir` holds (see
+            `s2sjax.home`); None: the whole config is the user's.
 
     Raises:
         UserError: for bad data, a workdir of another config, a checkpoint of another shape, a disk that is full, too
-            many steps that went wrong.
+            many steps that went wrong; for what the config of somebody else's run asks for and nobody here said.
     """
     with StopRequests() as stop:
-        return train_until(stop, experiment, workdir)
+        return train_until(stop, experiment, workdir, said)
 
 
-def train_until(stop: StopRequests, experiment: Experiment, workdir: Path, *, watchdog: bool = True) -> int:
+def train_until(
+    stop: StopRequests, experiment: Experiment, workdir: Path, said: Collection[str] | None, *, watchdog: bool = True
+) -> int:
     """`train`, until `stop` asks to end.
 
     Args:
@@ -74,7 +80,7 @@ def train_until(stop: StopRequests, experiment: Experiment, workdir: Path, *, wa
     began = time.monotonic()
     try:
         with stop.raising():
-            setup = set_up(experiment, workdir)
+            setup = set_up(experiment, workdir, said)
         return go_on(setup, stop, began, watchdog=watchdog)
     except Stopped as stopped:
         print(f"stopped {stopped} where there was nothing to save; the same command goes on", file=sys.stderr)
@@ -97,8 +103,10 @@ class Setup:
     step: Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
 
 
-def set_up(experiment: Experiment, workdir: Path) -> Setup:
+def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None = None) -> Setup:
     # ---- Config and mesh ----
+    if said is not None:
+        home.check(workdir, experiment, said)
     mesh = sharding.make_mesh(experiment.mesh)
     check_workdir(experiment, workdir)
     config, precision = experiment.train, Precision(experiment.train.precision)

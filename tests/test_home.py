@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+import s2sjax
 from s2sjax import events, home, rundir
 from s2sjax.data.prepare import fingerprint
 from s2sjax.data.splits import open_split
@@ -70,6 +71,20 @@ def test_a_run_that_was_brought_asks_for_both(run, tmp_path, bring):
         home.check(brought, tiny(tmp_path), ())
     home.record(brought)  # as training does once it was said
     assert reasons(brought) == ("", "")
+
+
+def test_python_trains_a_run_that_was_brought_only_as_the_command_does(run, tmp_path):
+    brought = copied(run, tmp_path / "brought")
+    for changes in ({}, {"data.dir": str(tmp_path)}, {"config.checkpoint.copy_to": ""}):
+        with pytest.raises(UserError, match="made elsewhere"):
+            s2sjax.train(None, brought, **changes)
+    with pytest.raises(UserError, match=f"{tmp_path}/nothing does not exist"):  # what was said is looked for
+        s2sjax.train(None, brought, **{"config.data.dir": f"{tmp_path}/nothing", "checkpoint.copy_to": ""})
+
+
+def test_keys_that_are_said_may_have_config_before_them(run, tmp_path):
+    brought = copied(run, tmp_path / "brought")
+    assert reasons(brought, "config.data.dir", "config.checkpoint.copy_to") == ("", "")
 
 
 def test_what_leads_out_of_the_directory_of_the_data_is_said_too(run, tmp_path):
