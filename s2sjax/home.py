@@ -1,9 +1,10 @@
 """Whether a run directory is where it was made, by the user who opens it: what its config asks for is then obeyed.
 
 A config that comes with a run directory may have been written by a stranger. Most of it only says what the model is.
-Two things reach out of the directory: where data is read (`data.dir`, patterns with `..`), and where a second copy is
-sent (`checkpoint.copy_to`). In a run of one's own they are obeyed, as always. In another's they have to be said again,
-unless the data there is what the run was made with, as its hash shows: its maker knows it already.
+Three things reach out of the directory: where data is read (`data.dir`, patterns with `..`), where SentencePiece models
+are read (`tokenizer.source_model`), and where a second copy is sent (`checkpoint.copy_to`). In a run of one's own they
+are obeyed, as always. In another's they have to be said again, unless the data there is what the run was made with, as
+its hash shows: its maker knows it already.
 
 Training records in `home.json` which directory it is: its number on the file system (inode) and its path. Neither a
 copy nor what was unpacked from an archive has the same number, and its maker cannot know it before; a directory that is
@@ -21,6 +22,7 @@ from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import fingerprint
 from s2sjax.data.splits import of_each_pair, open_split
+from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 
@@ -59,9 +61,13 @@ def check(workdir: Path, experiment: Experiment, said: Collection[str]) -> None:
     Args:
         said: config keys whose values are the user's own, such as "data.dir".
     """
-    for reason in (unasked_data(workdir, experiment.data, said), unasked_copy(workdir, experiment, said)):
-        if reason:
-            raise UserError(reason)
+    unasked = (
+        unasked_data(workdir, experiment.data, said),
+        unasked_models(workdir, experiment.tokenizer, said),
+        unasked_copy(workdir, experiment, said),
+    )
+    for reason in filter(None, unasked):
+        raise UserError(reason)
 
 
 def check_data(workdir: Path, asked: DataConfig, saved: DataConfig, said: Collection[str]) -> None:
@@ -113,6 +119,20 @@ def _is_its_data(workdir: Path, data: DataConfig) -> bool:
         )
     except (OSError, UserError):
         return False
+
+
+def unasked_models(workdir: Path, tokenizer: TokenizerConfig, said: Collection[str] = ()) -> str:
+    """Why SentencePiece models are not read where the config of a run says; empty if they may be."""
+    names = [name for name in ("source_model", "target_model") if getattr(tokenizer, name)]
+    unsaid = [name for name in names if f"tokenizer.{name}" not in _keys(said)]
+    if not unsaid or is_home(workdir):
+        return ""
+    flags = " ".join(f"--config.tokenizer.{name}={getattr(tokenizer, name)!r}" for name in unsaid)
+    return (
+        f"{workdir} was made elsewhere, by somebody else or by an old version. The SentencePiece models that its "
+        f"config names are not read unasked. If you want that, say so: {flags}. Where they are not there, the run's "
+        "own copies are used"
+    )
 
 
 def unasked_copy(workdir: Path, experiment: Experiment, said: Collection[str]) -> str:

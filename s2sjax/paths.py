@@ -1,5 +1,6 @@
 """Paths that a user gives, in the config or in the environment: `~` in them, and what stands in their place."""
 
+import errno
 import functools
 import logging
 import os
@@ -31,6 +32,21 @@ def expand(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path} begins with {first}, but there is no such user; give the whole path") from None
+
+
+def read(path: str | Path, most: int) -> bytes:
+    """The content of a file that a config names, `~` expanded. A FIFO or device, which may never end, is not opened.
+
+    Raises:
+        OSError: it cannot be read, is no file, or has more than `most` bytes. UserError: as `expand`.
+    """
+    with open(expand(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, expected at most {most:,}")
+        return file.read(most)
 
 
 def cache_root() -> Path:

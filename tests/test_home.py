@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +12,12 @@ import s2sjax
 from s2sjax import events, home, rundir
 from s2sjax.data.prepare import fingerprint
 from s2sjax.data.splits import open_split
-from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair, check_given, given_tokenizers
 from s2sjax.data.tokenizer import save as save_tokenizers
 from s2sjax.data.units import CharTokenizer
 from s2sjax.errors import UserError
 from s2sjax.experiment import save
+from tests.hostile import within
 from tests.tiny import LETTERS, tiny, write_text
 
 
@@ -80,6 +82,35 @@ def test_python_trains_a_run_that_was_brought_only_as_the_command_does(run, tmp_
             s2sjax.train(None, brought, **changes)
     with pytest.raises(UserError, match=f"{tmp_path}/nothing does not exist"):  # what was said is looked for
         s2sjax.train(None, brought, **{"config.data.dir": f"{tmp_path}/nothing", "checkpoint.copy_to": ""})
+
+
+def test_models_of_tokenizers_that_a_run_which_was_brought_names_are_not_read_unasked(run, tmp_path):
+    brought = copied(run, tmp_path / "brought")
+    values = {"tokenizer__kind": "bpe", "tokenizer__source_model": "/dev/zero", "checkpoint__copy_to": ""}
+    experiment = tiny(tmp_path, **values)
+    with pytest.raises(UserError, match="--config.tokenizer.source_model='?/dev/zero"):
+        home.check(brought, experiment, ["data.dir"])
+    home.check(brought, experiment, ["data.dir", "tokenizer.source_model"])
+    home.check(run, experiment, ())
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "large", "folder"])
+def test_a_model_of_a_tokenizer_is_a_file_of_sane_size(tmp_path, monkeypatch, kind):
+    model = Path("/dev/zero") if kind == "device" else tmp_path / "model"
+    match kind:
+        case "fifo":
+            os.mkfifo(model)
+        case "large":
+            model.touch()
+            os.truncate(model, rundir.LARGEST + 1)
+        case "folder":
+            model.mkdir()
+    config = TokenizerConfig(kind="bpe", source_model=str(model))
+    with within(10), pytest.raises(UserError, match="cannot read config.tokenizer.source_model="):
+        given_tokenizers(config)
+    tokenizer = CharTokenizer(LETTERS)
+    with within(10):
+        check_given(config, TokenizerPair(tokenizer, tokenizer))  # as if it had moved: the run has a copy
 
 
 def test_keys_that_are_said_may_have_config_before_them(run, tmp_path):

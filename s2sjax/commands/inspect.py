@@ -18,16 +18,19 @@ from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_paramete
 from s2sjax.inspection.subject import Subject, describe, described_devices
 from s2sjax.options import whole_number
 from s2sjax.report import progress
+from s2sjax.workdir import own_tokenizers
 
 
 def run(values: dict[str, Any]) -> int:
     experiment, vocab = resolve(values["config"]), _number(values["vocab"], "--vocab")
+    own = None
     if values["said"] is not None and vocab is None:  # the config is the run directory's, and its data is read
         home.check(Path(values["workdir"]), experiment, values["said"])
+        own = own_tokenizers(Path(values["workdir"]))
     environment.configure_jax()
     devices = described_devices(_number(values["devices"], "--devices"))
     with progress("preparing data") as advance:
-        subject = describe(experiment, devices, vocab, advance)
+        subject = describe(experiment, devices, vocab, advance, own=own)
     platform = values["platform"] or subject.mesh.devices.flat[0].platform
     parameters, cost = list_parameters(subject), estimate_cost(subject, platform)
     compiled = compile_step(subject) if values["compile"] else None

@@ -24,12 +24,11 @@ from typing import Protocol
 
 import numpy as np
 
-from s2sjax import jsontext, rundir
+from s2sjax import jsontext, paths, rundir
 from s2sjax.config import check_at_least, check_choices, one_of, up_to
 from s2sjax.data.pieces import LONGEST, SentencePieceTokenizer, sentences
 from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
-from s2sjax.paths import expand
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
 KINDS = ("unigram", "bpe", "char", "byte", "word")
@@ -205,7 +204,7 @@ def check_given(config: TokenizerConfig, own: TokenizerPair) -> None:
     for side in ("source", "target"):
         path = getattr(config, f"{side}_model")
         try:
-            model = expand(path).read_bytes() if path else None
+            model = paths.read(path, rundir.LARGEST) if path else None
         except (OSError, ValueError):
             continue
         if model is not None and model != getattr(own, side).to_bytes():
@@ -368,8 +367,8 @@ def _train_sentencepiece(
 
 def _read_model(path: str, field: str, symbols: Sequence[str]) -> SentencePieceTokenizer:
     try:
-        model = expand(path).read_bytes()
-    except OSError as error:
+        model = paths.read(path, rundir.LARGEST)
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read config.tokenizer.{field}={path!r}: {error}") from None
     tokenizer = SentencePieceTokenizer(model, f"config.tokenizer.{field}={path!r}")
     missing = [symbol for symbol in symbols if symbol not in tokenizer.pieces(tokenizer.encode([symbol])[0])]

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from s2sjax import models, optim, sharding
 from s2sjax.data.plan import Shape, make_plan
 from s2sjax.data.prepare import Progress, prepare
+from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
@@ -67,13 +68,19 @@ def described_devices(count: int | None) -> list[jax.Device]:
 
 
 def describe(
-    experiment: Experiment, devices: list[jax.Device], vocab: int | None, progress: Progress | None
+    experiment: Experiment,
+    devices: list[jax.Device],
+    vocab: int | None,
+    progress: Progress | None,
+    *,
+    own: TokenizerPair | None = None,
 ) -> Subject:
     """A run's state, step and biggest batch on these devices.
 
     Args:
         vocab: size of the vocabularies, source and target, of data that is not at hand; the batch is then one of the
             longest rows that the config allows. None: prepare the data, as training does.
+        own: tokenizers of a run that has begun, which are used as they are.
 
     Raises:
         UserError: the mesh does not fit the devices, the batch does not divide, the data is not there.
@@ -82,7 +89,7 @@ def describe(
     shards = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
     if vocab is None:
         try:
-            prepared = prepare(experiment.data, experiment.tokenizer, ("train",), progress=progress)
+            prepared = prepare(experiment.data, experiment.tokenizer, ("train",), own=own, progress=progress)
         except UserError as error:
             size = experiment.tokenizer.vocab_size
             raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from s2sjax.cli import run_command
-from tests.tiny import command, config_file, environment, on_one_device, write_text
+from tests.tiny import command, config_file, environment, on_one_device, tiny, write_run, write_text
 
 ROWS = {"data__row_multiple": 16, "data__batch_tokens": 256}
 
@@ -56,6 +56,18 @@ def test_with_data_its_vocabulary_and_plan_are_taken(config, capsys):
     printed = inspect(capsys, config)
     assert "vocabulary 10" in printed.splitlines()[0], "six letters and what is special"
     assert "the only shape of its plan" in printed
+
+
+def test_a_runs_own_tokenizers_are_used_as_those_that_it_was_given_may_be_gone(place, capsys):
+    data = write_text(place / "data")
+    options = {"tokenizer__kind": "bpe", "tokenizer__source_model": "/nowhere", "train__label_smoothing": 0.0}
+    run = write_run(place / "run", tiny(data, "hmm", **options, **ROWS), {})
+    (run / "data.json").write_text("{}")
+    with pytest.raises(SystemExit) as stopped:
+        run_command(["inspect", f"--workdir={run}"])
+    printed = capsys.readouterr()
+    assert stopped.value.code == 0, printed.err
+    assert "vocabulary 10" in printed.out.splitlines()[0]
 
 
 def test_without_data_and_vocabulary_the_user_hears_of_both(config, capsys):
