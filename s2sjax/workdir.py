@@ -154,12 +154,14 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
         with rundir.open_folder(workdir, "plots", make=True):
             pass
         # A run that has nothing left to do keeps the config that it was trained with.
-        if (CheckpointReader(workdir / "checkpoints").latest_step() or 0) <= experiment.train.steps:
+        goes_on = (CheckpointReader(workdir / "checkpoints").latest_step() or 0) <= experiment.train.steps
+        if goes_on:
             experiments.save(experiment, workdir / "config.json")
         if not known:
             tokenizers_lib.save(prepared.tokenizers, workdir / "tokenizer")
             write_json(workdir, "data.json", content)  # last: it says that all is there
-        home.record(workdir)
+        if goes_on:  # else a stranger's config would stand there as one's own
+            home.record(workdir)
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
     distributed.barrier("claimed")

@@ -10,13 +10,15 @@ import pytest
 
 import s2sjax
 from s2sjax import events, home, rundir
-from s2sjax.data.prepare import fingerprint
+from s2sjax.checkpoints.restore import CheckpointReader
+from s2sjax.data.prepare import Prepared, fingerprint
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair, check_given, given_tokenizers
 from s2sjax.data.tokenizer import save as save_tokenizers
 from s2sjax.data.units import CharTokenizer
 from s2sjax.errors import UserError
 from s2sjax.experiment import save
+from s2sjax.workdir import claim_workdir
 from tests.hostile import within
 from tests.tiny import LETTERS, tiny, write_text
 
@@ -111,6 +113,19 @@ def test_a_model_of_a_tokenizer_is_a_file_of_sane_size(tmp_path, monkeypatch, ki
     tokenizer = CharTokenizer(LETTERS)
     with within(10):
         check_given(config, TokenizerPair(tokenizer, tokenizer))  # as if it had moved: the run has a copy
+
+
+def test_a_run_with_nothing_left_to_do_keeps_its_config_and_stays_somebody_elses(run, tmp_path, monkeypatch):
+    brought = copied(run, tmp_path / "brought")
+    tokenizer = CharTokenizer(LETTERS)
+    prepared = Prepared(TokenizerPair(tokenizer, tokenizer), {})
+    strangers = (brought / "config.json").read_text()
+    mine = tiny(tmp_path / "data")
+    for latest, config, is_home in ((10**9, strangers, False), (0, None, True)):
+        monkeypatch.setattr(CheckpointReader, "latest_step", lambda self, latest=latest: latest)
+        claim_workdir(mine, brought, prepared)
+        assert home.is_home(brought) == is_home
+        assert ((brought / "config.json").read_text() == config) == (not is_home)
 
 
 def test_keys_that_are_said_may_have_config_before_them(run, tmp_path):
