@@ -6,6 +6,7 @@ models are read by SentencePiece.
 
 import dataclasses
 import logging
+import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -143,20 +144,12 @@ def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh
     ema = experiment.train.ema_decay > 0
     abstract = abstract_state(initializer(model, optimizer, ema=ema), mesh, rules, stored=False)
     wanted = {"ema": abstract.ema} if ema else {"params": abstract.params}
-    choice = experiment.decode.checkpoint
-    step, cast, restored = int(choice) if choice.isdecimal() else None, experiment.checkpoint.cast, None
-    if choice == "best":
-        restored = reader.restore_best(wanted, partial=True, cast=cast)
-    if restored is None:
-        restored = reader.restore(wanted, step, partial=True, cast=cast)
-        if restored is not None and choice == "best":
-            _log.warning(
-                "no checkpoint of %s has config.checkpoint.metric '%s'; the newest is read",
-                workdir,
-                experiment.checkpoint.metric,
-            )
+    choice, metric = experiment.decode.checkpoint, experiment.checkpoint.metric
+    restored = reader.restore_chosen(wanted, choice, partial=True, cast=experiment.checkpoint.cast)
     if restored is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first, or wait for its first one")
+    if choice == "best" and math.isnan(restored.metrics.get(metric, math.nan)):
+        _log.warning("no checkpoint of %s has config.checkpoint.metric '%s'; the newest is read", workdir, metric)
     for message in restored.messages:
         _log.warning("%s", message)
     (params,) = restored.state.values()

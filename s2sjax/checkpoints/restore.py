@@ -78,7 +78,18 @@ class CheckpointReader:
 
     def best_step(self) -> int | None:
         """The committed step with the best metric, the newer of equals; None if none has it."""
-        ranked = self.ranked(self.steps())
+        return self.chosen("best")
+
+    def chosen(self, choice: str, steps: list[int] | None = None) -> int | None:
+        """The step that a `decode.checkpoint` asks for, there or not; None stands for the newest: for "last", and for
+        "best" where none has the metric.
+
+        Args:
+            steps: the committed ones, which are looked for if None.
+        """
+        if choice.isdecimal():
+            return int(choice)
+        ranked = self.ranked(self.steps() if steps is None else steps) if choice == "best" else []
         return ranked[0] if ranked else None
 
     def ranked(self, steps: list[int]) -> list[int]:
@@ -106,6 +117,20 @@ class CheckpointReader:
     def metrics(self, step: int) -> dict[str, float]:
         """The metrics that `step` was saved with. Raises: UserError if there is no such checkpoint."""
         return _metrics(self._intact(step))
+
+    def written(self, step: int) -> tuple[float, int]:
+        """When `step` was sealed, in seconds since 1970, and the bytes of all its files.
+
+        Raises: UserError as `metrics`, and if there is anything but files in it.
+        """
+        try:
+            with self._inside(step) as directory, rundir.open_for_reading(directory, manifest.NAME) as handle:
+                return os.fstat(handle).st_mtime, manifest.stored(directory)
+        except (DamagedError, OSError, rundir.ForeignError) as error:
+            self._check_there(step)
+            raise UserError(
+                f"checkpoint {step} in {self.directory}: {in_one_line(error)}; {self._others(step)}"
+            ) from error
 
     def verify(self, step: int) -> str | None:
         """Read every byte of a checkpoint: what is wrong ("file X: checksum differs"), or None if nothing is."""
@@ -151,14 +176,16 @@ class CheckpointReader:
                 return self._read(abstract_state, newest, passed_over(damaged, f"checkpoint {newest}"), partial, cast)
         raise UserError(f"checkpoints in {self.directory} are deleted faster than they can be read; try again")
 
-    def restore_best(self, abstract_state: PyTree, *, partial: bool = False, cast: bool = False) -> Restored | None:
-        """As `restore`, of the best step; None if none has the metric."""
+    def restore_chosen(
+        self, abstract_state: PyTree, choice: str, *, partial: bool = False, cast: bool = False
+    ) -> Restored | None:
+        """As `restore`, of the step that a `decode.checkpoint` asks for."""
         for _ in range(_CHOICES):
-            best = self.best_step()
-            if best is None:
-                return None
-            with contextlib.suppress(GoneError):  # a training keeps another one now
-                return self.restore(abstract_state, best, partial=partial, cast=cast)
+            try:
+                return self.restore(abstract_state, self.chosen(choice), partial=partial, cast=cast)
+            except GoneError:
+                if choice != "best":  # of which a training keeps another one now
+                    raise
         raise UserError(f"checkpoints in {self.directory} are deleted faster than they can be read; try again")
 
     def _newest(self) -> tuple[int | None, dict[int, str]]:

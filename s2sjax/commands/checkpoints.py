@@ -3,13 +3,11 @@
 import datetime
 import json
 import math
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
-from s2sjax.checkpoints import manifest
-from s2sjax.checkpoints.restore import CheckpointReader
+from s2sjax.checkpoints.restore import CheckpointReader, GoneError
+from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment, resolve
 from s2sjax.report import align
 
@@ -28,29 +26,41 @@ def run(values: dict[str, Any]) -> int:
     if found["damaged"]:
         print(f"damaged, and passed over: {', '.join(map(str, found['damaged']))}")
     if entries:
-        print(f"best by config.checkpoint.metric={found['metric']}; decode and evaluate use step {found['used']}, by "
-              f"config.decode.checkpoint={experiment.decode.checkpoint}")  # fmt: skip
+        choice = f"config.decode.checkpoint={experiment.decode.checkpoint}"
+        used = (
+            f"use step {found['used']}, by {choice}"
+            if found["used"] is not None
+            else f"refuse {choice}: it is not there"
+        )
+        print(f"best by config.checkpoint.metric={found['metric']}; decode and evaluate {used}")
     return 0
 
 
 def listing(workdir: Path, experiment: Experiment) -> dict[str, Any]:
-    """The checkpoints as JSON values, ascending; only manifests are read, files are not verified."""
+    """The checkpoints as JSON values, ascending; only manifests are read, files are not verified. A checkpoint that a
+    training deletes meanwhile is not among them."""
     reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
-    steps = reader.steps()
-    best, newest = reader.best_step(), max(steps, default=None)
-    choice = experiment.decode.checkpoint
-    used = int(choice) if choice.isdecimal() else newest
-    if choice == "best" and best is not None:
-        used = best
-    entries = []
-    for step in steps:
-        time, size = _time_and_size(reader.directory / str(step))
-        metrics = {k: v if math.isfinite(v) else None for k, v in reader.metrics(step).items()}
-        marks = {"best": step == best, "newest": step == newest, "used": step == used}
-        entries.append({"step": step, "time": time, "bytes": size, "metrics": metrics, **marks})
+    found: dict[int, dict[str, Any]] = {}
+    damaged = reader.unreadable()
+    for step in reader.steps():
+        try:
+            at, size = reader.written(step)
+            metrics = {k: v if math.isfinite(v) else None for k, v in reader.metrics(step).items()}
+        except GoneError:
+            continue
+        except UserError:
+            damaged.append(step)
+            continue
+        time = datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
+        found[step] = {"step": step, "time": time.replace("+00:00", "Z"), "bytes": size, "metrics": metrics}
+    best, newest = reader.chosen("best", list(found)), max(found, default=None)
+    chosen = reader.chosen(experiment.decode.checkpoint, list(found))
+    used = newest if chosen is None else chosen if chosen in found else None
+    for step, entry in found.items():
+        entry |= {"best": step == best, "newest": step == newest, "used": step == used}
     return {
-        "workdir": str(workdir), "metric": experiment.checkpoint.metric, "used": used, "checkpoints": entries,
-        "damaged": reader.unreadable(),
+        "workdir": str(workdir), "metric": experiment.checkpoint.metric, "used": used,
+        "checkpoints": list(found.values()), "damaged": sorted(damaged),
     }  # fmt: skip
 
 
@@ -65,11 +75,3 @@ def _table(entries: list[dict[str, Any]], metric: str) -> list[str]:
         time = entry["time"].replace("T", " ").removesuffix("Z")
         rows.append([f"{entry['step']:,}", time, f"{entry['bytes'] / 1e6:,.1f}", *cells, marks])
     return align(rows)
-
-
-def _time_and_size(directory: Path) -> tuple[str, int]:
-    """When the manifest was written, which is last, and the bytes of all files; links are not followed."""
-    at = datetime.datetime.fromtimestamp((directory / manifest.NAME).lstat().st_mtime, datetime.UTC)
-    files = (os.lstat(os.path.join(where, name)) for where, _, names in os.walk(directory) for name in names)
-    size = sum(found.st_size for found in files if stat.S_ISREG(found.st_mode))
-    return at.isoformat(timespec="seconds").replace("+00:00", "Z"), size

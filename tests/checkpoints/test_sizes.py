@@ -158,11 +158,11 @@ def going(tmp_path, monkeypatch):
     return at
 
 
-@pytest.mark.parametrize("moment", ["_candidates", "best_step", "verify", "_body"])
+@pytest.mark.parametrize("moment", ["_candidates", "chosen", "verify", "_body"])
 def test_a_checkpoint_that_goes_while_it_is_read_is_chosen_again(going, moment):
     """Between being chosen, verified and read; and nothing is said of damage, since there is none."""
     reader = going(moment)
-    restored = reader.restore_best(ABSTRACT) if moment == "best_step" else reader.restore(ABSTRACT)
+    restored = reader.restore_chosen(ABSTRACT, "best") if moment == "chosen" else reader.restore(ABSTRACT)
     assert (restored.step, restored.messages) == (1, ())
 
 

@@ -2,9 +2,11 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
+from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.cli import run_command
 from s2sjax.loading import load
 from tests.tiny import random_state, tiny, write_run, write_text
@@ -61,9 +63,37 @@ def test_the_table_shows_the_same(workdir, capsys):
     assert "decode and evaluate use step 20" in lines[-1]
 
 
-def test_a_run_without_checkpoints_and_one_with_a_damaged_one_are_told(workdir, tmp_path, capsys):
-    import shutil
+def test_a_step_that_is_not_there_is_not_said_to_be_used(workdir, capsys):
+    asked = "--config.decode.checkpoint=25"
+    found = json.loads(listed(capsys, workdir, "--format=json", asked))
+    assert found["used"] is None and not any(entry["used"] for entry in found["checkpoints"])
+    assert listed(capsys, workdir, asked).endswith(
+        "decode and evaluate refuse config.decode.checkpoint=25: it is not there\n"
+    )
 
+
+def test_what_a_training_deletes_meanwhile_is_passed_over_and_links_are_damage(workdir, tmp_path, capsys, monkeypatch):
+    run = shutil.copytree(workdir, tmp_path / "run")
+    steps = CheckpointReader.steps
+
+    def before_two_go(reader):
+        found = steps(reader)
+        shutil.rmtree(run / "checkpoints" / "20", ignore_errors=True)
+        for file in (run / "checkpoints" / "10").rglob("*"):  # half of it
+            if file.is_file() and file.name != "manifest.json":
+                file.unlink()
+        (run / "checkpoints" / "10").rename(run / "checkpoints" / "tmp-10-old")
+        monkeypatch.undo()
+        return found
+
+    (run / "checkpoints" / "40" / "state" / "more").symlink_to(tmp_path)
+    monkeypatch.setattr(CheckpointReader, "steps", before_two_go)
+    found = json.loads(listed(capsys, run, "--format=json"))
+    assert [entry["step"] for entry in found["checkpoints"]] == [30] and found["damaged"] == [40]
+    assert found["used"] == 30 and found["checkpoints"][0]["best"] and found["checkpoints"][0]["newest"]
+
+
+def test_a_run_without_checkpoints_and_one_with_a_damaged_one_are_told(workdir, tmp_path, capsys):
     shutil.copytree(workdir, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "20" / "manifest.json").write_text("{")
     out = listed(capsys, tmp_path / "run")
