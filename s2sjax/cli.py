@@ -17,7 +17,7 @@ from absl import flags
 from s2sjax import distributed
 from s2sjax.commands.table import COMMANDS
 from s2sjax.config import nearest
-from s2sjax.errors import UserError, in_one_line
+from s2sjax.errors import UserError, in_one_line, without_controls
 from s2sjax.flags import help_for, parse
 from s2sjax.helptext import asked, overview
 
@@ -33,7 +33,7 @@ def run_command(argv: Sequence[str] | None = None) -> None:
     try:
         code = _dispatch(argv)
     except UserError as error:
-        code, text = 2, str(error)
+        code, text = 2, without_controls(str(error))
     except BrokenPipeError:
         code = 141
     except KeyboardInterrupt:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import unicodedata
 
 
 class UserError(ValueError):
@@ -10,6 +12,20 @@ class UserError(ValueError):
     The message names the value, what was expected, and the way out. The command line prints the message alone
     and exits with code 2; from Python it is an ordinary `ValueError`.
     """
+
+
+def without_controls(text: str) -> str:
+    """Text to print, which may hold values from files: without what would steer a terminal. Line ends stay."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c != "\n" else c for c in text)
+
+
+def flag(name: str, value: object) -> str:
+    """An option of the command line as a shell takes it, to be copied from a message whatever its value is.
+
+    What cannot be seen is not in it: nobody could judge it. Values that are no text are written as in Python.
+    """
+    text = value if isinstance(value, str) else repr(value)
+    return f"--{name}=" + (shlex.quote("".join(c if c.isprintable() else "\ufffd" for c in text)) if text else "")
 
 
 def in_one_line(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import fingerprint
 from s2sjax.data.splits import of_each_pair, open_split
 from s2sjax.data.tokenizer import TokenizerConfig
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
 
 RECORD = "home.json"
@@ -95,7 +95,7 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -
     unsaid = [name for name in ("dir", *reaching) if f"data.{name}" not in own]
     if asked.format == "phrases" or not unsaid or is_home(workdir) or (not reaching and _is_its_data(workdir, asked)):
         return ""
-    flags = " ".join(f"--config.data.{name}={getattr(asked, name)!r}" for name in unsaid)
+    flags = " ".join(flag(f"config.data.{name}", getattr(asked, name)) for name in unsaid)
     return (
         f"{workdir} was made elsewhere, by somebody else or by an old version. The data that its config names is not "
         f"read unasked. If that is the data you want, say so: {flags}"
@@ -127,11 +127,11 @@ def unasked_models(workdir: Path, tokenizer: TokenizerConfig, said: Collection[s
     unsaid = [name for name in names if f"tokenizer.{name}" not in _keys(said)]
     if not unsaid or is_home(workdir):
         return ""
-    flags = " ".join(f"--config.tokenizer.{name}={getattr(tokenizer, name)!r}" for name in unsaid)
+    flags = " ".join(flag(f"config.tokenizer.{name}", getattr(tokenizer, name)) for name in unsaid)
     return (
         f"{workdir} was made elsewhere, by somebody else or by an old version. The SentencePiece models that its "
-        f"config names are not read unasked. If you want that, say so: {flags}. Where they are not there, the run's "
-        "own copies are used"
+        f"config names are not read unasked. If you want that, say so: {flags}. Where they are not there, the copies "
+        "in the run are used"
     )
 
 
@@ -142,7 +142,7 @@ def unasked_copy(workdir: Path, experiment: Experiment, said: Collection[str]) -
         return ""
     return (
         f"{workdir} was made elsewhere, by somebody else or by an old version. Its config asks to send a second copy "
-        f"to '{url}'. Say whether you want that: --config.checkpoint.copy_to={url}, "
+        f"to {url!r}. Say whether you want that: {flag('config.checkpoint.copy_to', url)}, "
         "or --config.checkpoint.copy_to= for none"
     )
 

@@ -18,7 +18,6 @@ import os
 import struct
 import sys
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from s2sjax import distributed, jsontext, rundir
-from s2sjax.errors import UserError, in_one_line
+from s2sjax.errors import UserError, in_one_line, without_controls
 from s2sjax.pace import Pace, duration
 
 # What a line of training shows, in this order: metric, format. The records hold every metric.
@@ -310,7 +309,7 @@ class _Voice:
             self._bar = None
 
     def say(self, text: str) -> None:
-        text = "".join("\ufffd" if unicodedata.category(c) == "Cc" and c != "\n" else c for c in text)
+        text = without_controls(text)
         if self.has_bar:
             self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         else:

@@ -466,6 +466,12 @@ def test_a_split_name_does_not_lead_out_of_the_results(copy, place, capsys):
 # ---- Help ----
 
 
+def test_a_message_shows_what_would_steer_a_terminal(capsys):
+    with pytest.raises(SystemExit):
+        run_command(["\x1b[2J\x07\ud800名"])
+    assert "'\ufffd[2J\ufffd\ufffd名' is not a command" in capsys.readouterr().err
+
+
 def test_help_is_printed_and_is_no_mistake(workdir, capsys):
     assert s2s("--help") == 0
     assert "usage: s2sjax COMMAND" in capsys.readouterr().out

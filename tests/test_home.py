@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -129,6 +130,20 @@ def test_a_run_with_nothing_left_to_do_keeps_its_config_and_stays_somebody_elses
         assert ((brought / "config.json").read_text() == config) == (not is_home)
 
 
+@pytest.mark.parametrize("value", ["s3://x/$(touch x)", "a'; touch x; '", "a b", "`x`", "\x1b[2Jx", "x\ny", "\u202ex"])
+def test_advice_is_one_option_to_a_shell_and_shows_all_that_is_in_it(run, tmp_path, value):
+    brought = copied(run, tmp_path / "brought")
+    options = {"data__dir": value, "data__test": f"../{value}", "checkpoint__copy_to": value}
+    data, copy = reasons(brought, **options)
+    models = home.unasked_models(brought, TokenizerConfig(source_model=value))
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in value)
+    assert all(each.isprintable() for each in (data, copy, models))
+    given = {word for each in (data, copy, models) for word in shlex.split(each[each.index("--config") :])}
+    expected = {f"--config.data.dir={shown}", f"--config.data.test=../{shown}"}
+    assert expected <= given
+    assert {f"--config.checkpoint.copy_to={shown},", f"--config.tokenizer.source_model={shown}."} <= given
+
+
 def test_keys_that_are_said_may_have_config_before_them(run, tmp_path):
     brought = copied(run, tmp_path / "brought")
     assert reasons(brought, "config.data.dir", "config.checkpoint.copy_to") == ("", "")
@@ -143,7 +158,7 @@ def test_what_leads_out_of_the_directory_of_the_data_is_said_too(run, tmp_path):
         ("source", "~/x"),
     ):
         data, _ = reasons(brought, "data.dir", **{f"data__{name}": value})
-        assert f"--config.data.{name}='{value}'" in data and "data.dir=" not in data
+        assert f"--config.data.{name}={shlex.quote(value)}" in data and "data.dir=" not in data
         assert reasons(brought, "data.dir", f"data.{name}", **{f"data__{name}": value})[0] == ""
     assert reasons(brought, data__format="phrases", data__source="source", data__target="target")[0] == ""
 

@@ -6,6 +6,7 @@
 import difflib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,10 +156,11 @@ def _tfds_message(config: DataConfig, split: str, error: Exception) -> str:
         near = difflib.get_close_matches(re.split("[/:]", config.name)[0], names, n=3)
         message += f" Near names: {', '.join(near)}." if near else ""
     place = f", data_dir={json.dumps(config.dir)}" if config.dir else ""
-    return (
-        f"{message} If it is not prepared yet: python -c 'import tensorflow_datasets as tfds; "
-        f'tfds.builder({json.dumps(config.name)}{place}, file_format="array_record").download_and_prepare()\''
+    code = (
+        "import tensorflow_datasets as tfds; "
+        f'tfds.builder({json.dumps(config.name)}{place}, file_format="array_record").download_and_prepare()'
     )
+    return f"{message} If it is not prepared yet: python -c {shlex.quote(code)}"
 
 
 def _find_file(config: DataConfig, field: str, pattern: str, split: str, *, sliced: bool) -> Path:

@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import json
 import lzma
+import shlex
 import shutil
 import sys
 
@@ -313,6 +314,10 @@ def test_tfds_mock_data_is_a_source(tfds_dir):
 
 
 def test_what_tfds_does_not_have_is_a_user_error_that_says_how_to_prepare(tfds_dir, tmp_path):
+    with pytest.raises(UserError) as refused:
+        open_split(DataConfig(format="tfds", name="nothing", dir="'; touch x; '$(touch x)"), "train")
+    *_, flag, code = shlex.split(str(refused.value).partition("prepared yet: ")[2])
+    assert flag == "-c" and "data_dir=\"'; touch x; '$(touch x)\", file_format" in code
     prepare = r'tfds.builder\("tiny_translations", data_dir=".*", file_format="array_record"\).download_and_prepare\(\)'
     with pytest.raises(UserError, match=prepare):
         open_split(tfds_config(tmp_path), "train")
