@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from s2sjax import jsontext
 from s2sjax.data.config import DataConfig
 from s2sjax.data.fields import Fields, alternatives
@@ -200,6 +202,8 @@ def _field(record: Any, name: str, where: str) -> str | list[str]:
         if not isinstance(value, Mapping) or part not in value:
             raise BadRecord(f"{where}: no field {name!r}; {alternatives(name, list(_names(record)))}")
         value = value[part]
+    if isinstance(value, np.ndarray):  # a tensor of TFDS
+        value = value.tolist()
     if isinstance(value, list) and value:
         return [_text(each, name, where) for each in value]
     return _text(value, name, where)

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import Lines
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
+from s2sjax.metrics.measure import references_of
 
 PAIRS = [("A dog runs.", "Ein Hund läuft."), ("", ""), ("日本 \u2028 x\x0by", "\tTab 'n' \"quote\"")]
 
@@ -248,6 +250,35 @@ def test_tfds_is_read_by_random_access_without_tensorflow(tfds_dir):
     prints = {s.fingerprint() for s in (source, half, open_split(tfds_config(tfds_dir), "test"))}
     assert len(prints) == 3
     assert open_split(tfds_config(tfds_dir), "train").fingerprint() in prints
+
+
+def test_a_sequence_or_an_array_of_tfds_is_several_references(tmp_path):
+    import tensorflow_datasets as tfds
+
+    class SeveralAnswers(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            text, tensor = tfds.features.Text(), tfds.features.Tensor
+            features = {"q": text, "answers": {"text": tfds.features.Sequence(text)}}
+            features |= {"tensor": tensor(shape=(None,), dtype=np.str_), "starts": tensor(shape=(2,), dtype=np.int32)}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"test": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number, answers in enumerate((["Zähler", "b"], ["c"])):
+                record = {"q": f"q{len(answers)}", "answers": {"text": answers}, "tensor": answers, "starts": [1, 2]}
+                yield number, record
+
+    tfds.builder("several_answers", data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    for name in ("answers.text", "tensor"):
+        config = tfds_config(tmp_path, name="several_answers", source="q", target=name)
+        rows = sorted(open_split(config, "test"), key=lambda row: row["source"])
+        assert [[row["source"], *references_of(row)] for row in rows] == [["q1", "c"], ["q2", "Zähler", "b"]]
+    with pytest.raises(UserError, match="field 'starts' is a int, expected text"):
+        open_split(tfds_config(tmp_path, name="several_answers", source="q", target="starts"), "test")
 
 
 EVIL = [
