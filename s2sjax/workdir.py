@@ -146,7 +146,9 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
         if known and _recorded_data(workdir) != content["train"]:
             raise UserError(
                 f"the training data in {experiment.data.dir or experiment.data.name or experiment.data.format} "
-                f"is not what {workdir} was trained on; restore it or use another workdir"
+                f"is not what {workdir} was trained on; restore it or use another workdir. If nothing in it changed, "
+                "it has blank lines at the end or rows with too many columns: they were examples once and are none "
+                "now, so that only a new run can be trained on it"
             )
         if distributed.index() != 0:
             return

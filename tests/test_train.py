@@ -424,7 +424,8 @@ def test_other_data_under_a_run_is_refused(one_device, data, finished, tmp_path)
     shutil.copytree(finished, tmp_path / "run")
     other = write_text(tmp_path / "other", seed=5)
     write_split(other, "train", ["xyz", "zyx"], ["zyx", "xyz"])
-    with pytest.raises(UserError, match=r"training data .*other.* is not what .* was trained on"):
+    message = r"training data .*other.* is not what .* was trained on; restore it .*it has blank lines"
+    with pytest.raises(UserError, match=message):
         train(tiny(other, train__steps=4), tmp_path / "run")
 
 
