@@ -49,7 +49,7 @@ def keep_compiled_programs() -> None:
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_root(writable=True) / "xla"))
         jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
         _accept_unknown_owners()
 
@@ -82,7 +82,7 @@ def configure_matplotlib() -> None:
     """Have matplotlib keep its list of fonts in our cache if it cannot keep it in a home directory. Called before it is
     imported."""
     if not has_writable_home():
-        os.environ.setdefault("MPLCONFIGDIR", str(cache_root() / "matplotlib"))
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_root(writable=True) / "matplotlib"))
 
 
 @contextlib.contextmanager

@@ -49,34 +49,38 @@ def read(path: str | Path, most: int) -> bytes:
         return file.read(most)
 
 
-def cache_root() -> Path:
+def cache_root(*, writable: bool = False) -> Path:
     """Where prepared data and compiled programs are kept: $S2SJAX_CACHE if it is set and not empty, else
     ~/.cache/s2sjax, else, for a user without a home directory to write to, a directory of their own among temporary
     files.
+
+    Args:
+        writable: it is going to be written to. Else a ~/.cache/s2sjax that can only be read is taken too: what was
+            prepared there is as good as ever.
 
     Raises:
         UserError: `~` in $S2SJAX_CACHE means nothing here, or another user could write where temporary files go.
     """
     if given := os.environ.get("S2SJAX_CACHE"):
         return expand(given)
-    cache = _home_cache()
+    cache = _home_cache(writable=writable)
     return cache if cache else _temporary_cache()
 
 
 def has_writable_home() -> bool:
     """Whether libraries can keep what they want to keep in the home directory."""
-    return _home_cache() is not None
+    return _home_cache(writable=True) is not None
 
 
-def _home_cache() -> Path | None:
+def _home_cache(*, writable: bool) -> Path | None:
     """Containers say HOME=/ for a user whom they do not know, and systems HOME=/nonexistent for nobody."""
     home = _home()
     if home is None:
         return None
     cache = home / ".cache" / "s2sjax"
     there = next(path for path in (cache, *cache.parents) if os.path.exists(path))
-    can_be_made = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
-    return cache if there == cache or can_be_made else None
+    can_be_written = os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+    return cache if can_be_written or (there == cache and not writable) else None
 
 
 def _home() -> Path | None:

@@ -79,6 +79,11 @@ def test_a_home_that_cannot_be_written_to_is_none(homeless, monkeypatch, tmp_pat
     if home != "a-file":
         (tmp_path / home / ".cache" / "s2sjax").mkdir(parents=True)
         assert cache_directory(DataConfig()) == tmp_path / home / ".cache" / "s2sjax"
+        # What is going to be written has to go elsewhere.
+        monkeypatch.delenv("MPLCONFIGDIR")
+        environment.configure_matplotlib()
+        assert os.environ["MPLCONFIGDIR"] == str(homeless / "matplotlib")
+        assert compile_cache(monkeypatch) == homeless / "xla"
 
 
 def test_matplotlib_uses_a_home_that_can_be_written_to(monkeypatch, tmp_path):
