@@ -20,11 +20,13 @@ from pathlib import Path, PurePosixPath
 from s2sjax import jsontext, rundir
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.config import DataConfig
+from s2sjax.data.lines import is_compressed
 from s2sjax.data.prepare import fingerprint
 from s2sjax.data.splits import of_each_pair, open_split
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
+from s2sjax.paths import expand
 
 RECORD = "home.json"
 
@@ -45,8 +47,8 @@ def is_home(workdir: Path, *, in_place: bool = False) -> bool:
     """
     try:
         with rundir.open_for_reading(workdir, RECORD) as handle:
-            owner = os.fstat(handle).st_uid
-        values = jsontext.parse(rundir.read(workdir, RECORD, most=1 << 16), workdir / RECORD)
+            owner = os.fstat(handle).st_uid  # of the very file that is read: its name may be another's by then
+            values = jsontext.parse(os.read(handle, 1 << 16), workdir / RECORD)
     except (OSError, ValueError) as error:
         if isinstance(error, rundir.ForeignError):
             raise
@@ -109,16 +111,28 @@ def _keys(said: Collection[str]) -> set[str]:
 
 def _is_its_data(workdir: Path, data: DataConfig) -> bool:
     """Whether a split that the run was made with is there. Whoever made the run had that text: it is no secret."""
-    if "://" in data.dir:  # to look would be to go out
-        return False
     try:
         known = jsontext.parse(rundir.read(workdir, "data.json"), workdir / "data.json")
         pair = tokenizers_lib.load(workdir / "tokenizer")
         return any(
-            known.get(split) == fingerprint(open_split(data, split), data, pair) for split in ("validation", "train")
+            _can_be_looked_at(data, split) and known.get(split) == fingerprint(open_split(data, split), data, pair)
+            for split in ("validation", "train")
         )
     except (OSError, UserError):
         return False
+
+
+def _can_be_looked_at(data: DataConfig, split: str) -> bool:
+    """Whether to read a split costs no more than its files have: little, and nothing that is larger unpacked."""
+    if "://" in data.dir or data.format == "tfds":
+        return False
+    for part in of_each_pair(data):
+        patterns = (part.source, *part.targets) if part.format == "text" else (part.file,)
+        for pattern in filter(None, patterns):  # a language model's data has no sources
+            path = expand(data.dir) / pattern.replace("{split}", part.split_name(split).partition("[")[0])
+            if not path.is_file() or path.stat().st_size > rundir.LARGEST or is_compressed(path):
+                return False
+    return True
 
 
 def unasked_models(workdir: Path, tokenizer: TokenizerConfig, said: Collection[str] = ()) -> str:

@@ -32,7 +32,8 @@ class ForeignError(UserError):
 
 
 FILES = (
-    "config.json", "data.json", "skipped.json", "average.json", "metrics.jsonl", "samples.jsonl", "events.jsonl",
+    "config.json", "home.json", "data.json", "skipped.json", "average.json", "metrics.jsonl", "samples.jsonl",
+    "events.jsonl",
 )  # fmt: skip
 FOLDERS = ("checkpoints", "tokenizer", "plots", "tensorboard", "results", "logs")
 """What a run directory has at its top; what else stands there is the user's own, and is left alone."""

@@ -1,6 +1,8 @@
 """What a run directory asks for is obeyed where it was made, and has to be said again where it was brought."""
 
+import gzip
 import json
+import lzma
 import os
 import shlex
 import shutil
@@ -206,6 +208,42 @@ def test_data_that_the_run_was_made_with_is_read_wherever_the_run_was_brought(ru
         assert "--config.data.test=" in reasons(brought, data__test="../secret")[0]
     (tmp_path / "data" / "train.src").write_text("other\n" * 90)
     assert "--config.data.dir=" in reasons(brought)[0]
+
+
+@pytest.mark.parametrize(
+    ("hide", "suffix"),
+    [(gzip.compress, ".gz"), (lzma.compress, ""), (lzma.compress, ".xz"), (lambda text: text + b"\n" * 3000, "")],
+)
+def test_data_that_may_be_larger_than_it_looks_is_not_looked_at_unasked(run, tmp_path, monkeypatch, hide, suffix):
+    """What is unpacked may be a bomb in the archive that the run came with."""
+    brought = copied(run, tmp_path / "brought")
+    data = tiny(write_text(tmp_path / "data")).data
+    pair = TokenizerPair(tokenizer := CharTokenizer(LETTERS), tokenizer)
+    save_tokenizers(pair, brought / "tokenizer")
+    monkeypatch.setattr(rundir, "LARGEST", 3000)
+    path = tmp_path / "data" / "validation.src"
+    content = path.read_bytes()
+    path.unlink()
+    path.with_name(path.name + suffix).write_bytes(hide(content))
+    known = {"validation": fingerprint(open_split(data, "validation"), data, pair)}
+    rundir.write(brought, "data.json", json.dumps(known).encode())
+    assert "--config.data.dir=" in reasons(brought)[0]
+
+
+def test_a_record_that_is_replaced_while_it_is_read_does_not_help(run, tmp_path, monkeypatch):
+    brought = copied(run, tmp_path / "brought")
+    valid = json.dumps({"inode": os.stat(brought).st_ino, "path": str(brought)}).encode()
+    fstat = os.fstat
+
+    def replaced_after(handle):
+        found = fstat(handle)
+        monkeypatch.setattr(os, "fstat", fstat)
+        (tmp_path / "next").write_bytes(valid)
+        os.replace(tmp_path / "next", brought / home.RECORD)
+        return found
+
+    monkeypatch.setattr(os, "fstat", replaced_after)
+    assert not home.is_home(brought)
 
 
 def test_a_record_that_was_brought_along_or_is_another_users_does_not_help(run, tmp_path, monkeypatch):

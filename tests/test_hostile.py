@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from s2sjax import rundir
 from tests.hostile import command, reseal, train_tiny, within
 from tests.tiny import on_one_device
 
 SECRET = "for no eyes but mine"
-FILES = ("config.json", "data.json", "metrics.jsonl", "samples.jsonl", "events.jsonl", "skipped.json", "average.json")
-FOLDERS = ("checkpoints", "tokenizer", "plots", "tensorboard", "results", "logs")
+FILES = rundir.FILES
+FOLDERS = rundir.FOLDERS
 
 _watched: list[str] = []
 """What the process did that opening a run directory must not, while it is watched."""
