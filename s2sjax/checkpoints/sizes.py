@@ -18,18 +18,23 @@ from s2sjax.errors import UserError
 
 _LARGEST_DIMENSION = 2**40
 _METADATA = 1 << 16  # bytes of what describes an array; orbax writes some 150
+_TYPES = frozenset(
+    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bfloat16", "float16", "float32"]
+    + ["float64", "complex64", "complex128", "float8_e4m3fn", "float8_e5m2"]
+)
+"""Names of types that arrays have. NumPy reads a little language in other texts, which fails as it likes."""
 
 
 def parse_arrays(entries: Mapping[str, Mapping]) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shapes and types by path, from a manifest. Raises: ValueError, KeyError or TypeError if they are none."""
     found = {}
     for name, entry in entries.items():
-        shape, dtype = tuple(entry["shape"]), np.dtype(entry["dtype"])
+        shape, dtype = tuple(entry["shape"]), entry["dtype"]
         if not all(type(size) is int and 0 <= size < _LARGEST_DIMENSION for size in shape):
             raise ValueError(f"{name} has the shape {shape}")
-        if dtype.name != entry["dtype"] or dtype.kind not in "biufcV" or dtype.names:  # V: bfloat16 and its like
-            raise ValueError(f"{name} has the type {entry['dtype']}")
-        found[name] = (shape, dtype.name)
+        if dtype not in _TYPES:
+            raise ValueError(f"{name} has the type {dtype}")
+        found[name] = (shape, dtype)
     return found
 
 

@@ -102,6 +102,11 @@ def test_compressed_zeros_are_not_unpacked(copy, monkeypatch):
     [
         {"shape": [3, 4], "dtype": "float99"},
         {"shape": [3, 4], "dtype": "object"},
+        {"shape": [3, 4], "dtype": "(01,)f4"},
+        {"shape": [3, 4], "dtype": "f4,f4"},
+        {"shape": [3, 4], "dtype": "float32\n"},
+        {"shape": [3, 4], "dtype": "void8"},
+        {"shape": [3, 4], "dtype": "datetime64[s]"},
         {"shape": [3, 4], "dtype": [["a", "f4"]]},
         {"shape": [3, -4], "dtype": "float32"},
         {"shape": [3, 2**62], "dtype": "float32"},
