@@ -115,8 +115,8 @@ def read(path: Path) -> list[dict[str, Any]]:
             entry = jsontext.parse(line, f"{path}, line {number}")
             numbers = {name: float(entry.get(name, 0)) for name in ("step", "seconds")}
             at = datetime.datetime.fromisoformat(entry["time"]).timestamp()
-            if not all(0 <= value < _BEYOND for value in numbers.values()) or not 0 <= at < _BEYOND:
-                raise ValueError("no number of steps or seconds")
+            if not 0 <= numbers["step"] < _BEYOND or not 0 <= numbers["seconds"] <= at < _BEYOND:
+                raise ValueError("no number of steps, or more seconds than since 1970")
             entries.append({**entry, "event": str(entry["event"]), "time": at, **numbers})
         except (ValueError, TypeError, KeyError, OverflowError):
             continue  # cut short by a kill

@@ -5,6 +5,7 @@ is not known: that is part of `down`. Within one stretch of training all steps a
 """
 
 import datetime
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,9 +69,7 @@ def compute(entries: Sequence[Mapping[str, Any]]) -> Goodput:
     Raises:
         UserError: nothing has started yet.
     """
-    entries = [*entries]
-    while entries and entries[0]["event"] != "start":
-        del entries[0]
+    entries = [*itertools.dropwhile(lambda entry: entry["event"] != "start", entries)]
     if not entries:
         raise UserError("no start is recorded, so there is nothing to compute goodput from")
     seconds = dict.fromkeys(ITEMS, 0.0)

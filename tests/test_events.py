@@ -3,6 +3,7 @@
 import datetime
 import json
 import subprocess
+import time
 
 import pytest
 
@@ -103,6 +104,24 @@ def test_skipped_steps_do_not_count():
 def test_a_ledger_without_a_start_has_no_goodput(entries):
     with pytest.raises(UserError, match="no start is recorded"):
         goodput.compute(history(*entries))
+
+
+def test_numbers_that_no_run_has_cost_their_line_and_no_more(tmp_path):
+    path = tmp_path / events.NAME
+    honest = {"time": "2026-01-01T00:00:00Z", "event": "start", "seconds": 5}
+    wrong = [{"seconds": 9e10}, {"seconds": 2e9}, {"seconds": -1}, {"step": 1e300}, {"time": "0001-01-01T00:00:00Z"}]
+    path.write_text("".join(json.dumps(honest | change) + "\n" for change in (*wrong, {})))
+    assert [entry["seconds"] for entry in events.read(path)] == [5.0]
+    path.write_text("".join(json.dumps(honest | change) + "\n" for change in ({"seconds": 1.7e9}, *wrong)))
+    assert goodput.table(goodput.compute(events.read(path))).startswith("goodput 0.0%")  # since 1972
+
+
+def test_a_long_ledger_without_a_start_takes_no_longer_than_reading_it():
+    entries = history(*[(100, "save", 1, 0)] * 300_000)
+    began = time.process_time()
+    with pytest.raises(UserError, match="no start is recorded"):
+        goodput.compute(entries)
+    assert time.process_time() - began < 2
 
 
 def test_a_start_that_reached_no_step_and_clocks_that_went_back_are_borne():
