@@ -5,14 +5,15 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import BadRecord
 from s2sjax.data.records import Record, make_record
 from s2sjax.errors import UserError
 
-Get = Callable[[str], str | list[str]]
-"""The text of the field of a name, or several texts; raises `BadRecord` where there is none."""
+Get = Callable[[Any, str], str | list[str]]
+"""From a row and the name of a field to its text, or several texts; raises `BadRecord` where there is none."""
 
 _PARTS = re.compile(r"(?P<literal>(?:[^{}]|\{\{|\}\})+)|\{(?P<name>[^{}]+)\}")
 
@@ -52,17 +53,16 @@ class Template:
     def names(self) -> list[str]:
         return [name for _, name in self.parts if name]
 
-    def texts(self, get: Get, where: str) -> list[str]:
+    def read(self, row: Any, get: Get) -> str | list[str]:
         """One text, or several where the template is one field that holds them."""
         if len(self.parts) == 1:
-            found = get(self.parts[0][1])
-            return [found] if isinstance(found, str) else found
-        return ["".join(_only(get(name), name, where) if name else literal for literal, name in self.parts)]
+            return get(row, self.parts[0][1])
+        return "".join(_only(get(row, name), name) if name else literal for literal, name in self.parts)
 
 
-def _only(found: str | list[str], name: str, where: str) -> str:
+def _only(found: str | list[str], name: str) -> str:
     if not isinstance(found, str):
-        raise BadRecord(f"{where}: field {name!r} is a list, expected text")
+        raise BadRecord(f"field {name!r} is a list, expected text")
     return found
 
 
@@ -89,14 +89,17 @@ class Fields:
         targets = [template.text for template in self.targets]
         return self.source.text if self.source else "", targets[0] if len(targets) == 1 else json.dumps(targets)
 
-    def record(self, get: Get, where: str) -> Record:
-        """Raises: BadRecord: a field is not there, or is not text."""
+    def record(self, row: Any, get: Get) -> Record:
+        """Raises: BadRecord: a field is not there, or is not text; where that is, the caller has to add."""
         source = ""
         if self.source:
-            source, *more = self.source.texts(get, where)
-            if more:
-                raise BadRecord(f"{where}: field {self.source.text!r} is a list, expected text")
-        return make_record(source, [text for template in self.targets for text in template.texts(get, where)])
+            read = self.source.read(row, get)
+            source = read[0] if isinstance(read, list) and len(read) == 1 else _only(read, self.source.text)
+        targets: list[str] = []
+        for template in self.targets:
+            found = template.read(row, get)
+            targets += [found] if isinstance(found, str) else found
+        return make_record(source, targets)
 
 
 def alternatives(name: str, names: Sequence[str]) -> str:

@@ -108,13 +108,17 @@ class Lines:
         return np.flatnonzero(~empty)
 
     def count(self, character: str) -> np.ndarray:
-        """How often each line holds an ASCII character, int64."""
-        counts = np.zeros(len(self), np.int64)
+        """How often each line holds an ASCII character that ends no line, int64."""
+        before, total = np.zeros(len(self) + 1, np.int64), 0  # how many stand before the end of each line
         for begin in range(0, len(self.data), _CHUNK):
             chunk = np.frombuffer(self.data[begin : begin + _CHUNK], np.uint8)
             places = np.flatnonzero(chunk == ord(character)) + begin
-            np.add.at(counts, np.searchsorted(self._ends, places), 1)
-        return counts
+            first, last = np.searchsorted(self._ends, [begin, begin + len(chunk)])
+            before[1 + first : 1 + last] = total + np.searchsorted(places, self._ends[first:last])
+            total += len(places)
+        # The end of a last line without a line feed is that of the file.
+        before[1 + np.searchsorted(self._ends, len(self.data)) :] = total
+        return np.diff(before)
 
     def _not_utf8(self, index: int, offset: int, error: UnicodeDecodeError) -> BadRecord:
         return BadRecord(

@@ -103,14 +103,15 @@ class _JsonLines(Source):
 
     def __getitem__(self, index: int) -> Record:
         line = int(self._filled[index])
-        where = self._lines.where(line)
+        text = self._lines[line]
         try:
-            record = jsontext.parse(self._lines[line], where, of=object, strict=False)
-        except BadRecord:
-            raise
+            # Without a name, which takes time and is needed for messages only: they go on after it.
+            record = jsontext.parse(text, "", of=object, strict=False)
+            return self._fields.record(record, _field)
+        except BadRecord as error:
+            raise BadRecord(f"{self._lines.where(line)}: {error}") from None
         except UserError as error:
-            raise BadRecord(f"{error}; expected one object a line") from None
-        return self._fields.record(lambda name: _field(record, name, where), where)
+            raise BadRecord(f"{self._lines.where(line)}{error}; expected one object a line") from None
 
 
 class _Tfds(Source):
@@ -142,8 +143,11 @@ class _Tfds(Source):
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        record, where = self._records[index], f"{self._where}, example {index}"
-        return self._fields.record(lambda name: _field(record, name, where), where)
+        record = self._records[index]
+        try:
+            return self._fields.record(record, _field)
+        except BadRecord as error:
+            raise BadRecord(f"{self._where}, example {index}: {error}") from None
 
 
 def _tfds_message(config: DataConfig, split: str, error: Exception) -> str:
@@ -194,22 +198,22 @@ def _find_file(config: DataConfig, field: str, pattern: str, split: str, *, slic
     )
 
 
-def _field(record: Any, name: str, where: str) -> str | list[str]:
+def _field(record: Any, name: str) -> str | list[str]:
     """What is in a field of a nested record, "translation.en" for `record["translation"]["en"]`: one text, or several
     if it is a list of them."""
     value = record
     for part in [name] if isinstance(record, Mapping) and name in record else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise BadRecord(f"{where}: no field {name!r}; {alternatives(name, list(_names(record)))}")
+            raise BadRecord(f"no field {name!r}; {alternatives(name, list(_names(record)))}")
         value = value[part]
     if isinstance(value, np.ndarray):  # a tensor of TFDS
         value = value.tolist()
     if isinstance(value, list) and value:
-        return [_text(each, name, where) for each in value]
-    return _text(value, name, where)
+        return [_text(each, name) for each in value]
+    return _text(value, name)
 
 
-def _text(value: Any, name: str, where: str) -> str:
+def _text(value: Any, name: str) -> str:
     try:
         if isinstance(value, bytes):
             return value.decode()
@@ -217,8 +221,8 @@ def _text(value: Any, name: str, where: str) -> str:
             value.encode()  # JSON can spell a lone surrogate, which no tokenizer could encode
             return value
     except UnicodeError as error:
-        raise BadRecord(f"{where}: field {name!r} is not valid Unicode ({error})") from None
-    raise BadRecord(f"{where}: field {name!r} is a {type(value).__name__}, expected text")
+        raise BadRecord(f"field {name!r} is not valid Unicode ({error})") from None
+    raise BadRecord(f"field {name!r} is a {type(value).__name__}, expected text")
 
 
 def _names(record: Any, prefix: str = "") -> Iterator[str]:

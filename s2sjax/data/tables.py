@@ -56,10 +56,13 @@ class _Columns:
         numbers = {field: find(field, first, name) for field in fields.names} if first else {}
         return cls(fields, numbers, len(first), _advice(config))
 
-    def record(self, row: Sequence[str], where: str) -> Record:
+    def record(self, row: Sequence[str]) -> Record:
         if len(row) != self.width:
-            raise BadRecord(f"{where}: {len(row)} columns, expected {self.width} as in the first row; {self.advice}")
-        return self.fields.record(lambda name: row[self.numbers[name]], where)
+            raise BadRecord(f"{len(row)} columns, expected {self.width} as in the first row; {self.advice}")
+        return self.fields.record(row, self._get)
+
+    def _get(self, row: Sequence[str], name: str) -> str:
+        return row[self.numbers[name]]
 
     def changed(self, counts: np.ndarray) -> list[str]:
         """A part for the fingerprint if rows of so many columns were once read although they do not fit."""
@@ -115,7 +118,11 @@ class _Plain(Source):
 
     def __getitem__(self, index: int) -> Record:
         line = int(self._rows[index])
-        return self._columns.record(self._lines[line].split(self._separator), self._lines.where(line))
+        row = self._lines[line].split(self._separator)
+        try:
+            return self._columns.record(row)
+        except BadRecord as error:
+            raise BadRecord(f"{self._lines.where(line)}: {error}") from None
 
 
 def _quoted(lines: Lines, config: DataConfig) -> Source:
@@ -129,11 +136,11 @@ def _quoted(lines: Lines, config: DataConfig) -> Source:
                 continue
         counts.append(len(row))
         try:
-            record = columns.record(row, where)
+            record = columns.record(row)
             "".join([record["source"], record["target"], *record.get("references", [])]).encode()
             records.append(record)
         except (BadRecord, UnicodeError) as error:
-            bad = error if isinstance(error, BadRecord) else BadRecord(f"{where}: not valid UTF-8")
+            bad = BadRecord(f"{where}: {error if isinstance(error, BadRecord) else 'not valid UTF-8'}")
             if not config.max_bad_records:
                 raise bad from None
             records.append(bad)

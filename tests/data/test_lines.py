@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2sjax.data import lines
 from s2sjax.data.lines import Lines, iterate_lines, open_bytes
 from s2sjax.errors import UserError
 
@@ -129,3 +130,12 @@ def test_lines_that_hold_something_are_found(tmp_path):
     (tmp_path / "file").write_bytes(b"\na\r\n\r\n \nb\n\n\r\n")
     assert Lines(tmp_path / "file").filled().tolist() == [1, 3, 4]
     assert list(iterate_lines(io.BytesIO(b"\na\r\n\r\n"), "x")) == ["", "a", ""]
+
+
+@given(texts=st.lists(TEXT), ended=st.booleans(), chunk=st.integers(1, 50))
+def test_a_character_is_counted_in_each_line(directory, texts, ended, chunk):
+    texts = texts if ended else [*texts, "la\tst\t"]
+    (directory / "counted").write_text("\n".join(texts) + "\n" * bool(ended and texts), newline="")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "_CHUNK", chunk)
+        assert Lines(directory / "counted").count("\t").tolist() == [text.count("\t") for text in texts]

@@ -147,6 +147,14 @@ def test_a_broken_line_of_json_names_file_and_line(tmp_path, line, message):
         source[1]
 
 
+def test_a_source_may_be_a_list_of_one_text_and_not_of_two(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"source": ["x"], "target": "y"}\n{"source": ["x", "z"], "target": "y"}\n')
+    source = open_split(DataConfig(format="jsonl", dir=str(tmp_path), file="{split}.jsonl"), "train")
+    assert source[0] == {"source": "x", "target": "y"}
+    with pytest.raises(UserError, match="train.jsonl, line 2: field 'source' is a list, expected text"):
+        source[1]
+
+
 def test_csv_follows_rfc_4180_with_quoted_newlines(tmp_path):
     (tmp_path / "train.csv").write_bytes(b'id,source,target\r\n1,"a, ""b""\nc",d\r\n\r\n2,e,"f\r\ng"\r\n')
     config = DataConfig(format="csv", dir=str(tmp_path), file="{split}.csv")
