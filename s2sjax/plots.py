@@ -1,8 +1,8 @@
 """Pictures for the workdir: learning curves, and the attention between a source and its translation.
 
 Drawn with matplotlib's Agg canvas, without pyplot and so without global state, a display, or a thread of its own.
-A picture is renamed into place when it is whole. Both functions raise OSError if the disk is full. `inside` is the run
-directory that a picture belongs to, in which no link is followed; without it, the picture's place is the user's choice.
+A picture is renamed into place when it is whole. `inside` is the run directory that a picture belongs to, in which no
+link is followed; without it, the picture's place is the user's choice.
 """
 
 import functools
@@ -52,6 +52,7 @@ def learning_curves(metrics_jsonl: Path, out: Path, *, inside: Path | None = Non
 
     Raises:
         UserError: nothing was recorded yet, or it cannot be read.
+        OSError: the picture cannot be written.
     """
     configure_matplotlib()
     import matplotlib
@@ -178,6 +179,9 @@ def attention_map(
     Args:
         weights: `[T, S]`, rows of probabilities.
         out: a PNG, whose directory is made.
+
+    Raises:
+        OSError: the picture cannot be written.
     """
     configure_matplotlib()
     import matplotlib

@@ -3,11 +3,11 @@
 Every tokenizer has pad 0, unk 1, bos 2, eos 3. `encode` adds none of them; `decode` stops at eos and drops the others.
 
 What `decode(encode(text))` keeps: bytes keep everything; characters keep what the training text held; words too, but
-not how much white space stood between them. SentencePiece is
-trained with the identity normalisation, so spaces, case and Unicode forms stay as they are and a reference can be
-rebuilt from its tokens; its default, nmt_nfkc, would rewrite full-width characters, ligatures and runs of spaces. What
-it does not keep: U+2581 "▁", its own mark for a space, comes back as a space, and a character that training did not
-see is unk and vanishes, unless `byte_fallback` spells it in bytes.
+not how much white space stood between them. SentencePiece is trained with the identity normalisation, so spaces, case
+and Unicode forms stay as they are and a reference can be rebuilt from its tokens; its default, nmt_nfkc, would rewrite
+full-width characters, ligatures and runs of spaces. What it does not keep: U+2581 "▁", its own mark for a space, comes
+back as a space, and a character that training did not see is unk and vanishes, unless `byte_fallback` spells it in
+bytes.
 """
 
 import dataclasses
