@@ -106,7 +106,7 @@ def rows(runs: Sequence[Recorded]) -> dict[str, dict[str, list[Value]]]:
 
 def spread(values: Sequence[Value]) -> str:
     """Mean and sample standard deviation, "36.1 ± 0.2"; empty if not all are numbers."""
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    numbers = [value for value in values if is_number(value)]
     if len(numbers) < len(values) or len(numbers) < 2:
         return ""
     return f"{statistics.fmean(numbers):.4g} ± {statistics.stdev(numbers):.2g}"

@@ -3,7 +3,6 @@
 A run directory is data, also a stranger's. A flipped bit costs a line, not the rest of them.
 """
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ LARGEST = 1 << 30
 """Bytes of a file that is read. A million steps that are recorded one by one have some 300 MB."""
 _LONGEST = 1 << 20
 """Bytes of a line."""
+_BEYOND = 1e30  # what is larger can be neither drawn nor averaged: sums and squares of it leave the range of floats
 
 
 @dataclass(frozen=True)
 class History:
     """Attributes:
-    train: records of training, in their order; each has a finite number as its "step".
+    train: records of training, in their order; each has a number as its "step". Numbers from 1e30 on are None in them.
     validation: those of validation.
     bad: how many lines are no record. A last line that a kill left unfinished is not counted.
     """
@@ -49,12 +49,16 @@ def read_history(path: Path) -> History:
                 record = jsontext.parse(line, path)
                 if not is_number(record["step"]):
                     raise ValueError("a step that is no number")
-                kinds[record["kind"]].append(record)
+                kinds[record["kind"]].append({name: _drawable(value) for name, value in record.items()})
             except (ValueError, KeyError, TypeError):
                 bad += line.endswith(b"\n")
     return History(kinds["train"], kinds["validation"], bad)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value of a file is a finite number, which true and false are not."""
-    return type(value) in (int, float) and math.isfinite(value)
+    """Whether a value of a file is a number below 1e30, which true, false and NaN are not."""
+    return type(value) in (int, float) and abs(value) < _BEYOND
+
+
+def _drawable(value: Any) -> Any:
+    return None if isinstance(value, float) and not is_number(value) else value

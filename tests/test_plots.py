@@ -60,6 +60,20 @@ def test_what_was_not_recorded_or_not_finite_is_left_out(tmp_path, figure):
     assert list(axes.lines[0].get_xdata()) == [1, 3]
 
 
+@pytest.mark.parametrize("name", ["step", "loss", "bleu", "learning_rate"])
+@pytest.mark.parametrize("values", [(1e308, -1e308), (-1e300, 9e29), (9e29, -9e29), (5e-324, 1e-323)])
+def test_numbers_of_any_size_draw_a_picture(tmp_path, name, values):
+    records = [
+        {"step": step, "kind": kind, "loss": 1.0, "bleu": 2.0, "learning_rate": 0.1, name: value}
+        for kind in ("train", "validation")
+        for step, value in zip((1, 2, 3), (*values, 1.0), strict=True)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learning_curves(write(tmp_path / "m.jsonl", *records), tmp_path / "curves.png")
+    assert read_png(tmp_path / "curves.png").size
+
+
 def test_metrics_that_are_missing_empty_or_broken_are_a_users_error(tmp_path):
     with pytest.raises(UserError, match=r"cannot be read as the metrics of a run: .*No such file"):
         learning_curves(tmp_path / "none.jsonl", tmp_path / "curves.png")

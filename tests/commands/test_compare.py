@@ -52,6 +52,18 @@ def test_seeds_are_compared_with_mean_and_deviation(tmp_path, capsys):
     assert "signature" not in out
 
 
+def test_numbers_that_cannot_be_averaged_or_drawn_are_shown_as_none(tmp_path, capsys):
+    runs = [write_run(tmp_path, f"seed-{seed}", seed=seed) for seed in range(2)]
+    for run in runs:
+        with open(run / "metrics.jsonl", "a") as file:
+            for kind, loss in (("train", 1e308), ("train", -1e308), ("validation", -1e308)):
+                file.write(json.dumps({"step": 60, "kind": kind, "seconds": 1e308, "loss": loss, "bleu": 1e308}) + "\n")
+        (run / "results" / "test.json").write_text(json.dumps({"loss": 1e308, "bleu": 20.0}))
+    code, out, err = compare(capsys, *runs, f"--plot={tmp_path / 'curves.png'}")
+    assert (code, err) == (0, "") and (tmp_path / "curves.png").stat().st_size
+    assert max(map(len, out.splitlines())) < 80
+
+
 def test_only_what_differs_in_the_config_is_shown_and_families_may_differ(tmp_path, capsys):
     one = write_run(tmp_path, "one", model__states=32)
     other = write_run(tmp_path, "other", family="lstm_lm", optimizer__learning_rate=0.5)
