@@ -14,19 +14,22 @@ from s2sjax.errors import UserError
 from s2sjax.helptext import explain
 from s2sjax.options import Command
 
+_NOT_EXPECTED = "'{}' is not expected: options are written --name=value, and a run directory is --workdir=DIR"
+
 
 def parse(argv: Sequence[str], command: Command) -> dict[str, Any]:
     """The values of a command's options by their names; `config` is a ConfigDict, overridden, if the command has one,
-    and `said` the config keys that were overridden, None if the config is a file of the user's own; `arguments` are
-    those that are no options, if it takes any.
+    and `said` the config keys that were overridden, None if the config is a file of the user's own; `given` the options
+    that stand on the command line; `arguments` are those that are no options, if it takes any.
 
     Raises:
         UserError: for what is unknown, missing, or none of an option's choices.
     """
     values, rest = _read(argv, command)
     if rest and not command.arguments:
-        raise command.misuse(f"'{rest[0]}' is not expected: options are written --name=value")
+        raise command.misuse(_NOT_EXPECTED.format(rest[0]))
     found = {name: values[name].value for name in (*_names(command), "config") if name in values}
+    found["given"] = frozenset(name for name in _names(command) if values[name].present)
     if command.arguments:
         found["arguments"] = rest
     missing = [o.name for o in command.options if o.default is None and found[o.name] is None]
@@ -80,7 +83,8 @@ def _read(argv: Sequence[str], command: Command) -> tuple[flags.FlagValues, list
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     elif command.config != "none":
         if workdir is None:
-            raise command.misuse("--workdir is missing")
+            bare = [argument for argument in argv[1:] if not argument.startswith("-")]
+            raise command.misuse(_NOT_EXPECTED.format(bare[0]) if bare else "--workdir is missing")
         config = _saved_config(Path(workdir))
         _check_overrides(argv, config)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -124,16 +128,30 @@ def _check_overrides(argv: Iterable[str], config: ConfigDict) -> None:
             section, where = config, "config"
             for key in argument.split("=", 1)[0].split(".")[1:]:
                 if not isinstance(section, ConfigDict) or key not in section:
-                    known = section.keys() if isinstance(section, ConfigDict) else ()
-                    raise UserError(f"{where}.{key} is not a config key: {nearest(key, known)}")
+                    meant = _sections_with(key, config) or nearest(key, _keys(section))
+                    raise UserError(f"{where}.{key} is not a config key: {meant}")
                 section, where = section[key], f"{where}.{key}"
+
+
+def _sections_with(key: str, config: ConfigDict) -> str:
+    """The way out for a key whose section was left out or is another; empty if no section has it."""
+    found = [f"'config.{name}.{key}'" for name, section in config.items() if key in _keys(section)]
+    return f"did you mean {' or '.join(found)}?" if found else ""
+
+
+def _keys(section: Any) -> Iterable[str]:
+    return section.keys() if isinstance(section, ConfigDict) else ()
 
 
 def _flag_message(error: Exception, argv: list[str], values: flags.FlagValues) -> str:
     """An absl or ml-collections error as one sentence of ours."""
+    config = values["config"].value if "config" in values else None
+    unknown = error.flagname if isinstance(error, flags.UnrecognizedFlagError) else ""
+    if isinstance(config, ConfigDict) and (meant := _sections_with(unknown, config)):
+        return f"--{unknown} is no option: {meant}"
     path = _given(argv, "config")
     if path is not None and "config" in values:
-        config = ConfigDict()
+        config = None
         with contextlib.suppress(Exception):  # a mistake in the file itself is what `error` is about
             config = _run_config_file(path)
         if config:

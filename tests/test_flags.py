@@ -41,7 +41,8 @@ def test_what_is_not_given_has_its_default_and_of_several_the_last_counts(workdi
     assert (values["workdir"], values["input"], values["output"]) == (str(workdir), "b", "-")
     assert values["fast"] is False
     alone = Command("rerank", "", options=(Option("input", "", default="-"),))
-    assert flags.parse(["--input=a"], alone) == {"input": "a"}, "no run, no config"
+    assert flags.parse(["--input=a"], alone) == {"input": "a", "given": {"input"}}, "no run, no config"
+    assert flags.parse(["--input="], alone)["given"] == {"input"} and not flags.parse([], alone)["given"]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,10 @@ def test_what_is_not_given_has_its_default_and_of_several_the_last_counts(workdi
         (["--workdir={run}", "--input=a", "--config.deocde.beam_size=2"], "config.deocde is not a config key: did you"),
         (["--workdir={run}", "--input=a", "--config.decode.beam_size=two"], "beam_size"),
         (["--workdir={run}", "--inptu=a"], "inptu"),
+        (["--workdir={run}", "--input=a", "--config.beam_size=2"], "did you mean 'config.decode.beam_size'?"),
+        (["--workdir={run}", "--input=a", "--config.decode.steps=2"], "did you mean 'config.train.steps'?"),
+        (["--workdir={run}", "--input=a", "--beam_size=2"], "is no option: did you mean 'config.decode.beam_size'?"),
+        (["{run}"], "is not expected: options are written --name=value, and a run directory is --workdir=DIR"),
         (["--workdir={run}/none", "--input=a"], "is not a run directory: it has no config.json"),
     ],
 )  # fmt: skip

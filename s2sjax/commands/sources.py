@@ -37,7 +37,7 @@ class Sources:
 
 def check_given(values: dict[str, Any]) -> None:
     """Raise a `UserError` if sources are to come from several places."""
-    given = [name for name in _GIVEN if values[name] != ("-" if name == "input" else "")]
+    given = [name for name in _GIVEN if name in values["given"]]
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} both say what to decode; give one of them")
 
@@ -48,7 +48,7 @@ def open_sources(values: dict[str, Any], run: Run, stack: contextlib.ExitStack) 
     Raises:
         UserError: a file or a split cannot be read, or the run's data has no sources.
     """
-    if values["prompt"]:
+    if "prompt" in values["given"]:  # which may be empty
         return Sources([_unescaped(values["prompt"])], 1)
     if values["prompt-file"]:
         return Sources([_whole(values["prompt-file"], run)], 1)

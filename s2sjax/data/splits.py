@@ -11,7 +11,8 @@ from s2sjax.data.sources import open_source
 from s2sjax.data.unreadable import leave_out_unreadable
 from s2sjax.errors import UserError
 
-_SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<start>-?[0-9]{1,99}%?)?:(?P<stop>-?[0-9]{1,99}%?)?\]")
+_SLICE = r"\[(-?[0-9]{1,99}%?)?:(-?[0-9]{1,99}%?)?\]"
+_SLICED = re.compile(rf"(?P<name>[^\[\]]+)(?P<slices>(?:{_SLICE})+)")
 
 
 def open_split(config: DataConfig, split: str) -> Source:
@@ -19,7 +20,8 @@ def open_split(config: DataConfig, split: str) -> Source:
 
     Args:
       split: "train", "validation", "test" (as the config maps them), or any name used literally. All may be sliced as
-        in TFDS: "train[:90%]", "train[-500:]". Of several targets, "train" has the first alone.
+        in TFDS: "train[:90%]", "train[-500:]"; of a split that is a slice itself, that is a slice of the slice. Of
+        several targets, "train" has the first alone.
 
     Raises:
       UserError: as `sources.open_source`; a slice that cannot be read; there is no example; too many are bad.
@@ -27,9 +29,7 @@ def open_split(config: DataConfig, split: str) -> Source:
     parts = _open_pairs(config, split)
     source = leave_out_unreadable(parts[0] if len(parts) == 1 else _Concatenated(parts), config, split)
     if not len(source):
-        raise UserError(
-            f"split {split!r} has no examples (config.data.format={config.format!r}, config.data.dir={config.dir!r})"
-        )
+        raise UserError(_why_empty(config, split, parts[0]))
     return source
 
 
@@ -89,20 +89,37 @@ def _open_pairs(config: DataConfig, split: str) -> list[Source]:
 
 
 def _open_pair(config: DataConfig, name: str) -> Source:
-    if config.format == "tfds" or "[" not in name:  # TFDS slices by itself
-        source = open_source(config, name)
+    match = _SLICED.fullmatch(name)
+    slices = re.findall(_SLICE, match["slices"]) if match else []
+    if config.format == "tfds":  # it slices by itself, once, and knows more ways to
+        first, slices = (name[: name.index("]") + 1], slices[1:]) if match else (name, [])
+        source = open_source(config, first)
+    elif "[" in name and not match:
+        raise UserError(f"split {name!r} is no slice; expected one such as train[:90%] or train[100:]")
     else:
-        match = _SLICE.fullmatch(name)
-        if not match:
-            raise UserError(f"split {name!r} is no slice; expected one such as train[:90%] or train[100:]")
-        whole = open_source(config, match["name"], sliced=True)
-        source = _Slice(whole, _bound(match["start"], len(whole), 0), _bound(match["stop"], len(whole), len(whole)))
+        source = open_source(config, match["name"] if match else name, sliced=bool(match))
+    for start, stop in slices:
+        length = len(source)
+        source = _Slice(source, _bound(start, length, 0), _bound(stop, length, length))
     return source if config.prompt == "{source}" or not config.source else _Prompted(source, config.prompt)
 
 
-def _bound(text: str | None, length: int, default: int) -> int:
+def _why_empty(config: DataConfig, split: str, source: Source) -> str:
+    """A sentence about a split without examples."""
+    name = config.split_name(split)
+    called = "" if name == split else f" (config.data.{split.partition('[')[0]}={name!r})"
+    of = f"config.data.format={config.format!r}, config.data.dir={config.dir!r}"
+    if config.file:
+        of += f", config.data.file={config.file!r}"
+    if isinstance(source, _Prompted):
+        source = source.whole
+    cut = f": it is a slice of {len(source.whole):,} records" if isinstance(source, _Slice) else ""
+    return f"split {split!r}{called} has no examples{cut} ({of})"
+
+
+def _bound(text: str, length: int, default: int) -> int:
     """One end of a slice as an index in 0..length."""
-    if text is None:
+    if not text:
         return default
     value = int(text[:-1]) * length // 100 if text.endswith("%") else int(text)
     return min(max(value + length if text.startswith("-") else value, 0), length)
@@ -111,7 +128,7 @@ def _bound(text: str | None, length: int, default: int) -> int:
 class _Slice(Source):
     def __init__(self, source: Source, start: int, stop: int) -> None:
         super().__init__("slice", source.fingerprint(), str(start), str(stop))
-        self._source, self._start, self._stop = source, start, max(start, stop)
+        self.whole, self._start, self._stop = source, start, max(start, stop)
 
     def __len__(self) -> int:
         return self._stop - self._start
@@ -119,19 +136,19 @@ class _Slice(Source):
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        return self._source[self._start + index]
+        return self.whole[self._start + index]
 
 
 class _Prompted(Source):
     def __init__(self, source: Source, prompt: str) -> None:
         super().__init__("prompt", source.fingerprint(), prompt)
-        self._source, self._prompt = source, prompt
+        self.whole, self._prompt = source, prompt
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.whole)
 
     def __getitem__(self, index: int) -> Record:
-        example = self._source[index]
+        example = self.whole[index]
         return {**example, "source": self._prompt.replace("{source}", example["source"])}
 
 

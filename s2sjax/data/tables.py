@@ -58,7 +58,11 @@ class _Columns:
 
     def record(self, row: Sequence[str]) -> Record:
         if len(row) != self.width:
-            raise BadRecord(f"{len(row)} columns, expected {self.width} as in the first row; {self.advice}")
+            cause = self.advice if len(row) > self.width else "a column is missing"
+            raise BadRecord(
+                f"{len(row)} columns, expected {self.width} as in the first row; {cause}, or leave such rows out with "
+                "config.data.max_bad_records"
+            )
         return self.fields.record(row, self._get)
 
     def _get(self, row: Sequence[str], name: str) -> str:

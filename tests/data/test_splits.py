@@ -45,6 +45,18 @@ def test_a_slice_of_a_renamed_split_is_of_what_it_is_called(directory):
     assert [e["source"] for e in source] == ["en0", "en1"]
 
 
+def test_a_slice_of_a_slice_is_of_the_slice(directory):
+    sliced = config(directory, test="train[1:4]")
+    assert [e["source"] for e in open_split(sliced, "test")] == ["en1", "en2", "en3"]
+    assert [e["source"] for e in open_split(sliced, "test[1:]")] == ["en2", "en3"]
+    assert [e["source"] for e in open_split(sliced, "test[1:][:1]")] == ["en2"]
+
+
+def test_a_split_without_examples_says_what_it_is_a_slice_of(directory):
+    with pytest.raises(UserError, match=r"split 'test' \(config.data.test='train\[90%:95%\]'\) .*slice of \d+ records"):
+        open_split(config(directory, test="train[90%:95%]"), "test")
+
+
 def test_a_slice_that_is_none_or_empty_is_refused(directory):
     with pytest.raises(UserError, match="is no slice"):
         open_split(config(directory, train="train[1:2:3]"), "train")
