@@ -12,8 +12,6 @@ from typing import Any, TypeGuard
 from s2sjax import jsontext, rundir
 from s2sjax.errors import UserError
 
-LARGEST = 1 << 30
-"""Bytes of a file that is read. A million steps that are recorded one by one have some 300 MB."""
 _LONGEST = 1 << 20
 """Bytes of a line."""
 _BEYOND = 1e30  # what is larger can be neither drawn nor averaged: sums and squares of it leave the range of floats
@@ -37,13 +35,13 @@ def read_history(path: Path) -> History:
 
     Raises:
         FileNotFoundError: there is none. OSError: it cannot be read.
-        UserError: it is a link or no file, or has more than `LARGEST` bytes.
+        UserError: it is a link or no file, or has more than `rundir.LARGEST_RECORD` bytes.
     """
     kinds: dict[str, list[Mapping[str, Any]]] = {"train": [], "validation": []}
     bad = 0
     with rundir.open_for_reading(path.parent, path.name) as handle, open(handle, "rb", closefd=False) as file:
-        if (size := os.fstat(handle).st_size) > LARGEST:
-            raise UserError(f"{path} has {size:,} bytes, expected at most {LARGEST:,}")
+        if (size := os.fstat(handle).st_size) > rundir.LARGEST_RECORD:
+            raise UserError(f"{path} has {size:,} bytes, expected at most {rundir.LARGEST_RECORD:,}")
         while line := file.readline(_LONGEST):
             try:
                 record = jsontext.parse(line, path)

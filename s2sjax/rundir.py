@@ -16,13 +16,16 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from s2sjax.errors import UserError
 
 LARGEST = 1 << 28
 """Bytes of a file that is read as a whole. A manifest of 100,000 arrays has 20 MB."""
+LARGEST_RECORD = 1 << 30
+"""Bytes of a file that grows. A million steps that are recorded one by one have some 300 MB."""
+_PIECE = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -101,7 +104,7 @@ def write(workdir: Path, name: str, content: bytes) -> None:
     """
     with _parent(workdir, name, make=True) as (folder, last):
         _check(workdir / name, folder, last)
-        _replace(folder, last, content)
+        _replace(folder, last, [content])
 
 
 def open_for_appending(workdir: Path, name: str) -> int:
@@ -109,13 +112,21 @@ def open_for_appending(workdir: Path, name: str) -> int:
 
     Raises:
         OSError: it cannot be written. ForeignError: it is a link or no file, or a folder on the way is.
+        UserError: it has a second name, and more than `LARGEST_RECORD` bytes to copy.
     """
     with _parent(workdir, name, make=True) as (folder, last):
         handle = _open_file(workdir / name, folder, last, os.O_RDWR | os.O_APPEND | os.O_CREAT)
-        if os.fstat(handle).st_nlink == 1:
+        status = os.fstat(handle)
+        if status.st_nlink == 1:
             return handle
         with open(handle, "rb") as file:
-            _replace(folder, last, file.read())
+            if status.st_size > LARGEST_RECORD:
+                raise UserError(
+                    f"{workdir / name} has a second name (a hard link) and {status.st_size:,} bytes, expected at most "
+                    f"{LARGEST_RECORD:,} to make a copy of; put a copy there, or move it away"
+                )
+            starts = range(0, status.st_size, _PIECE)
+            _replace(folder, last, (file.read(min(_PIECE, status.st_size - start)) for start in starts))
         return _open_file(workdir / name, folder, last, os.O_RDWR | os.O_APPEND)
 
 
@@ -257,13 +268,13 @@ def _open_file(path: Path, folder: int, name: str, flags: int) -> int:
     return handle
 
 
-def _replace(folder: int, name: str, content: bytes) -> None:
+def _replace(folder: int, name: str, pieces: Iterable[bytes]) -> None:
     temporary = f".{name}.{os.getpid()}.tmp"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary, dir_fd=folder)  # of a process with this number that was killed
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE, 0o644, dir_fd=folder), "wb") as file:
-            file.write(content)
+            file.writelines(pieces)
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     except BaseException:
         with contextlib.suppress(OSError):

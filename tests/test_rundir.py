@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,34 @@ def test_a_second_name_of_a_file_is_left_as_it_is(place):
     assert (place / "run" / "appended").read_text() == "precious, more"
     assert (place / "run" / "written").read_text() == "new"
     assert sorted(os.listdir(place / "run")) == ["appended", "plots", "written"]
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (3 << 20) + 5])
+def test_a_copy_of_a_file_with_a_second_name_is_whole(place, size):
+    content = os.urandom(size)
+    (place / "outside" / "file").write_bytes(content)
+    os.link(place / "outside" / "file", place / "run" / "appended")
+    os.close(rundir.open_for_appending(place / "run", "appended"))
+    assert (place / "run" / "appended").read_bytes() == content
+    assert (place / "run" / "appended").stat().st_nlink == 1
+
+
+def test_a_copy_of_a_file_with_a_second_name_is_made_piece_by_piece_and_has_a_limit(place):
+    """The files are of holes: they take no room on the disk. A copy does."""
+    os.truncate(place / "outside" / "file", 30 << 20)
+    os.link(place / "outside" / "file", place / "run" / "appended")
+    tracemalloc.start()
+    try:
+        os.close(rundir.open_for_appending(place / "run", "appended"))
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert (place / "run" / "appended").stat().st_size == 30 << 20
+    os.truncate(place / "outside" / "file", 10**12)
+    os.link(place / "outside" / "file", place / "run" / "large")
+    with pytest.raises(UserError, match=r"second name.* 1,000,000,000,000 bytes, expected at most 1,073,741,824"):
+        rundir.open_for_appending(place / "run", "large")
+    assert sorted(os.listdir(place / "run")) == ["appended", "large", "plots"]
 
 
 def test_removing_removes_links_and_not_what_they_lead_to(place):
