@@ -1,4 +1,4 @@
-"""What a run recorded of itself, read back: `metrics.jsonl`, one object a line, as `report` writes it.
+"""What a run records of itself: files of one object a line that only grow, and `metrics.jsonl` read back.
 
 A run directory is data, also a stranger's. A flipped bit costs a line, not the rest of them.
 """
@@ -14,6 +14,8 @@ from s2sjax.errors import UserError
 
 _LONGEST = 1 << 20
 """Bytes of a line."""
+_LONGEST_KEPT = 1 << 26
+"""Bytes of a line whose step is looked at when a file is cut: samples may be long texts."""
 _BEYOND = 1e30  # what is larger can be neither drawn nor averaged: sums and squares of it leave the range of floats
 
 
@@ -60,3 +62,53 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 def _drawable(value: Any) -> Any:
     return None if isinstance(value, float) and not is_number(value) else value
+
+
+class Record:
+    """A file that only grows, by whole entries: what a full disk tears is taken back."""
+
+    def __init__(self, workdir: Path, name: str) -> None:
+        self._file = open(rundir.open_for_appending(workdir, name), "ab+", buffering=0)  # noqa: SIM115
+
+    def append(self, entry: bytes) -> None:
+        size = self._file.seek(0, os.SEEK_END)
+        try:
+            if self._file.write(entry) != len(entry):
+                raise OSError("No space left on device")
+        except OSError:
+            self._file.truncate(size)
+            raise
+
+    def cut_after(self, step: int) -> bytes:
+        """Cut off the lines of later steps, and a last line that a kill left unfinished. Returns the last line kept,
+        b"" in place of one that is longer than any of ours.
+
+        Raises: UserError if the file is larger than any of ours.
+        """
+        size = self._file.seek(0, os.SEEK_END)
+        if size > rundir.LARGEST_RECORD:
+            raise UserError(f"it has {size:,} bytes, expected at most {rundir.LARGEST_RECORD:,}; move it away")
+        kept, last = 0, b""
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            file.seek(0)
+            while line := file.readline(_LONGEST_KEPT):
+                length, end = len(line), line[-1:]
+                while end != b"\n" and (more := file.readline(_LONGEST_KEPT)):
+                    length, end, line = length + len(more), more[-1:], b""
+                if end != b"\n" or _step_of(line) > step:
+                    break
+                kept, last = kept + length, line
+        if kept < size:
+            self._file.truncate(kept)
+        return last
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _step_of(line: bytes) -> int:
+    """The step of a line of JSON; a line that is none belongs to no later step."""
+    try:
+        return int(jsontext.parse(line, "a line")["step"])
+    except (ValueError, TypeError, KeyError):
+        return -1

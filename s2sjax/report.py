@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from s2sjax import distributed, jsontext, rundir
+from s2sjax import distributed, jsontext
 from s2sjax.errors import UserError, in_one_line, without_controls
+from s2sjax.history import Record
 from s2sjax.pace import Pace, duration
 
 # What a line of training shows, in this order: metric, format. The records hold every metric.
@@ -78,13 +79,18 @@ class Reporter:
         self._pace = Pace(resumed_from, total_steps)
         self._began = time.monotonic()
         self._seconds_before = 0.0
-        self._files: dict[str, _Record] = {}
+        self._files: dict[str, Record] = {}
         self._events: _Events | None = None
         if jax.process_index() == 0:
             for name in ("metrics.jsonl", "samples.jsonl"):
                 with self.losing(name):
-                    self._files[name] = _Record(self.workdir, name)
-                    last = self._files[name].cut_after(resumed_from)
+                    record = Record(self.workdir, name)
+                    try:
+                        last = record.cut_after(resumed_from)
+                    except BaseException:
+                        record.close()
+                        raise
+                    self._files[name] = record
                     if name == "metrics.jsonl":
                         self._seconds_before = _seconds_of(last)
             if tensorboard:
@@ -317,36 +323,6 @@ class _Voice:
             self._stream.flush()
 
 
-class _Record:
-    """A file that only grows, by whole entries: what a full disk tears is taken back."""
-
-    def __init__(self, workdir: Path, name: str) -> None:
-        self._file = open(rundir.open_for_appending(workdir, name), "ab+", buffering=0)  # noqa: SIM115
-
-    def append(self, entry: bytes) -> None:
-        size = self._file.seek(0, os.SEEK_END)
-        try:
-            if self._file.write(entry) != len(entry):
-                raise OSError("No space left on device")
-        except OSError:
-            self._file.truncate(size)
-            raise
-
-    def cut_after(self, step: int) -> bytes:
-        """Cut off the lines of later steps, and a last line that a kill left unfinished. Returns the last line kept."""
-        self._file.seek(0)
-        kept, last = 0, b""
-        for line in self._file.read().splitlines(keepends=True):
-            if not line.endswith(b"\n") or _step_of(line) > step:
-                self._file.truncate(kept)
-                break
-            kept, last = kept + len(line), line
-        return last
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class _Events:
     """A TensorBoard event file of scalars.
 
@@ -357,7 +333,7 @@ class _Events:
     def __init__(self, workdir: Path, *, first_step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self.record = _Record(workdir, f"tensorboard/events.out.tfevents.{time.time_ns()}")
+        self.record = Record(workdir, f"tensorboard/events.out.tfevents.{time.time_ns()}")
         self._write(Event(file_version="brain.Event:2"))
         # Hides from TensorBoard what an interrupted run recorded of this step and later ones.
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
@@ -379,14 +355,6 @@ class _Events:
         self.record.append(
             length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
         )
-
-
-def _step_of(line: bytes) -> int:
-    """The step of a line of JSON; a line that is none belongs to no later step."""
-    try:
-        return int(jsontext.parse(line, "a line")["step"])
-    except (ValueError, TypeError, KeyError):
-        return -1
 
 
 def _seconds_of(line: bytes) -> float:

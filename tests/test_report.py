@@ -6,10 +6,11 @@ import pty
 import re
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
-from s2sjax import report
+from s2sjax import history, report
 from s2sjax.errors import UserError
 from s2sjax.pace import duration
 from s2sjax.report import Reporter, align, progress
@@ -160,6 +161,45 @@ def test_a_resumed_run_records_as_if_it_had_never_been_interrupted(tmp_path):
         assert records(interrupted, name) == records(alone, name)
     run(interrupted, 1, 12, 0)  # begun anew: no checkpoint had been written
     assert records(interrupted) == records(alone)
+
+
+@pytest.mark.parametrize("longest", [1 << 16, 7])
+def test_lines_longer_than_any_of_ours_are_passed_over_piece_by_piece(tmp_path, monkeypatch, longest):
+    """The hole in the file takes no room on the disk, and should take none in memory."""
+    monkeypatch.setattr(history, "_LONGEST_KEPT", longest)
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "kind": "train", "loss": 1.0}).encode() + b"\n" for step in (1, 2, 3)]
+    hole = 64 << 20 if longest > 1000 else 21
+    with open(path, "wb") as file:
+        file.write(lines[0])
+        file.truncate(len(lines[0]) + hole)
+        file.seek(0, os.SEEK_END)
+        file.write(b"\n" + lines[1] + lines[2] + b"x" * 2 * longest)
+    tracemalloc.start()
+    try:
+        with make_reporter(tmp_path, resumed_from=2, tensorboard=False)[0]:
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    whole = lines[0] + bytes(hole) + b"\n" + lines[1]
+    # Lines of seven bytes are none of ours, so that none has a step, and only the torn one goes.
+    assert path.read_bytes() == (whole if longest > 1000 else whole + lines[2])
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_records_larger_than_any_of_ours_are_left_as_they_are_and_the_run_goes_on(tmp_path, name):
+    (tmp_path / name).touch()
+    os.truncate(tmp_path / name, 10**12)
+    reporter, stream = make_reporter(tmp_path, tensorboard=False)
+    with reporter:
+        reporter.step_line(1, METRICS)
+        reporter.samples(1, [("a", "b", "c")])
+    said = f"warning: {name} cannot be written (it has 1,000,000,000,000 bytes, expected at most 1,073,741,824; move"
+    assert said in stream.getvalue()
+    assert (tmp_path / name).stat().st_size == 10**12
+    (other,) = {"metrics.jsonl", "samples.jsonl"} - {name}
+    assert len(records(tmp_path, other)) == 1
 
 
 def test_tensorboard_gets_the_numbers_and_forgets_what_a_resumed_run_does_again(tmp_path):
