@@ -14,10 +14,10 @@ another user's belongs to that user. So the record cannot be brought along.
 import dataclasses
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 
-from s2sjax import jsontext, rundir
+from s2sjax import distributed, jsontext, rundir
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import is_compressed
@@ -63,13 +63,13 @@ def check(workdir: Path, experiment: Experiment, said: Collection[str]) -> None:
     Args:
         said: config keys whose values are the user's own, such as "data.dir".
     """
-    unasked = (
-        unasked_data(workdir, experiment.data, said),
-        unasked_models(workdir, experiment.tokenizer, said),
-        unasked_copy(workdir, experiment, said),
+    _refuse(
+        lambda: (
+            unasked_data(workdir, experiment.data, said)
+            or unasked_models(workdir, experiment.tokenizer, said)
+            or unasked_copy(workdir, experiment, said)
+        )
     )
-    for reason in filter(None, unasked):
-        raise UserError(reason)
 
 
 def check_data(workdir: Path, asked: DataConfig, saved: DataConfig, said: Collection[str]) -> None:
@@ -82,7 +82,16 @@ def check_data(workdir: Path, asked: DataConfig, saved: DataConfig, said: Collec
     """
     names = (field.name for field in dataclasses.fields(asked))
     changed = {f"data.{name}" for name in names if getattr(asked, name) != getattr(saved, name)}
-    if reason := unasked_data(workdir, asked, changed.union(said)):
+    _refuse(lambda: unasked_data(workdir, asked, changed.union(said)))
+
+
+def _refuse(find: Callable[[], str]) -> None:
+    """Raise a UserError for the reason that process 0 finds, in every process.
+
+    Hosts may number a directory differently, and one that stops leaves the others waiting.
+    """
+    (reason,) = distributed.shared([find()] if distributed.index() == 0 else None)
+    if reason:
         raise UserError(reason)
 
 

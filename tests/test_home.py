@@ -1,5 +1,6 @@
 """What a run directory asks for is obeyed where it was made, and has to be said again where it was brought."""
 
+import contextlib
 import gzip
 import json
 import lzma
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import s2sjax
-from s2sjax import events, home, rundir
+from s2sjax import distributed, events, home, rundir
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data.prepare import Prepared, Ragged, TokenizedSplit, fingerprint
 from s2sjax.data.splits import open_split
@@ -144,6 +145,23 @@ def test_advice_is_one_option_to_a_shell_and_shows_all_that_is_in_it(run, tmp_pa
     expected = {f"--config.data.dir={shown}", f"--config.data.test=../{shown}"}
     assert expected <= given
     assert {f"--config.checkpoint.copy_to={shown},", f"--config.tokenizer.source_model={shown}."} <= given
+
+
+def test_process_0_decides_for_all(run, tmp_path, monkeypatch):
+    """The directory's number may be another on another host."""
+    brought, told = copied(run, tmp_path / "brought"), []
+    monkeypatch.setattr(distributed, "shared", lambda items: told.append(items) or [items[0] if items else told[0]])
+    experiment = tiny(tmp_path, checkpoint__copy_to="s3://bucket")
+    for number, workdir, decided in ((0, run, ""), (1, brought, ""), (1, run, "made elsewhere")):
+        monkeypatch.setattr(distributed, "index", lambda number=number: number)
+        told[:] = [decided]
+        for check in (
+            lambda workdir=workdir: home.check(workdir, experiment, ()),
+            lambda workdir=workdir: home.check_data(workdir, experiment.data, experiment.data, ()),
+        ):
+            with pytest.raises(UserError, match=decided) if decided else contextlib.nullcontext():
+                check()
+        assert told[1:] == [[""] if number == 0 else None] * 2
 
 
 def test_keys_that_are_said_may_have_config_before_them(run, tmp_path):
