@@ -4,6 +4,7 @@ Run directories are data, also those of strangers: they are read by `rundir` and
 written into. A line of metrics that cannot be read is passed over; the run itself does the same.
 """
 
+import contextlib
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -54,21 +55,26 @@ class Recorded:
 
 def read_run(workdir: Path, name: str) -> Recorded:
     """Read a run directory. Raises: UserError if it is none, or what is in it cannot be read."""
-    if not workdir.is_dir():
+    with rundir.telling(workdir):
+        there = workdir.is_dir()
+    if not there:
         raise UserError(f"{workdir} is not a run directory: there is no such directory")
     experiment = experiments.load(workdir / "config.json")
     values = experiments.config_dict(experiment).to_dict()
     config = {"seed": values.pop("seed")}
     for section, keys in values.items():
         config |= {f"{section}.{key}": value for key, value in keys.items()}
-    try:
+    history = History((), (), 0)
+    with rundir.telling(workdir / "metrics.jsonl"), contextlib.suppress(FileNotFoundError):
         history = read_history(workdir / "metrics.jsonl")
-    except FileNotFoundError:
-        history = History((), (), 0)
     results = {}
-    for file in rundir.names(workdir, "results"):
+    with rundir.telling(workdir / "results"):
+        files = rundir.names(workdir, "results")
+    for file in files:
         if file.endswith(".json"):
-            values = jsontext.parse(rundir.read(workdir, f"results/{file}"), workdir / "results" / file)
+            path = workdir / "results" / file
+            with rundir.telling(path):
+                values = jsontext.parse(rundir.read(workdir, f"results/{file}"), path)
             results[file.removesuffix(".json")] = {k: v for k, v in values.items() if not math.isnan(_number(v))}
     return Recorded(name, config, experiment.checkpoint.metric, history.train, history.validation, results)
 

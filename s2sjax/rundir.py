@@ -49,12 +49,16 @@ def check(workdir: Path) -> None:
     looked at as checkpoints are.
 
     Raises:
-        ForeignError: for the first that is.
+        ForeignError: for the first that is. UserError: such a folder cannot be read.
     """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(workdir) as handle:
         for name in (*FILES, *FOLDERS):
             if _check_kind(workdir / name, handle, name) and name in FOLDERS and name != "checkpoints":
-                with open_folder(workdir, name) as folder:
+                with (
+                    telling(workdir / name),
+                    contextlib.suppress(FileNotFoundError),
+                    open_folder(workdir, name) as folder,
+                ):
                     for entry in os.listdir(folder):
                         _check_kind(workdir / name / entry, folder, entry)
 
@@ -189,6 +193,18 @@ def folder_descriptor(workdir: Path, name: str = "", *, make: bool = False) -> i
         os.close(handle)
         raise
     return handle
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """For commands that only read: a file or folder that cannot be read is a mistake of the user's, who may change it.
+
+    Raises: UserError in place of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def path_of(handle: int, path: Path) -> Path:

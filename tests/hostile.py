@@ -1,8 +1,10 @@
 """What strangers send: a tiny run to begin with, and ways to spoil files, all from a seed."""
 
 import contextlib
+import errno
 import io
 import json
+import os
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -137,3 +139,15 @@ def outcome(act: Callable[[], object]) -> str:
         str(error).encode(errors="backslashreplace")  # as Python prints to stderr
         return "refused"
     return "done"
+
+
+def forbid(monkeypatch, name: str) -> None:
+    """Let nothing of this name be opened, as `chmod 000` does for those who are not root."""
+    opened = os.open
+
+    def refuse(path, *arguments, **options):
+        if isinstance(path, str | os.PathLike) and os.path.basename(path) == name:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuse)

@@ -272,10 +272,11 @@ class CheckpointReader:
         return UserError(f"checkpoint {step} in {self.directory} cannot be read: {reason}; {self._others(step)}")
 
     def _candidates(self) -> list[int]:
-        """Whatever is named like a step, ascending, checkpoint or not."""
-        if not self.directory.parent.is_dir():
-            return []
-        return sorted(map(int, filter(STEP.fullmatch, rundir.names(self.directory.parent, self.directory.name))))
+        """Whatever is named like a step, ascending, checkpoint or not. Raises: UserError if the folder is not to be
+        read."""
+        with rundir.telling(self.directory), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return sorted(map(int, filter(STEP.fullmatch, rundir.names(self.directory.parent, self.directory.name))))
+        return []
 
     @contextlib.contextmanager
     def _inside(self, step: int) -> Iterator[Path]:

@@ -9,6 +9,7 @@ import pytest
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.cli import run_command
 from s2sjax.loading import load
+from tests.hostile import forbid
 from tests.tiny import random_state, tiny, write_run, write_text
 
 SCORES = {10: {"loss": 2.0, "bleu": 9.0}, 20: {"loss": 1.5, "bleu": 7.0}, 30: {"loss": 1.75, "bleu": math.nan}, 40: {}}
@@ -100,3 +101,12 @@ def test_a_run_without_checkpoints_and_one_with_a_damaged_one_are_told(workdir, 
     assert "damaged, and passed over: 20" in out and "use step 30" in out
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     assert "has no checkpoint yet" in listed(capsys, tmp_path / "run")
+
+
+@pytest.mark.parametrize("command", ["checkpoints", "decode"])
+def test_checkpoints_that_may_not_be_read_are_a_message(workdir, capsys, monkeypatch, command):
+    forbid(monkeypatch, "checkpoints")
+    with pytest.raises(SystemExit) as stopped:
+        run_command([command, f"--workdir={workdir}"])
+    _, err = capsys.readouterr()
+    assert stopped.value.code == 2 and f"cannot read {workdir / 'checkpoints'}: Permission denied" in err

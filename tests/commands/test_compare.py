@@ -9,6 +9,7 @@ import pytest
 from s2sjax.cli import run_command
 from s2sjax.comparison import differing_keys, read_run, rows
 from s2sjax.experiment import base_config, resolve, save
+from tests.hostile import forbid
 
 
 def write_run(place, name, *, seed=0, family="hmm", metric="loss", shift=0.0, seconds=True, **overrides):
@@ -138,6 +139,14 @@ def test_a_link_in_a_run_directory_is_not_followed(tmp_path, capsys, name):
     os.symlink(other / name, path)
     code, out, _ = compare(capsys, run)
     assert code == 2 and out == ""
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "results/test.json", "results", "config.json"])
+def test_what_may_not_be_read_is_a_message(tmp_path, capsys, monkeypatch, name):
+    run = write_run(tmp_path, "run")
+    forbid(monkeypatch, os.path.basename(name))
+    code, out, err = compare(capsys, run)
+    assert (code, out) == (2, "") and f"{run / name}" in err and "Permission denied" in err
 
 
 def test_text_of_a_stranger_does_not_steer_the_terminal(tmp_path, capsys):
