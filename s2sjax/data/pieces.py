@@ -16,7 +16,7 @@ class SentencePieceTokenizer:
     """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226) from its serialized form.
 
     Raises:
-      UserError: the bytes are no model, a piece is not valid UTF-8, or its special ids are not pad 0, unk 1, bos 2, eos 3.
+      UserError: the bytes are no model, a piece is no UTF-8, or its special ids are not pad 0, unk 1, bos 2, eos 3.
     """
 
     kind = "sentencepiece"
@@ -34,7 +34,7 @@ class SentencePieceTokenizer:
             self._processor.IdToPiece(list(range(self.vocab_size)))  # a few milliseconds for 32,000
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{origin} has a piece that is not valid UTF-8, {error.object[:50]!r}; restore the file, or take another"
+                f"{origin} has a piece that is not valid UTF-8, {error.object[:50]!r}; restore it, or take another"
             ) from None
         p = self._processor
         found = (p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id())

@@ -268,12 +268,12 @@ def _read(kind: object, directory: Path, side: str) -> Tokenizer:
             return SentencePieceTokenizer(data, str(path))
         case "char":
             record = jsontext.parse(data, path)
-            return CharTokenizer(_texts(record, "characters", path, longest=1), _texts(record, "symbols", path))
+            return CharTokenizer(_texts(record, "characters", path, longest=1), _symbols(record, path))
         case "byte":
-            return ByteTokenizer(_texts(jsontext.parse(data, path), "symbols", path))
+            return ByteTokenizer(_symbols(jsontext.parse(data, path), path))
         case "word":
             record = jsontext.parse(data, path)
-            return WordTokenizer(_texts(record, "words", path), _texts(record, "symbols", path))
+            return WordTokenizer(_texts(record, "words", path), _symbols(record, path))
         case _:
             raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char, byte or word")
 
@@ -288,6 +288,15 @@ def _texts(record: dict, field: str, path: Path, longest: int | None = None) -> 
     ):
         raise UserError(f"{path}: '{field}' is no list of different texts; restore the file")
     return list(texts)
+
+
+def _symbols(record: dict, path: Path) -> list[str]:
+    """User symbols: texts without line ends, which `encode` puts between two texts."""
+    symbols = _texts(record, "symbols", path)
+    for symbol in symbols:
+        if "\n" in symbol:
+            raise UserError(f"{path}: the symbol {symbol!r} has a line end, which no symbol may; restore the file")
+    return symbols
 
 
 def _train(kind: str, config: TokenizerConfig, texts: list[str], line_ends: bool) -> Tokenizer:

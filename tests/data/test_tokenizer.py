@@ -232,6 +232,28 @@ def test_loading_follows_no_path_from_the_json_and_reports_what_it_cannot_read(t
     assert isinstance(tokenizers.load(tmp_path / "here").source, CharTokenizer)
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_model_with_a_piece_that_is_no_text_is_refused_when_it_is_read(kind, tmp_path):
+    tokenizers.save(train(kind=kind), tmp_path / "here")
+    model = tmp_path / "here" / "source.model"
+    piece = "▁May".encode()
+    assert piece in model.read_bytes()
+    model.write_bytes(model.read_bytes().replace(piece, piece[:-1] + b"\xff"))
+    with pytest.raises(UserError, match=r"source.model has a piece that is not valid UTF-8, b'.*\\xff'; restore"):
+        tokenizers.load(tmp_path / "here")
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "word"])
+def test_symbols_with_line_ends_would_join_two_texts_and_are_refused(kind, tmp_path):
+    trained = train(kind=kind, user_symbols=("<a>", "<b>"))
+    tokenizers.save(trained, tmp_path / "here")
+    assert tokenizers.load(tmp_path / "here").source.to_bytes() == trained.source.to_bytes()
+    model = tmp_path / "here" / "source.model"
+    model.write_text(json.dumps(json.loads(model.read_text()) | {"symbols": ["<a>", "a\nb"]}))
+    with pytest.raises(UserError, match=r"source.model: the symbol 'a\\nb' has a line end"):
+        tokenizers.load(tmp_path / "here")
+
+
 @pytest.mark.skipif(not MULTI30K.is_dir(), reason="needs ../shared/data/multi30k")
 def test_every_german_caption_of_multi30k_survives_bpe():
     files = (MULTI30K / f"val.{language}.gz" for language in ("en", "de"))
