@@ -18,15 +18,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 
 from s2sjax import distributed, jsontext, rundir
-from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.config import DataConfig
-from s2sjax.data.lines import is_compressed
-from s2sjax.data.prepare import fingerprint
-from s2sjax.data.splits import of_each_pair, open_split
+from s2sjax.data.splits import of_each_pair
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
-from s2sjax.paths import expand
 
 RECORD = "home.json"
 
@@ -104,7 +100,7 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -
     """
     reaching, own = _reaching(asked), _keys(said)
     unsaid = [name for name in ("dir", *reaching) if f"data.{name}" not in own]
-    if asked.format == "phrases" or not unsaid or is_home(workdir) or (not reaching and _is_its_data(workdir, asked)):
+    if asked.format == "phrases" or not unsaid or is_home(workdir):
         return ""
     flags = " ".join(flag(f"config.data.{name}", getattr(asked, name)) for name in unsaid)
     return (
@@ -116,32 +112,6 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -
 def _keys(said: Collection[str]) -> set[str]:
     """Config keys without the "config." that they may begin with, on the command line as in Python."""
     return {key.removeprefix("config.") for key in said}
-
-
-def _is_its_data(workdir: Path, data: DataConfig) -> bool:
-    """Whether a split that the run was made with is there. Whoever made the run had that text: it is no secret."""
-    try:
-        known = jsontext.parse(rundir.read(workdir, "data.json"), workdir / "data.json")
-        pair = tokenizers_lib.load(workdir / "tokenizer")
-        return any(
-            _can_be_looked_at(data, split) and known.get(split) == fingerprint(open_split(data, split), data, pair)
-            for split in ("validation", "train")
-        )
-    except (OSError, UserError):
-        return False
-
-
-def _can_be_looked_at(data: DataConfig, split: str) -> bool:
-    """Whether to read a split costs no more than its files have: little, and nothing that is larger unpacked."""
-    if "://" in data.dir or data.format == "tfds":
-        return False
-    for part in of_each_pair(data):
-        patterns = (part.source, *part.targets) if part.format == "text" else (part.file,)
-        for pattern in filter(None, patterns):  # a language model's data has no sources
-            path = expand(data.dir) / pattern.replace("{split}", part.split_name(split).partition("[")[0])
-            if not path.is_file() or path.stat().st_size > rundir.LARGEST or is_compressed(path):
-                return False
-    return True
 
 
 def unasked_models(workdir: Path, tokenizer: TokenizerConfig, said: Collection[str] = ()) -> str:

@@ -211,13 +211,6 @@ def decompressed(stream: IO[bytes], name: str) -> IO[bytes]:
     return stream
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether the first bytes of a file are those of gzip or xz. Raises: OSError."""
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    return any(head.startswith(magic) for magic, _, _ in _COMPRESSED.values())
-
-
 def misalignment(source: Lines, target: Lines) -> str:
     """Says where two files of different line counts first go wrong, as well as that can be seen.
 
