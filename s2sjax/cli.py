@@ -33,7 +33,8 @@ def run_command(argv: Sequence[str] | None = None) -> None:
     try:
         code = _dispatch(argv)
     except UserError as error:
-        code, text = 2, without_controls(str(error))
+        # Values of files may have line ends: what comes after one does not look like a message of its own.
+        code, text = 2, without_controls(str(error)).replace("\n", "\n  ")
     except BrokenPipeError:
         code = 141
     except KeyboardInterrupt:
@@ -83,7 +84,7 @@ def _dispatch(argv: list[str]) -> int:
     # grain reads absl flags, and refuses to work until they are parsed.
     flags.FLAGS.mark_as_parsed()
     if (prefix := asked(rest)) is not None:
-        print(help_for(rest, command, prefix), end="")
+        print(without_controls(help_for(rest, command, prefix)), end="")
         return 0
     distributed.start()
     if command.alone and distributed.count() > 1:

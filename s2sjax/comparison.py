@@ -126,13 +126,8 @@ def shown(name: str, value: Value) -> str:
         return duration(value)
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    text = printable(f"{value:,}" if type(value) is int else str(value))
+    text = f"{value:,}" if type(value) is int else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def printable(text: str) -> str:
-    """Text from a run directory without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _plain(value: Any) -> Value:

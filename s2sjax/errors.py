@@ -19,6 +19,11 @@ def without_controls(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c != "\n" else c for c in text)
 
 
+def printable(text: str) -> str:
+    """Text to print within a line: as `without_controls`, and without what would end the line or turn its direction."""
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
+
+
 def flag(name: str, value: object) -> str:
     """An option of the command line as a shell takes it, to be copied from a message whatever its value is.
 

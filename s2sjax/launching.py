@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from s2sjax import rundir
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, without_controls
 
 _STEP = re.compile("0|[1-9][0-9]{0,17}")
 _RECORD = "logs/restarts"
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
             case _:
                 raise AssertionError(action)
     except UserError as error:
-        print(f"s2sjax: {error}", file=sys.stderr)
+        print(f"s2sjax: {without_controls(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -31,7 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from s2sjax import distributed, jsontext
-from s2sjax.errors import UserError, in_one_line, without_controls
+from s2sjax.errors import UserError, in_one_line, printable, without_controls
 from s2sjax.history import Record
 from s2sjax.pace import Pace, duration
 
@@ -263,8 +263,11 @@ def progress(description: str, total: int | None = None, *, stream: TextIO | Non
 
 
 def align(rows: Sequence[Sequence[object]]) -> list[str]:
-    """Lines of a table: floats with two decimals, numbers to the right, text to the left, wide characters counted."""
-    shown = [[f"{cell:,.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    """Lines of a table: floats with two decimals, numbers to the right, text to the left, wide characters counted.
+
+    Whatever a text holds, a row is one line, and steers no terminal.
+    """
+    shown = [[f"{cell:,.2f}" if isinstance(cell, float) else printable(str(cell)) for cell in row] for row in rows]
     widths: dict[int, int] = {}
     for texts in shown:
         for column, text in enumerate(texts):

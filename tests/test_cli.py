@@ -472,6 +472,21 @@ def test_a_message_shows_what_would_steer_a_terminal(capsys):
     assert "'\ufffd[2J\ufffd\ufffd名' is not a command" in capsys.readouterr().err
 
 
+def test_values_of_a_config_do_not_steer_a_terminal_and_their_lines_are_no_messages(tmp_path, capsys):
+    config = experiments.config_dict(experiments.resolve(experiments.base_config())).to_dict()
+    config["data"]["train"] = "\x1b[2Jx\ns2sjax: FAKE"
+    config["data"]["format"] = "\x1b[2Jx\ns2sjax: FAKE"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert s2s("decode", f"--workdir={tmp_path}") == 2
+    told = capsys.readouterr()
+    assert "\ufffd[2Jx\n  s2sjax: FAKE" in told.err and "\x1b" not in told.err
+    config["data"]["format"] = "text"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert s2s("decode", f"--workdir={tmp_path}", "--help=data.train") == 0
+    told = capsys.readouterr()
+    assert "[2Jx" in told.out and "\x1b" not in told.out and "\ns2sjax: FAKE" not in told.out
+
+
 def test_help_is_printed_and_is_no_mistake(workdir, capsys):
     assert s2s("--help") == 0
     assert "usage: s2sjax COMMAND" in capsys.readouterr().out

@@ -274,6 +274,11 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path):
         stream.close()
 
 
+def test_a_row_of_a_table_is_one_line_and_steers_no_terminal():
+    rows = [["\x1b]0;owned\x07", "a\nFAKE"], ["\u202ex\x9b", "a\u00a0\u3000b 名"]]
+    assert align(rows) == ["  \ufffd]0;owned\ufffd  a\ufffdFAKE", "  \ufffdx\ufffd         a\u00a0\u3000b 名"]
+
+
 def test_tables_are_aligned_and_wide_characters_counted():
     rows = [("metric", "value"), ("bleu", 31.2), ("精度", 7), ("tokens", 12345.678)]
     assert align(rows) == ["  metric  value", "  bleu        31.20", "  精度            7", "  tokens  12,345.68"]

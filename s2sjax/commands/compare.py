@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2sjax.commands.table import COMMANDS
-from s2sjax.comparison import Recorded, differing_keys, printable, read_run, rows, shown, spread
+from s2sjax.comparison import Recorded, differing_keys, read_run, rows, shown, spread
 from s2sjax.plots import compared_curves
 from s2sjax.report import align
 
@@ -43,8 +43,8 @@ def _table(runs: Sequence[Recorded], groups: dict[str, dict[str, list[Any]]]) ->
     seeds = len(runs) > 1 and differing_keys(runs) == ["seed"]
     table: list[list[object]] = [["", *(run.name for run in runs), *(["mean ± deviation"] if seeds else [])]]
     for title, group in groups.items():
-        table.append([printable(title)])
+        table.append([title])
         for name, row in group.items():
             mean = [spread(row) if title != "config" and name != "seconds" else ""] if seeds else []
-            table.append([f"  {printable(name)}", *(shown(name, value) for value in row), *mean])
+            table.append([f"  {name}", *(shown(name, value) for value in row), *mean])
     return [line.removeprefix("  ") for line in align(table)]

@@ -2,12 +2,13 @@
 
 import sys
 
+from s2sjax.errors import without_controls
 from s2sjax.run import Run
 
 
 def say(remark: str) -> None:
     """Say something that does not stop a command."""
-    print(f"s2sjax: {remark}", file=sys.stderr)
+    print(f"s2sjax: {without_controls(remark)}", file=sys.stderr)
 
 
 def say_read(run: Run) -> None:

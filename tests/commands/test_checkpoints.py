@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from s2sjax.checkpoints.manifest import seal
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.cli import run_command
 from s2sjax.loading import load
@@ -110,3 +111,13 @@ def test_checkpoints_that_may_not_be_read_are_a_message(workdir, capsys, monkeyp
         run_command([command, f"--workdir={workdir}"])
     _, err = capsys.readouterr()
     assert stopped.value.code == 2 and f"cannot read {workdir / 'checkpoints'}: Permission denied" in err
+
+
+def test_names_of_metrics_do_not_steer_the_terminal(workdir, tmp_path, capsys):
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    manifest = copy / "checkpoints" / "40" / "manifest.json"
+    body = json.loads(manifest.read_text())["body"]
+    manifest.unlink()
+    seal(manifest.parent, body | {"metrics": {"\x1b]0;owned\x07\nFAKE": 1.0}})
+    out = listed(capsys, copy)
+    assert "\ufffd]0;owned\ufffd\ufffdFAKE" in out and "\x1b" not in out and "\x07" not in out
