@@ -16,6 +16,7 @@ import pytest
 
 import s2sjax
 from s2sjax import experiment as experiments
+from s2sjax import home
 from s2sjax.cli import run_command
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
@@ -59,6 +60,7 @@ def workdir(place, setting):
 @pytest.fixture
 def copy(workdir, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
+    home.record(tmp_path / "run")  # or its data would have to be said again
     return tmp_path / "run"
 
 
