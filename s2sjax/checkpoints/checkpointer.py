@@ -9,6 +9,7 @@ A state of several processes is written by all of them, on a disk they share; pr
 A second copy is kept by process 0 (`s2sjax.checkpoints.copies`).
 """
 
+import errno
 import logging
 import math
 import os
@@ -103,6 +104,20 @@ class Checkpointer(CheckpointReader):
                 if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                     self._remove(path)
 
+    def _look_again(self) -> None:
+        """Open the directory once more under its name: it may have been mounted anew since, to be read only, say.
+
+        Raises:
+            OSError: it cannot be opened, or another directory has its name now; nobody would find what is saved here.
+        """
+        handle = rundir.folder_descriptor(self.directory.parent, self.directory.name)
+        try:
+            if not os.path.sameopenfile(handle, self._handle):
+                raise FileExistsError(errno.EEXIST, f"{self.directory} is not the directory that this run began with")
+            os.dup2(handle, self._handle, inheritable=False)
+        finally:
+            os.close(handle)
+
     def __enter__(self) -> "Checkpointer":
         return self
 
@@ -155,6 +170,7 @@ class Checkpointer(CheckpointReader):
         # A new one each time, so that a failure leaves nothing behind. Compression would save 8 % and cost a core.
         writer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
+            self._look_again()
             self._check_space(arrays)
             saving.open()
             filled = {name: array for name, array in arrays.items() if array.size}  # orbax refuses the empty ones

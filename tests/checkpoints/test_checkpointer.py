@@ -462,3 +462,17 @@ def test_a_leaf_that_is_no_array_is_refused(tmp_path):
             checkpoints.save(1, {"step": 1})
         with pytest.raises(TypeError, match="state leaf key"):
             checkpoints.save(1, {"key": jax.random.key(0)})
+
+
+def test_a_directory_that_another_one_has_taken_the_place_of_is_not_written_to(tmp_path):
+    directory = tmp_path / "checkpoints"
+    checkpoints = Checkpointer(directory, CheckpointConfig())
+    checkpoints.save(1, make_state())
+    checkpoints.wait()
+    directory.rename(tmp_path / "moved")
+    directory.mkdir()
+    checkpoints.save(2, make_state())
+    with pytest.raises(UserError, match="is not the directory that this run began with"):
+        checkpoints.close()
+    assert not any(directory.iterdir())
+    assert {path.name for path in (tmp_path / "moved").iterdir()} == {"1", "lock"}

@@ -26,7 +26,7 @@ OPTIONS = {
     "evaluate__every_steps": 10,
 }
 """Checkpoints at 4, 8, 10, 12, 16 and 20, of which the first, the best and the last three stay."""
-_STEP = re.compile(r"step +(\d+)/\d+ \| loss")
+_STEP = re.compile(r"step +(\d+)/\d+ \| (?:smoothed )?loss")
 _FAULT = re.compile(r"fault: (?!await)")
 _PATIENCE = 300.0
 PEER_TIMEOUT = 10.0
