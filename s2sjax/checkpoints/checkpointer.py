@@ -9,7 +9,6 @@ A state of several processes is written by all of them, on a disk they share; pr
 A second copy is kept by process 0 (`s2sjax.checkpoints.copies`).
 """
 
-import errno
 import logging
 import math
 import os
@@ -33,7 +32,7 @@ from s2sjax.checkpoints.lock import RunLock
 from s2sjax.checkpoints.quiet import quieten_orbax
 from s2sjax.checkpoints.restore import CheckpointReader, PyTree, Restored, flatten, passed_over
 from s2sjax.checkpoints.retention import CheckpointConfig, staying
-from s2sjax.checkpoints.saving import Save, remove
+from s2sjax.checkpoints.saving import Save, open_again, remove
 from s2sjax.errors import UserError, in_one_line
 
 _TEMPORARY = re.compile(r"tmp-[0-9]+-([0-9]+|old)")
@@ -104,20 +103,6 @@ class Checkpointer(CheckpointReader):
                 if _TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                     self._remove(path)
 
-    def _look_again(self) -> None:
-        """Open the directory once more under its name: it may have been mounted anew since, to be read only, say.
-
-        Raises:
-            OSError: it cannot be opened, or another directory has its name now; nobody would find what is saved here.
-        """
-        handle = rundir.folder_descriptor(self.directory.parent, self.directory.name)
-        try:
-            if not os.path.sameopenfile(handle, self._handle):
-                raise FileExistsError(errno.EEXIST, f"{self.directory} is not the directory that this run began with")
-            os.dup2(handle, self._handle, inheritable=False)
-        finally:
-            os.close(handle)
-
     def __enter__(self) -> "Checkpointer":
         return self
 
@@ -170,7 +155,7 @@ class Checkpointer(CheckpointReader):
         # A new one each time, so that a failure leaves nothing behind. Compression would save 8 % and cost a core.
         writer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
         try:
-            self._look_again()
+            open_again(self._handle, self.directory)
             self._check_space(arrays)
             saving.open()
             filled = {name: array for name, array in arrays.items() if array.size}  # orbax refuses the empty ones

@@ -1,6 +1,7 @@
 """A checkpoint on its way to be one: the temporary directory that it is put together in."""
 
 import dataclasses
+import errno
 import logging
 import os
 import shutil
@@ -43,6 +44,18 @@ class Save:
         if self.is_open:
             os.close(self._handle)
             self._handle = -1
+
+
+def open_again(handle: int, directory: Path) -> None:
+    """Have the descriptor of a directory lead to what is mounted there now, which may be read-only since, say.
+
+    Raises:
+        OSError: it cannot be opened, or another directory has its name now; nobody would find what is saved here.
+    """
+    with rundir.open_folder(directory.parent, directory.name) as now:
+        if not os.path.sameopenfile(now, handle):
+            raise FileExistsError(errno.EEXIST, f"{directory} is not the directory that this run began with")
+        os.dup2(now, handle, inheritable=False)
 
 
 def remove(directory: Path, known_as: Path) -> None:
