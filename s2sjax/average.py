@@ -8,7 +8,6 @@ the parameters that it saw, so none are averaged and none are kept, and `check_t
 """
 
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -200,7 +199,7 @@ def _write(
             checkpoints.save(step, {path: jnp.asarray(array) for path, array in arrays.items()})
         if home.is_home(Path(record.workdir)):
             home.record(temporary, path=output)
-        rundir.write(temporary, RECORD, (json.dumps(dataclasses.asdict(record), indent=2) + "\n").encode())
+        rundir.write_json(temporary, RECORD, dataclasses.asdict(record))
         # Last: without it a directory is no run, so neither is what a kill leaves behind.
         experiments.save(dataclasses.replace(experiment, decode=decode), temporary / "config.json")
         temporary.rename(output)

@@ -3,17 +3,15 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import distributed, models, rundir, sharding
+from s2sjax import distributed, models, sharding
 from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
@@ -260,11 +258,3 @@ def text_metrics_of(experiment: Experiment, names: tuple[str, ...]) -> TextMetri
     if "bleu" in names:
         check_bleu_tokenizer(how.bleu_tokenize, "config.evaluate.bleu_tokenize")
     return how
-
-
-def write_json(workdir: Path, name: str, values: Mapping[str, Any]) -> None:
-    """Put a file in a run directory, whole or not at all. Raises: UserError if it cannot be written."""
-    try:
-        rundir.write(workdir, name, (json.dumps(values, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"cannot write {workdir / name}: {error.strerror}") from error

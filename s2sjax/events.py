@@ -17,7 +17,6 @@ The file only grows. A process that was killed shows as a start without a stop b
 """
 
 import datetime
-import json
 import os
 import platform
 import subprocess
@@ -71,7 +70,7 @@ class Ledger:
         if event == "preempt":
             self._outcome = "preempted"
         try:
-            line = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+            line = (jsontext.dumps(entry, ascii=False) + "\n").encode()
             file = rundir.open_for_appending(self._path.parent, self._path.name)
             try:
                 # What a kill or a full disk has cut short stays a line of its own.

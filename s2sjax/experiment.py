@@ -11,7 +11,6 @@ A config file builds on `base_config`, which holds every key with its default:
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -328,8 +327,7 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 def save(experiment: Experiment, path: Path) -> None:
     """Write the config as JSON, whole or not at all, the form that a run directory keeps it in."""
-    content = json.dumps(config_dict(experiment).to_dict(), indent=2, sort_keys=True) + "\n"
-    rundir.write(path.parent, path.name, content.encode())
+    rundir.write_json(path.parent, path.name, config_dict(experiment).to_dict(), sort_keys=True)
 
 
 def load(path: Path) -> Experiment:

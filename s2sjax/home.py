@@ -12,7 +12,6 @@ another user's belongs to that user. So the record cannot be brought along.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
@@ -30,7 +29,7 @@ RECORD = "home.json"
 def record(workdir: Path, *, path: Path | None = None) -> None:
     """Make a run directory known as the user's own. Args: path: where it will be, if it is renamed after."""
     values = {"inode": os.stat(workdir).st_ino, "path": str((path or workdir).resolve())}
-    rundir.write(workdir, RECORD, (json.dumps(values) + "\n").encode())
+    rundir.write_json(workdir, RECORD, values, indent=None)
 
 
 def is_home(workdir: Path, *, in_place: bool = False) -> bool:

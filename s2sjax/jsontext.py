@@ -1,4 +1,5 @@
-"""JSON that comes from files, read in one place: whatever is wrong with it becomes a sentence.
+"""JSON, read and written in one place: whatever is wrong with what comes from a file becomes a sentence, and what
+goes into one can be read by any other program.
 
 `json.loads` alone lets through what fails later, each in its own way: NaN and infinities, integers that no float can
 hold, lone surrogates that cannot be printed, nesting that ends in a RecursionError.
@@ -49,6 +50,30 @@ def parse(content: bytes | str, where: object, *, of: type = dict, strict: bool 
     if not isinstance(value, of):
         raise UserError(f"{where} holds {NAMES[type(value)]}, expected {NAMES.get(of, of.__name__)}")
     return value
+
+
+def dumps(value: Any, *, indent: int | None = None, sort_keys: bool = False, ascii: bool = True) -> str:
+    """A value as JSON text, without a line end. NaN and infinities, which JSON does not have, become null.
+
+    Args:
+        indent: spaces for each level; None puts all on one line.
+        ascii: escape every character beyond ASCII.
+
+    Raises: TypeError for what is no value of JSON, such as an array.
+    """
+    encoder = json.JSONEncoder(ensure_ascii=ascii, allow_nan=False, indent=indent, sort_keys=sort_keys)
+    try:
+        return encoder.encode(value)
+    except ValueError:  # rare, so that only then all values are looked at
+        return encoder.encode(_with_nulls(value))
+
+
+def _with_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nulls(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_nulls(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 NAMES: dict[type, str] = {  # what a user calls values of JSON

@@ -12,8 +12,6 @@ A log line is worth less than the run: when one cannot be written, that is said 
 
 import contextlib
 import datetime
-import json
-import math
 import os
 import struct
 import sys
@@ -179,10 +177,9 @@ class Reporter:
 
     def _record(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
         values = {name: float(value) for name, value in metrics.items()}
-        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         seconds = round(self._seconds_before + time.monotonic() - self._began, 2)
-        self._append("metrics.jsonl", {"step": step, "kind": kind, "time": now, "seconds": seconds, **finite})
+        self._append("metrics.jsonl", {"step": step, "kind": kind, "time": now, "seconds": seconds, **values})
         if self._events is not None:
             with self.losing("tensorboard"):
                 self._events.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
@@ -190,7 +187,7 @@ class Reporter:
     def _append(self, name: str, entry: Mapping[str, Any]) -> None:
         if name in self._files:
             with self.losing(name):
-                self._files[name].append((json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode())
+                self._files[name].append((jsontext.dumps(entry, ascii=False) + "\n").encode())
 
     def _at(self, step: int) -> str:
         return f"step {step:{self._width}}/{self._total}"

@@ -1,14 +1,12 @@
 """What evaluating a split leaves in a run directory: its metrics, and what was decoded."""
 
 import hashlib
-import json
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from s2sjax import rundir
+from s2sjax import jsontext, rundir
 from s2sjax.errors import UserError
 from s2sjax.metrics.measure import references_of
 from s2sjax.streams import json_line
@@ -39,7 +37,7 @@ def write_results(
 
     A run directory that cannot be written costs a warning and not the results, which took long and are printed.
     """
-    contents = {f"{name}.json": json.dumps(_finite(results), indent=2, allow_nan=False) + "\n"}
+    contents = {f"{name}.json": jsontext.dumps(results, indent=2) + "\n"}
     if hypotheses is not None:
         contents[f"{name}.hyp.jsonl"] = "".join(map(json_line, hypotheses))
     for file, content in contents.items():
@@ -49,13 +47,6 @@ def write_results(
             _log.warning("%s is not written: %s", workdir / "results" / file, error.strerror or error)
         except UserError as error:  # what stands there leads elsewhere
             _log.warning("%s is not written: %s", workdir / "results" / file, error)
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities, which JSON has not, are null."""
-    if isinstance(value, Mapping):
-        return {name: _finite(each) for name, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def decoded_records(

@@ -18,7 +18,9 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from s2sjax import jsontext
 from s2sjax.errors import UserError
 
 LARGEST = 1 << 28
@@ -109,6 +111,11 @@ def write(workdir: Path, name: str, content: bytes) -> None:
     with _parent(workdir, name, make=True) as (folder, last):
         _check(workdir / name, folder, last)
         _replace(folder, last, [content])
+
+
+def write_json(workdir: Path, name: str, value: Any, *, indent: int | None = 2, sort_keys: bool = False) -> None:
+    """As `write`, of a value as JSON (`jsontext.dumps`) with a line end. Raises: as `write`."""
+    write(workdir, name, (jsontext.dumps(value, indent=indent, sort_keys=sort_keys) + "\n").encode())
 
 
 def open_for_appending(workdir: Path, name: str) -> int:

@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import io
-import json
 import lzma
 import os
 import queue
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from s2sjax import distributed
+from s2sjax import distributed, jsontext
 from s2sjax.data.lines import decompressed, iterate_lines, open_bytes
 from s2sjax.errors import UserError
 
@@ -106,7 +105,7 @@ def one_line(text: str) -> str:
 
 def json_line(record: Mapping[str, Any]) -> str:
     """A record as a line of JSON, its end included; texts are exact, and the line is one to every reader."""
-    line = json.dumps(record, ensure_ascii=False)
+    line = jsontext.dumps(record, ascii=False)
     # JSON escapes control characters, but not these, which can stand in a string only; nor half a surrogate pair.
     line = line.translate({ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"})
     return line.encode("utf-8", "backslashreplace").decode() + "\n"

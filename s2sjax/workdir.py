@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jax
@@ -21,7 +21,6 @@ from s2sjax.config import differences
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.prepare import Prepared
 from s2sjax.errors import UserError, in_one_line
-from s2sjax.evaluate import write_json
 from s2sjax.experiment import Experiment
 
 CHANGEABLE = (
@@ -161,7 +160,7 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
             experiments.save(experiment, workdir / "config.json")
         if not known:
             tokenizers_lib.save(prepared.tokenizers, workdir / "tokenizer")
-            write_json(workdir, "data.json", content)  # last: it says that all is there
+            rundir.write_json(workdir, "data.json", content)  # last: it says that all is there
         if goes_on:  # else a stranger's config would stand there as one's own
             home.record(workdir)
     except OSError as error:
@@ -219,11 +218,10 @@ def read_skipped(workdir: Path) -> Skipped:
 
 def write_skipped(workdir: Path, skipped: Skipped) -> None:
     """Raises: UserError if it cannot be written."""
-    write_json(
-        workdir,
-        "skipped.json",
-        {"left_out": [list(span) for span in skipped.left_out], "roll_backs": list(skipped.roll_backs)},
-    )
+    try:
+        rundir.write_json(workdir, "skipped.json", asdict(skipped))
+    except OSError as error:
+        raise UserError(f"cannot write {workdir / 'skipped.json'}: {error.strerror}") from error
 
 
 def discard_checkpoints(directory: Path, *, after: int) -> None:

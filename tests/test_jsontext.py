@@ -1,10 +1,17 @@
 import json
+import math
 import random
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from s2sjax import jsontext
+from s2sjax import home, jsontext, rundir
+from s2sjax.average import Average
+from s2sjax.checkpoints import manifest
 from s2sjax.errors import UserError
+from s2sjax.results import write_results
+from s2sjax.workdir import Skipped, write_skipped
 
 
 @pytest.mark.parametrize(
@@ -59,3 +66,67 @@ def test_mutated_json_is_a_value_or_a_sentence():
         except UserError:
             continue
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"indent": 2}, {"indent": 1, "sort_keys": True}, {"ascii": False}])
+def test_what_is_written_is_what_the_standard_library_writes(kwargs):
+    value = {"b": [1, 2.5, (True, None)], "a": {"z": "Grüße \u2028\n", 3: 1e-05}, "c": []}
+    if "sort_keys" in kwargs:
+        del value["a"][3]
+    standard = {"ensure_ascii" if name == "ascii" else name: setting for name, setting in kwargs.items()}
+    assert jsontext.dumps(value, **kwargs) == json.dumps(value, **standard)
+
+
+def test_what_json_has_no_number_for_is_null_at_any_depth():
+    value = {"a": math.nan, "b": [math.inf, (-math.inf, {"c": math.nan, "d": 1.0})], "e": "NaN"}
+    assert jsontext.dumps(value) == '{"a": null, "b": [null, [null, {"c": null, "d": 1.0}]], "e": "NaN"}'
+    assert jsontext.parse(jsontext.dumps(value), "it")["a"] is None
+
+
+PACKAGE = Path(jsontext.__file__).parent
+ELSEWHERE = {
+    "peers.py": "messages between processes",
+    "distributed.py": "messages between processes",
+    "data/counts.py": "the cache",
+    "data/prepare.py": "the cache, and fingerprints",
+    "data/unreadable.py": "the cache",
+    "data/sources.py": "fingerprints",
+    "data/splits.py": "fingerprints",
+    "data/fields.py": "a list of references as one text",
+    "data/units.py": "what a tokenizer learned, bytes to everybody else",
+}
+
+
+def test_everything_else_is_written_by_one_function():
+    """So that no file of a run directory holds a NaN that other readers refuse."""
+    found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "json.dump" in path.read_text("utf-8")}
+    assert found == {"jsontext.py", *ELSEWHERE}
+
+
+def test_files_of_a_run_directory_have_the_bytes_that_they_always_had(tmp_path):
+    """Checksums in manifests, and what is compared with an older copy, hang on each of them."""
+    write_skipped(tmp_path, Skipped(((3, 5), (7, 9)), ("step 5: Größe",)))
+    write_results(tmp_path, "test", {"loss": 1.5, "bleu": math.nan, "pairs": {"en-de": {"loss": math.inf}}}, [])
+    rundir.write_json(tmp_path, "average.json", asdict(Average("runs/a", "last 2", "params", {4: 0.5, 8: 0.5})))
+    home.record(tmp_path, path=Path("/runs/a"))
+    (tmp_path / "part").mkdir()
+    manifest.seal(tmp_path / "part", {"step": 3, "metrics": {"loss": math.nan, "bleu": 2.0}})
+    names = ("skipped.json", "results/test.json", "average.json", "home.json", "part/manifest.json")
+    content = {name: (tmp_path / name).read_text("ascii") for name in names}
+    assert content["skipped.json"] == (
+        '{\n  "left_out": [\n    [\n      3,\n      5\n    ],\n    [\n      7,\n      9\n    ]\n  ],\n'
+        '  "roll_backs": [\n    "step 5: Gr\\u00f6\\u00dfe"\n  ]\n}\n'
+    )
+    assert content["results/test.json"] == (
+        '{\n  "loss": 1.5,\n  "bleu": null,\n  "pairs": {\n    "en-de": {\n      "loss": null\n    }\n  }\n}\n'
+    )
+    assert content["average.json"] == (
+        '{\n  "workdir": "runs/a",\n  "rule": "last 2",\n  "parameters": "params",\n'
+        '  "weights": {\n    "4": 0.5,\n    "8": 0.5\n  }\n}\n'
+    )
+    assert content["home.json"] == f'{{"inode": {tmp_path.stat().st_ino}, "path": "/runs/a"}}\n'
+    assert content["part/manifest.json"] == (
+        '{\n "body": {\n  "metrics": {\n   "bleu": 2.0,\n   "loss": null\n  },\n  "step": 3\n },\n "files": {},\n'
+        ' "format": "s2sjax-manifest",\n'
+        ' "sha256": "e3188904681670f78142e71821971ac4eee8d9f29ac30bd3fe0b3a407c2bb55b",\n "version": 1\n}\n'
+    )

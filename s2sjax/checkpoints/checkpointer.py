@@ -10,7 +10,6 @@ A second copy is kept by process 0 (`s2sjax.checkpoints.copies`).
 """
 
 import logging
-import math
 import os
 import re
 import shutil
@@ -147,8 +146,7 @@ class Checkpointer(CheckpointReader):
                 raise TypeError(f"state leaf {name} is a {type(array).__name__}, not a jax.Array of numbers")
         body = {
             "step": step,
-            # JSON has no NaN and no infinities.
-            "metrics": {k: float(v) if math.isfinite(v) else None for k, v in (metrics or {}).items()},
+            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
             "arrays": {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in arrays.items()},
         }
         saving = Save(step, self._temporary(step))

@@ -9,7 +9,6 @@ walking the directory, and a manifest's paths are only compared with what was fo
 """
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Mapping
@@ -167,4 +166,4 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 
 def _serialise(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    return (jsontext.dumps(document, indent=1, sort_keys=True) + "\n").encode()

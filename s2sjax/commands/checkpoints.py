@@ -1,11 +1,11 @@
 """`s2sjax checkpoints`: the checkpoints of a run, their scores, and which of them is used."""
 
 import datetime
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from s2sjax import jsontext
 from s2sjax.checkpoints.restore import CheckpointReader, GoneError
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment, resolve
@@ -16,7 +16,7 @@ def run(values: dict[str, Any]) -> int:
     workdir, experiment = Path(values["workdir"]), resolve(values["config"])
     found = listing(workdir, experiment)
     if values["format"] == "json":
-        print(json.dumps(found, indent=2, allow_nan=False))
+        print(jsontext.dumps(found, indent=2))
         return 0
     entries = found["checkpoints"]
     if not entries:
@@ -45,7 +45,7 @@ def listing(workdir: Path, experiment: Experiment) -> dict[str, Any]:
     for step in reader.steps():
         try:
             at, size = reader.written(step)
-            metrics = {k: v if math.isfinite(v) else None for k, v in reader.metrics(step).items()}
+            metrics = dict(reader.metrics(step))
         except GoneError:
             continue
         except UserError:
@@ -70,7 +70,7 @@ def _table(entries: list[dict[str, Any]], metric: str) -> list[str]:
     rows: list[list[object]] = [["step", "saved (UTC)", "MB", *names, ""]]
     for entry in entries:
         scores = [entry["metrics"].get(name) for name in names]
-        cells = ["-" if value is None else f"{value:.4f}" for value in scores]
+        cells = ["-" if value is None or math.isnan(value) else f"{value:.4f}" for value in scores]
         marks = ", ".join(mark for mark in ("best", "newest", "used") if entry[mark])
         time = entry["time"].replace("T", " ").removesuffix("Z")
         rows.append([f"{entry['step']:,}", time, f"{entry['bytes'] / 1e6:,.1f}", *cells, marks])

@@ -1,11 +1,11 @@
 """`s2sjax compare`: several runs side by side, as a table and as curves in one plot."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from s2sjax import jsontext
 from s2sjax.commands.table import COMMANDS
 from s2sjax.comparison import Recorded, differing_keys, read_run, rows, shown, spread
 from s2sjax.plots import compared_curves
@@ -20,7 +20,7 @@ def run(values: dict[str, Any]) -> int:
     groups = rows(runs)
     if values["format"] == "json":
         record = {"runs": [str(path) for path in paths], **groups}
-        print(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False))
+        print(jsontext.dumps(record, indent=2, ascii=False))
     else:
         print("\n".join(_table(runs, groups)))
     if values["plot"]:

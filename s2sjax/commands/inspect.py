@@ -1,7 +1,6 @@
 """`s2sjax inspect`: what a config would train and what that takes, on devices that need not be there."""
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from s2sjax import environment, home
+from s2sjax import environment, home, jsontext
 from s2sjax.experiment import resolve
 from s2sjax.inspection.compiled import Compiled, compile_step
 from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_parameters
@@ -36,7 +35,7 @@ def run(values: dict[str, Any]) -> int:
     compiled = compile_step(subject) if values["compile"] else None
     if values["format"] == "json":
         record = {"platform": platform, **_record(subject, parameters, cost, compiled)}
-        print(json.dumps(record, indent=2))
+        print(jsontext.dumps(record, indent=2))
         return 0
     for line in _heading(subject, parameters, from_data=vocab is None):
         print(line)

@@ -12,7 +12,6 @@ bytes.
 
 import dataclasses
 import itertools
-import json
 import logging
 import re
 from collections import Counter
@@ -236,8 +235,8 @@ def save(pair: TokenizerPair, directory: Path) -> None:
     kinds = {"source": pair.source.kind} | ({} if pair.joint else {"target": pair.target.kind})
     for side in kinds:
         rundir.write(directory.parent, f"{directory.name}/{side}.model", getattr(pair, side).to_bytes())
-    record = json.dumps({"format": _FORMAT, "kinds": kinds}) + "\n"
-    rundir.write(directory.parent, f"{directory.name}/tokenizer.json", record.encode())
+    record = {"format": _FORMAT, "kinds": kinds}
+    rundir.write_json(directory.parent, f"{directory.name}/tokenizer.json", record, indent=None)
 
 
 def load(directory: Path) -> TokenizerPair:
