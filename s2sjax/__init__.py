@@ -39,7 +39,7 @@ _HOMES = {
 def __getattr__(name: str):
     # Lazy, so that `import s2sjax.data` needs no JAX, and the command line can set up the process before JAX starts.
     if name in _HOMES:
-        from s2sjax.environment import root_logger_untouched
+        from s2sjax.root_logger import root_logger_untouched
 
         with root_logger_untouched():  # orbax and grain speak while they are imported
             return getattr(_importlib.import_module(f"s2sjax.{_HOMES[name]}"), name)

@@ -2,7 +2,7 @@
 
 import logging
 
-from s2sjax.environment import restart_with_huge_pages
+from s2sjax.hugepages import restart_with_huge_pages
 
 
 def main() -> None:

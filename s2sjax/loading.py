@@ -15,8 +15,8 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from s2sjax import environment, models, optim, sharding
 from s2sjax import experiment as experiments
+from s2sjax import jax_settings, models, optim, sharding
 from s2sjax.api import Rules
 from s2sjax.assembly import build_model, check_languages, in_precision
 from s2sjax.checkpoints.restore import CheckpointReader
@@ -24,6 +24,7 @@ from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
+from s2sjax.root_logger import root_logger_untouched
 from s2sjax.run import Run
 from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer
@@ -32,8 +33,8 @@ from s2sjax.tasks import inputs
 _log = logging.getLogger(__name__)
 
 
-@environment.root_logger_untouched()
-@environment.exact_products()
+@root_logger_untouched()
+@jax_settings.exact_products()
 def load(
     workdir: str | Path,
     *,

@@ -113,3 +113,10 @@ def _temporary_cache() -> Path:
         directory,
     )
     return directory
+
+
+def configure_matplotlib() -> None:
+    """Have matplotlib keep its list of fonts in our cache if it cannot keep it in a home directory. Called before it is
+    imported."""
+    if not has_writable_home():
+        os.environ.setdefault("MPLCONFIGDIR", str(cache_root(writable=True) / "matplotlib"))

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from s2sjax import rundir
-from s2sjax.environment import configure_matplotlib
 from s2sjax.errors import UserError
 from s2sjax.history import is_number, read_history
 from s2sjax.metrics.names import METRICS, TEXT_METRICS
+from s2sjax.paths import configure_matplotlib
 
 _STYLE: Any = {
     "figure.facecolor": "white",

@@ -7,12 +7,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from s2sjax import environment, training
 from s2sjax import experiment as experiments
+from s2sjax import jax_settings, training
 from s2sjax.experiment import Experiment
 from s2sjax.flags import parse
 from s2sjax.loading import load
 from s2sjax.options import Command
+from s2sjax.root_logger import root_logger_untouched
 from s2sjax.run import Run
 from s2sjax.stopping import StopRequests
 from s2sjax.tasks import inputs
@@ -20,7 +21,7 @@ from s2sjax.tasks import inputs
 _CONFIG_FILE = Command("train", "a config file is read as that command reads it", config="file")
 
 
-@environment.root_logger_untouched()
+@root_logger_untouched()
 def train(config: ConfigDict | str | Path | None, workdir: str | Path, **changes: Any) -> Run:
     """Train a model, or resume what stands in `workdir`, as `s2sjax train` does. Returns the run, opened.
 
@@ -53,8 +54,8 @@ def train(config: ConfigDict | str | Path | None, workdir: str | Path, **changes
     """
     workdir = inputs.path(workdir, "workdir")
     experiment = experiments.override(_experiment(config, workdir), changes)
-    environment.keep_compiled_programs()
-    with environment.exact_products(), StopRequests() as stop:
+    jax_settings.keep_compiled_programs()
+    with jax_settings.exact_products(), StopRequests() as stop:
         code = training.train_until(stop, experiment, workdir, None if config is not None else changes, watchdog=False)
     if code == training.INTERRUPTED:
         if stop.name not in (None, "SIGINT"):

@@ -14,7 +14,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from s2sjax import distributed, environment, home
+from s2sjax import distributed, home, jax_settings
 from s2sjax import experiment as experiments
 from s2sjax.assembly import build_model, check_changes, check_languages, in_precision
 from s2sjax.data import prepare as preparation
@@ -129,7 +129,7 @@ class Run:
             )
         return dataclasses.replace(self, experiment=experiment, model=model, others=others)
 
-    @environment.exact_products()
+    @jax_settings.exact_products()
     def decode(
         self,
         sources: Iterable[str],
@@ -169,7 +169,7 @@ class Run:
         prompted = [prompt(source) for source in sources]
         return self.translator(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=progress)
 
-    @environment.exact_products()
+    @jax_settings.exact_products()
     def score(
         self,
         sources: Iterable[str],
@@ -195,7 +195,7 @@ class Run:
         )
         return [float(pair.log_probs.sum(dtype=np.float64)) for pair in forced]
 
-    @environment.exact_products()
+    @jax_settings.exact_products()
     def explain(self, sources: Iterable[str], found: Iterable[Iterable[Hypothesis]]) -> list[list[Details]]:
         """More about each hypothesis that `decode` found for each source, by one teacher-forced pass over all of them.
 
@@ -226,7 +226,7 @@ class Run:
         details = map(Details, (tuple(pair.log_probs.tolist()) for pair in forced), scores, alignments)
         return [list(itertools.islice(details, len(hypotheses))) for hypotheses in found]
 
-    @environment.exact_products()
+    @jax_settings.exact_products()
     def logits(
         self,
         sources: Iterable[str],
@@ -257,7 +257,7 @@ class Run:
         rows = [split.target[i][0 if given is None else given[i] :].tolist() for i in range(len(split))]
         return [Logits(values, tuple(ids), tuple(pieces(ids))) for values, ids in zip(logits, rows, strict=True)]
 
-    @environment.exact_products()
+    @jax_settings.exact_products()
     def align(
         self,
         sources: Iterable[str],
@@ -303,7 +303,7 @@ class Run:
     def _forcing(self) -> Forcing:
         return Forcing(self.translator, self.tokenizers, tuple(run.experiment for run in (self, *self.others)))
 
-    @environment.exact_products()
+    @jax_settings.exact_products()
     def tag(
         self, texts: Iterable[str], *, progress: Callable[[int], None] = lambda done: None
     ) -> list[list[tuple[str, int]]]:
@@ -325,7 +325,7 @@ class Run:
         pieces = self.tokenizers.target.pieces
         return [list(zip(pieces(row), path, strict=True)) for row, path in zip(rows, states, strict=True)]
 
-    @environment.exact_products()
+    @jax_settings.exact_products()
     def evaluate(self, split: str) -> dict[str, Any]:
         """The metrics of one split: the loss, and those of `evaluate.metrics`.
 

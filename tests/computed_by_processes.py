@@ -9,14 +9,14 @@ from pathlib import Path
 
 from absl import flags
 
-from s2sjax import distributed, environment
+from s2sjax import distributed, jax_settings
 from tests.computation import compute
 from tests.tiny import tiny
 
 if __name__ == "__main__":
     flags.FLAGS.mark_as_parsed()
     distributed.start()
-    environment.configure_jax()
+    jax_settings.configure_jax()
     for family, overrides in json.loads(sys.argv[2]):
         losses, batches = compute(tiny(Path(sys.argv[1]), family, **overrides))
         print(json.dumps({"losses": losses.tolist(), "batches": batches}), flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import s2sjax
-from s2sjax import distributed, environment, events, home, rundir
+from s2sjax import distributed, events, home, jax_settings, rundir
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data.prepare import Prepared, Ragged, TokenizedSplit, fingerprint
 from s2sjax.data.splits import open_split
@@ -81,7 +81,7 @@ def test_a_run_that_was_brought_asks_for_both(run, tmp_path, bring):
 
 def test_python_trains_a_run_that_was_brought_only_as_the_command_does(run, tmp_path, monkeypatch):
     brought = copied(run, tmp_path / "brought")
-    monkeypatch.setattr(environment, "keep_compiled_programs", lambda: None)  # a setting of the whole process
+    monkeypatch.setattr(jax_settings, "keep_compiled_programs", lambda: None)  # a setting of the whole process
     for changes in ({}, {"data.dir": str(tmp_path)}, {"config.checkpoint.copy_to": ""}):
         with pytest.raises(UserError, match="made elsewhere"):
             s2sjax.train(None, brought, **changes)

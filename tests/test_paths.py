@@ -8,7 +8,7 @@ import jax
 import pytest
 from jax._src.lru_cache import LRUCache
 
-from s2sjax import environment, paths
+from s2sjax import jax_settings, paths
 from s2sjax.data.cache import cache_directory
 from s2sjax.data.config import DataConfig
 from s2sjax.data.splits import open_split
@@ -37,7 +37,7 @@ def compile_cache(monkeypatch) -> Path:
     told = {}
     monkeypatch.setattr(jax.config, "update", told.__setitem__)
     monkeypatch.setitem(jax.config._value_holders, "jax_compilation_cache_dir", type("", (), {"value": None})())
-    environment.configure_jax()
+    jax_settings.configure_jax()
     return Path(told["jax_compilation_cache_dir"])
 
 
@@ -73,7 +73,7 @@ def test_a_home_that_cannot_be_written_to_is_none(homeless, monkeypatch, tmp_pat
     monkeypatch.setattr(os, "access", lambda path, mode: "read-only" not in str(path) and writable(path, mode))
     assert cache_directory(DataConfig()) == homeless
     assert "no home directory can be written to: prepared data and compiled programs are kept in" in caplog.text
-    environment.configure_matplotlib()
+    paths.configure_matplotlib()
     assert os.environ["MPLCONFIGDIR"] == str(homeless / "matplotlib")
     # What was prepared there before can still be read.
     if home != "a-file":
@@ -81,7 +81,7 @@ def test_a_home_that_cannot_be_written_to_is_none(homeless, monkeypatch, tmp_pat
         assert cache_directory(DataConfig()) == tmp_path / home / ".cache" / "s2sjax"
         # What is going to be written has to go elsewhere.
         monkeypatch.delenv("MPLCONFIGDIR")
-        environment.configure_matplotlib()
+        paths.configure_matplotlib()
         assert os.environ["MPLCONFIGDIR"] == str(homeless / "matplotlib")
         assert compile_cache(monkeypatch) == homeless / "xla"
 
@@ -90,7 +90,7 @@ def test_matplotlib_uses_a_home_that_can_be_written_to(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MPLCONFIGDIR", "so that it is taken back")
     monkeypatch.delenv("MPLCONFIGDIR")
-    environment.configure_matplotlib()
+    paths.configure_matplotlib()
     assert "MPLCONFIGDIR" not in os.environ
 
 

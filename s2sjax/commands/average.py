@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from s2sjax import environment
+from s2sjax import jax_settings
 from s2sjax.average import average
 from s2sjax.errors import UserError
 from s2sjax.experiment import resolve
@@ -13,7 +13,7 @@ Number = TypeVar("Number", int, float)
 
 
 def run(values: dict[str, Any]) -> int:
-    environment.configure_jax()
+    jax_settings.configure_jax()
     experiment = resolve(values["config"])
     made = average(
         Path(values["workdir"]), Path(values["output"]), experiment=experiment,

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from s2sjax import environment, home, jsontext
+from s2sjax import home, jax_settings, jsontext
 from s2sjax.experiment import resolve
 from s2sjax.inspection.compiled import Compiled, compile_step
 from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_parameters
@@ -26,7 +26,7 @@ def run(values: dict[str, Any]) -> int:
     if values["said"] is not None and vocab is None:  # the config is the run directory's, and its data is read
         home.check(Path(values["workdir"]), experiment, values["said"])
         own = own_tokenizers(Path(values["workdir"]))
-    environment.configure_jax()
+    jax_settings.configure_jax()
     devices = described_devices(_number(values["devices"], "--devices"))
     with progress("preparing data") as advance:
         subject = describe(experiment, devices, vocab, advance, own=own)

@@ -1,6 +1,6 @@
 """A run, opened as the flags of a command say."""
 
-from s2sjax import environment
+from s2sjax import jax_settings
 from s2sjax.experiment import resolve
 from s2sjax.loading import load
 from s2sjax.run import Run
@@ -8,6 +8,6 @@ from s2sjax.run import Run
 
 def open_run(values: dict) -> Run:
     """The run in `--workdir`, together with those that `--ensemble` names, if the command has it and it is given."""
-    environment.configure_jax()
+    jax_settings.configure_jax()
     others = [name for name in values.get("ensemble", "").split(",") if name]
     return load(values["workdir"], experiment=resolve(values["config"]), ensemble=others, said=values["said"])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s2sjax import environment
 from s2sjax import experiment as experiments
+from s2sjax import jax_settings
 from s2sjax.commands.records import read_record
 from s2sjax.commands.remarks import say, say_read
 from s2sjax.commands.table import COMMANDS
@@ -97,7 +97,7 @@ def _judges(values: dict[str, str]) -> list[Judge]:
             raise COMMANDS["rerank"].misuse(f"--{name} goes with --{beside}, which is not given")
     if not named:
         return []
-    environment.configure_jax()
+    jax_settings.configure_jax()
     return [
         _judge(entry, channel=flag == "channel")
         for flag in ("runs", "channel")

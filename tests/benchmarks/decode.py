@@ -251,7 +251,8 @@ def judge(directory: Path, name: str) -> float:
 def work(name: str, directory: Path) -> None:
     """A contestant's process: "decode" is a turn, "curves" are those of `our_curves`."""
     if name in OURS:
-        from s2sjax.environment import configure_jax, restart_with_huge_pages
+        from s2sjax.hugepages import restart_with_huge_pages
+        from s2sjax.jax_settings import configure_jax
 
         restart_with_huge_pages()
         configure_jax()

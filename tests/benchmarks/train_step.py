@@ -242,7 +242,7 @@ def read_batches(path: Path) -> list[dict[str, np.ndarray]]:
 def work(contestant: Contestant, directory: Path) -> None:
     """Answer requests on the standard input until it ends."""
     if contestant.options is None:
-        from s2sjax.environment import restart_with_huge_pages
+        from s2sjax.hugepages import restart_with_huge_pages
 
         restart_with_huge_pages()
     answers = contest.reserve_answers()
@@ -290,7 +290,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     import jax
     from absl import flags
 
-    from s2sjax import environment, models, optim, sharding, state
+    from s2sjax import jax_settings, models, optim, sharding, state
     from s2sjax import step as update
     from s2sjax.data import pipeline
     from s2sjax.data.plan import make_plan
@@ -298,7 +298,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     from s2sjax.ops.linear import Precision
 
     flags.FLAGS.mark_as_parsed()  # grain waits for it
-    environment.configure_jax()
+    jax_settings.configure_jax()
     experiment = load_experiment(settings["data"])
     mesh = sharding.make_mesh(experiment.mesh)
     prepared = prepare(experiment.data, experiment.tokenizer, ("train",))

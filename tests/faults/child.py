@@ -150,7 +150,7 @@ class Faults:
 
 
 def main() -> None:
-    from s2sjax.environment import restart_with_huge_pages
+    from s2sjax.hugepages import restart_with_huge_pages
 
     restart_with_huge_pages()
     middle = sys.argv.index("--")
