@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 
@@ -63,21 +64,21 @@ def test_jax_has_a_client_of_the_coordinator():
     need(hasattr(jax.config, "jax_enable_preemption_service"), "jax", "jax_enable_preemption_service", who)
 
 
-def _calls():
-    def looped(x):
-        return jax.lax.scan(lambda carry, y: (carry + y, carry), 0.0, x)
-
-    return {
-        ("scan", "jaxpr"): jax.make_jaxpr(looped)(jnp.ones(3)),
-        ("while", "body_jaxpr"): jax.make_jaxpr(lambda x: jax.lax.while_loop(lambda y: y < 9, lambda y: 2 * y, x))(1.0),
-        ("cond", "branches"): jax.make_jaxpr(lambda x: jax.lax.cond(x > 0, jnp.sin, jnp.cos, x))(1.0),
-        ("jit", "jaxpr"): jax.make_jaxpr(jax.jit(jnp.sin))(1.0),
-    }
+def looped(x):
+    return jax.lax.scan(lambda carry, y: (carry + y, carry), 0.0, x * np.ones(3, np.float32))
 
 
-@pytest.mark.parametrize("name, key", list(_calls()))
-def test_jax_names_operations_and_what_they_call_as_the_estimate_reads_them(name, key):
-    (equation,) = (e for e in _calls()[name, key].eqns if e.primitive.name == name)
+@pytest.mark.parametrize(
+    "name, key, computed",
+    [
+        ("scan", "jaxpr", looped),
+        ("while", "body_jaxpr", lambda x: jax.lax.while_loop(lambda y: y < 9, lambda y: 2 * y, x)),
+        ("cond", "branches", lambda x: jax.lax.cond(x > 0, jnp.sin, jnp.cos, x)),
+        ("jit", "jaxpr", jax.jit(jnp.sin)),
+    ],
+)
+def test_jax_names_operations_and_what_they_call_as_the_estimate_reads_them(name, key, computed):
+    (equation,) = (e for e in jax.make_jaxpr(computed)(1.0).eqns if e.primitive.name == name)
     need(key in equation.params, "jax", f"params[{key!r}] of {name}", "s2sjax.inspection.program")
 
 
