@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from s2sjax import events, rundir
+from s2sjax.display import align
 from s2sjax.errors import UserError
-from s2sjax.report import align
 
 ITEMS = {
     "counted": "steps that count",

@@ -21,6 +21,7 @@ from s2sjax.data import prepare as preparation
 from s2sjax.data.prepare import TokenizedSplit, turn_round
 from s2sjax.data.splits import open_split, pair_lengths, prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.display import progress
 from s2sjax.errors import UserError
 from s2sjax.evaluate import Likelihood, LikelihoodEvaluator, make_translator, remarks_on, text_metrics_of
 from s2sjax.experiment import Experiment
@@ -29,7 +30,6 @@ from s2sjax.metrics.measure import measure
 from s2sjax.metrics.names import TEXT_METRICS
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.ops.linear import Precision
-from s2sjax.report import progress
 from s2sjax.results import decoded_records, result_name, write_results
 from s2sjax.tasks import inputs
 from s2sjax.tasks.details import Details, Logits, length_scores

@@ -26,13 +26,14 @@ from s2sjax.data import pipeline
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
 from s2sjax.data.windows import windowed
+from s2sjax.display import progress
 from s2sjax.errors import UserError
 from s2sjax.evaluate import Validator
 from s2sjax.experiment import Experiment
 from s2sjax.faults import TooManyBadSteps
 from s2sjax.ops.linear import Precision
 from s2sjax.plots import learning_curves
-from s2sjax.report import Reporter, progress
+from s2sjax.report import Reporter
 from s2sjax.state import TrainState, abstract_state, initializer, shardings
 from s2sjax.step import make_step, stream_key
 from s2sjax.stopping import Stopped, StopRequests

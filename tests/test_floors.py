@@ -18,6 +18,8 @@ LEAVES = {
     "state",
     "metrics",
     "report",
+    "display",
+    "tensorboard",
     "plots",
     "faults",
     "watchdog",

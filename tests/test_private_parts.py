@@ -124,4 +124,4 @@ def test_tensorboardx_has_the_checksum_of_event_files():
     masked = getattr(record_writer, "masked_crc32c", lambda data: None)(b"123456789")
     crc = 0xE3069283  # of these nine bytes, in every description of CRC-32C
     expected = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    need(masked == expected, "tensorboardX", "record_writer.masked_crc32c", "s2sjax.report")
+    need(masked == expected, "tensorboardX", "record_writer.masked_crc32c", "s2sjax.tensorboard")

@@ -11,9 +11,10 @@ import tracemalloc
 import pytest
 
 from s2sjax import history, report
+from s2sjax.display import align, progress
 from s2sjax.errors import UserError
 from s2sjax.pace import duration
-from s2sjax.report import Reporter, align, progress
+from s2sjax.report import Reporter
 
 METRICS = {
     "loss": 3.21,
@@ -74,7 +75,7 @@ def test_the_eta_leaves_compiling_out_and_is_the_same_in_the_line_and_the_bar(tm
     now, shown = [100.0], []
     monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
     reporter, stream = make_reporter(tmp_path)
-    reporter._voice.move = lambda done, left: shown.append(duration(left))
+    reporter._display.move = lambda done, left: shown.append(duration(left))
     with reporter:
         now[0] += 40
         reporter.leave_out(40)  # compiling
@@ -312,7 +313,8 @@ def test_advance_adds_up(monkeypatch):
 def test_a_terminal_gets_a_bar_below_the_lines_and_stdout_is_left_alone(tmp_path):
     script = """
 import sys, time
-from s2sjax.report import Reporter, progress
+from s2sjax.display import progress
+from s2sjax.report import Reporter
 with Reporter(sys.argv[1], total_steps=10) as reporter:
     for step in range(1, 11):
         time.sleep(0.03)

@@ -7,9 +7,9 @@ from typing import Any
 from s2sjax import distributed
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import say_read
+from s2sjax.display import progress
 from s2sjax.errors import UserError
 from s2sjax.plots import attention_map
-from s2sjax.report import progress
 from s2sjax.streams import all_lines, json_line, reading, writing
 from s2sjax.tasks.word_alignment import Alignment
 

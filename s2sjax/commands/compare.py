@@ -8,8 +8,8 @@ from typing import Any
 from s2sjax import jsontext
 from s2sjax.commands.table import COMMANDS
 from s2sjax.comparison import Recorded, differing_keys, read_run, rows, shown, spread
+from s2sjax.display import align
 from s2sjax.plots import compared_curves
-from s2sjax.report import align
 
 
 def run(values: dict[str, Any]) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import say, say_read
 from s2sjax.commands.sources import check_given, open_sources
+from s2sjax.display import progress
 from s2sjax.errors import UserError
-from s2sjax.report import progress
 from s2sjax.run import Run
 from s2sjax.streams import all_lines, json_line, one_line, reading, windows, writing
 from s2sjax.tasks.details import Details

@@ -4,7 +4,7 @@ from typing import Any
 
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import say_read
-from s2sjax.report import align
+from s2sjax.display import align
 
 
 def run(values: dict[str, Any]) -> int:

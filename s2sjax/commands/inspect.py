@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from s2sjax import home, jax_settings, jsontext
+from s2sjax.display import progress
 from s2sjax.experiment import resolve
 from s2sjax.inspection.compiled import Compiled, compile_step
 from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_parameters
 from s2sjax.inspection.subject import Subject, describe, described_devices
 from s2sjax.options import whole_number
-from s2sjax.report import progress
 from s2sjax.workdir import own_tokenizers
 
 

@@ -12,11 +12,11 @@ from s2sjax import jax_settings
 from s2sjax.commands.records import read_record
 from s2sjax.commands.remarks import say, say_read
 from s2sjax.commands.table import COMMANDS
+from s2sjax.display import progress
 from s2sjax.errors import UserError
 from s2sjax.loading import load
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.text import TextMetrics, unsuitable
-from s2sjax.report import progress
 from s2sjax.run import Run
 from s2sjax.streams import count_lines, json_line, one_line, read_lines, reading, windows, writing
 from s2sjax.tasks.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank

@@ -8,8 +8,8 @@ from s2sjax.commands.opening import open_run
 from s2sjax.commands.records import read_record
 from s2sjax.commands.remarks import say_read
 from s2sjax.commands.table import COMMANDS
+from s2sjax.display import progress
 from s2sjax.errors import UserError
-from s2sjax.report import progress
 from s2sjax.streams import all_lines, reading, writing
 from s2sjax.tasks.translate import Hypothesis
 

@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 from s2sjax.commands.opening import open_run
-from s2sjax.report import progress
+from s2sjax.display import progress
 from s2sjax.streams import count_lines, json_line, read_lines, reading, windows, writing
 
 
