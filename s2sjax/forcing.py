@@ -1,5 +1,7 @@
-"""Pairs of texts, teacher forced: what a run's `score`, `logits`, `explain` and `align` are made of."""
+"""Pairs of texts, teacher forced: a run's `score`, `logits`, `explain` and `align`."""
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +13,21 @@ from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.evaluate import check_positions
 from s2sjax.experiment import Experiment
-from s2sjax.tasks.forced import Forced, Layers, forced_pairs
+from s2sjax.tasks.details import Details, Logits, length_scores
+from s2sjax.tasks.forced import Forced, Layers, choose_layers, forced_pairs
+from s2sjax.tasks.scorers import attention_layers
 from s2sjax.tasks.translate import Hypothesis, Translator
 from s2sjax.tasks.word_alignment import Alignment, align_words, read_words, written_words
 
 _MOST_LOGITS = 1 << 24
 """Scores of words that a device computes at a time: 64 MiB."""
+
+Target = str | Hypothesis
+Advance = Callable[[int], None]
+
+
+def _silent(done: int) -> None:
+    """For nobody who wants to know how far it is."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +40,7 @@ class Forcing:
     experiments: tuple[Experiment, ...]
     """Configs of the run and of the other members of an ensemble."""
 
-    def read(
-        self, sources: Sequence[str], targets: Sequence[str | Hypothesis], *, again: bool = False
-    ) -> TokenizedSplit:
+    def read(self, sources: Sequence[str], targets: Sequence[Target], *, again: bool = False) -> TokenizedSplit:
         """The pairs' tokens; targets in reading order.
 
         Args:
@@ -60,9 +69,7 @@ class Forcing:
             check_positions(experiment, source.lengths, target.lengths)
         return TokenizedSplit(source, target, fingerprint="", given=given)
 
-    def force(
-        self, split: TokenizedSplit, layers: Layers | None, *, progress: Callable[[int], None] = lambda done: None
-    ) -> list[Forced]:
+    def force(self, split: TokenizedSplit, layers: Layers | None, *, progress: Advance = _silent) -> list[Forced]:
         """What the model says of each pair: see `forced_pairs`."""
         experiment = self.experiments[0]
         batch_size = experiment.decode.batch_size
@@ -73,10 +80,49 @@ class Forcing:
             right_to_left=experiment.data.right_to_left, progress=progress,
         )  # fmt: skip
 
+    def score(self, sources: Sequence[str], targets: Sequence[Target], *, progress: Advance = _silent) -> list[float]:
+        """The log-probability of each target, nats."""
+        forced = self.force(self.read(sources, targets), (), progress=progress)
+        return [float(pair.log_probs.sum(dtype=np.float64)) for pair in forced]
+
+    def logits(self, sources: Sequence[str], targets: Sequence[Target], *, progress: Advance = _silent) -> list[Logits]:
+        """What the model says at each token of each target, over the whole vocabulary."""
+        split = self.read(sources, targets)
+        logits = [pair.logits for pair in self.force(split, None, progress=progress)]
+        pieces, given = self.tokenizers.target.pieces, split.given
+        rows = [split.target[i][0 if given is None else given[i] :].tolist() for i in range(len(split))]
+        return [Logits(values, tuple(ids), tuple(pieces(ids))) for values, ids in zip(logits, rows, strict=True)]
+
+    def explain(self, sources: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[list[Details]]:
+        """More about each hypothesis of each source, by one pass over all of them."""
+        of_each = [source for source, hypotheses in zip(sources, found, strict=True) for _ in hypotheses]
+        listed = [hypothesis for hypotheses in found for hypothesis in hypotheses]
+        split = self.read(of_each, listed, again=True)
+        forced = self.force(split, choose_layers(None, self.attention_layers))
+        alignments: Sequence[Alignment | None] = [None] * len(listed)
+        if any(self.attention_layers):
+            alignments = self._alignments(of_each, listed, split, forced)
+        scores = length_scores([h.score for h in listed], [len(h.ids) for h in listed], self.experiments[0].decode)
+        details = map(Details, (tuple(pair.log_probs.tolist()) for pair in forced), scores, alignments)
+        return [list(itertools.islice(details, len(hypotheses))) for hypotheses in found]
+
     def align(
-        self, sources: Sequence[str], targets: Sequence[str | Hypothesis], split: TokenizedSplit, forced: list[Forced]
+        self, sources: Sequence[str], targets: Sequence[Target], layer: int | None, *, progress: Advance = _silent
     ) -> list[Alignment]:
-        """Which words of each pair belong together, by the attention that forcing it gave."""
+        """Which words of each pair belong together. Args: layer: as `choose_layers` takes it."""
+        split = self.read(sources, targets)
+        forced = self.force(split, choose_layers(layer, self.attention_layers), progress=progress)
+        return self._alignments(sources, targets, split, forced)
+
+    @functools.cached_property
+    def attention_layers(self) -> tuple[int, ...]:
+        """How many layers of each model attend to the source."""
+        return attention_layers(self.translator.scorer, self.translator.params)
+
+    def _alignments(
+        self, sources: Sequence[str], targets: Sequence[Target], split: TokenizedSplit, forced: list[Forced]
+    ) -> list[Alignment]:
+        """By the attention that forcing gave."""
         prompt = prompt_of(self.experiments[0].data)
         before = prompt("{source}").index("{source}")  # characters of the prompt before the source
         alignments = []

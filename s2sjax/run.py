@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import itertools
-import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +15,23 @@ from jax.sharding import Mesh
 from s2sjax import distributed, home, jax_settings
 from s2sjax import experiment as experiments
 from s2sjax.assembly import build_model, check_changes, check_languages, in_precision
-from s2sjax.data import prepare as preparation
-from s2sjax.data.prepare import TokenizedSplit, turn_round
-from s2sjax.data.splits import open_split, pair_lengths, prompt_of
+from s2sjax.data.prepare import turn_round
+from s2sjax.data.splits import pair_lengths, prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
-from s2sjax.display import progress
 from s2sjax.errors import UserError
-from s2sjax.evaluate import Likelihood, LikelihoodEvaluator, make_translator, remarks_on, text_metrics_of
+from s2sjax.evaluate import make_translator, text_metrics_of
 from s2sjax.experiment import Experiment
 from s2sjax.forcing import Forcing
-from s2sjax.metrics.measure import measure
-from s2sjax.metrics.names import TEXT_METRICS
-from s2sjax.metrics.text import TextMetrics
+from s2sjax.measurement import Measurement
 from s2sjax.ops.linear import Precision
 from s2sjax.results import decoded_records, result_name, write_results
 from s2sjax.tasks import inputs
-from s2sjax.tasks.details import Details, Logits, length_scores
-from s2sjax.tasks.forced import choose_layers
-from s2sjax.tasks.scorers import Ensemble, Scorer, Single, attention_layers
+from s2sjax.tasks.details import Details, Logits
+from s2sjax.tasks.scorers import Ensemble, Scorer, Single
 from s2sjax.tasks.tagging import tags
-from s2sjax.tasks.translate import Hypothesis, Translator, best_text
+from s2sjax.tasks.translate import Hypothesis, Translator
 from s2sjax.tasks.word_alignment import Alignment
 from s2sjax.vocabulary import EOS
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -190,10 +181,7 @@ class Run:
             UserError: a hypothesis is of another vocabulary.
         """
         sources = inputs.texts(sources, "sources")
-        forced = self._forcing.force(
-            self._forcing.read(sources, inputs.targets(targets, sources)), (), progress=progress
-        )
-        return [float(pair.log_probs.sum(dtype=np.float64)) for pair in forced]
+        return self._forcing.score(sources, inputs.targets(targets, sources), progress=progress)
 
     @jax_settings.exact_products()
     def explain(self, sources: Iterable[str], found: Iterable[Iterable[Hypothesis]]) -> list[list[Details]]:
@@ -213,18 +201,7 @@ class Run:
             UserError: a hypothesis is of another vocabulary.
         """
         sources = inputs.texts(sources, "sources")
-        found = inputs.hypotheses(found, sources)
-        pairs = [(source, h) for source, hypotheses in zip(sources, found, strict=True) for h in hypotheses]
-        of_each = [source for source, _ in pairs]
-        listed = [hypothesis for _, hypothesis in pairs]
-        split = self._forcing.read(of_each, listed, again=True)
-        forced = self._forcing.force(split, choose_layers(None, self._attention_layers))
-        alignments: Sequence[Alignment | None] = [None] * len(pairs)
-        if any(self._attention_layers):
-            alignments = self._forcing.align(of_each, listed, split, forced)
-        scores = length_scores([h.score for h in listed], [len(h.ids) for h in listed], self.experiment.decode)
-        details = map(Details, (tuple(pair.log_probs.tolist()) for pair in forced), scores, alignments)
-        return [list(itertools.islice(details, len(hypotheses))) for hypotheses in found]
+        return self._forcing.explain(sources, inputs.hypotheses(found, sources))
 
     @jax_settings.exact_products()
     def logits(
@@ -251,11 +228,7 @@ class Run:
             UserError: a hypothesis is of another vocabulary.
         """
         sources = inputs.texts(sources, "sources")
-        split = self._forcing.read(sources, inputs.targets(targets, sources))
-        logits = [pair.logits for pair in self._forcing.force(split, None, progress=progress)]
-        pieces, given = self.tokenizers.target.pieces, split.given
-        rows = [split.target[i][0 if given is None else given[i] :].tolist() for i in range(len(split))]
-        return [Logits(values, tuple(ids), tuple(pieces(ids))) for values, ids in zip(logits, rows, strict=True)]
+        return self._forcing.logits(sources, inputs.targets(targets, sources), progress=progress)
 
     @jax_settings.exact_products()
     def align(
@@ -284,24 +257,17 @@ class Run:
         Raises:
             UserError: the model has no attention over a source, or no such layer.
         """
-        if not any(self._attention_layers):
+        if not any(self._forcing.attention_layers):
             raise UserError(
                 f"{self.experiment.model_name} as it is in {self.workdir} has no attention over a source to align by; "
                 "transformer, gnmt, and rnn_seq2seq with config.model.attention have"
             )
         sources = inputs.texts(sources, "sources")
-        targets = inputs.targets(targets, sources)
-        split = self._forcing.read(sources, targets)
-        forced = self._forcing.force(split, choose_layers(layer, self._attention_layers), progress=progress)
-        return self._forcing.align(sources, targets, split, forced)
-
-    @functools.cached_property
-    def _attention_layers(self) -> tuple[int, ...]:
-        return attention_layers(self.translator.scorer, self.translator.params)
+        return self._forcing.align(sources, inputs.targets(targets, sources), layer, progress=progress)
 
     @functools.cached_property
     def _forcing(self) -> Forcing:
-        return Forcing(self.translator, self.tokenizers, tuple(run.experiment for run in (self, *self.others)))
+        return Forcing(self.translator, self.tokenizers, self._experiments)
 
     @jax_settings.exact_products()
     def tag(
@@ -345,55 +311,28 @@ class Run:
         began, experiment = time.monotonic(), self.experiment
         how = text_metrics_of(experiment, experiment.metrics)
         home.check_data(self.workdir, experiment.data, self.saved.data, self.said)
-        source = open_split(experiment.data, split)
-        with progress(f"tokenising {split}") as advance:
-            tokenized = preparation.tokenize(experiment.data, self.tokenizers, split, progress=advance)
-        if unknown := tokenized.unknown_targets:
-            _log.warning("%s", unknown.sentence("targets"))
-        likelihood = self._likelihood(tokenized)
-        found = None
-        if how.any_of(TEXT_METRICS):
-            for remark in remarks_on(source, how):
-                _log.warning("%s", remark)
-            with progress(f"decoding {split}", len(source)) as advance:
-                found = self.translator([row["source"] for row in source], progress=advance)
-        texts = None if found is None else [best_text(hypotheses) for hypotheses in found]
-        results: dict[str, Any] = dict(measure(how, source, texts, **likelihood._asdict()))
+        measurement = self._measurement
+        measured = measurement.measure(split, how)
+        results: dict[str, Any] = dict(measured.metrics)
         results |= {"step": self.step, "seconds": time.monotonic() - began}
-        if tokenized.unreadable:
-            results["unreadable"] = tokenized.unreadable
+        if measured.tokenized.unreadable:
+            results["unreadable"] = measured.tokenized.unreadable
         if self.others:
             listed = ", ".join(f"{member.workdir} ({member.step})" for member in (self, *self.others))
             results["ensemble"] = f"mean of {experiment.decode.ensemble} of {listed}"
-        pairs: dict[str, int] = {}
-        if len(experiment.data.pairs) > 1:
-            pairs = pair_lengths(experiment.data, split)
-            results["pairs"] = self._by_pair(pairs, how, list(source), tokenized, texts)
+        pairs = pair_lengths(experiment.data, split) if len(experiment.data.pairs) > 1 else {}
+        if pairs:
+            results["pairs"] = measurement.by_pair(measured, pairs, how)
         if distributed.index() == 0:
             name = result_name(split, experiment.data.pairs, ensemble=bool(self.others))
-            write_results(self.workdir, name, results, None if found is None else decoded_records(source, found, pairs))
+            decoded = None if measured.found is None else decoded_records(measured.source, measured.found, pairs)
+            write_results(self.workdir, name, results, decoded)
         return results
 
-    def _by_pair(
-        self,
-        pairs: Mapping[str, int],
-        how: TextMetrics,
-        rows: Sequence[Mapping[str, Any]],
-        tokenized: TokenizedSplit,
-        texts: Sequence[str] | None,
-    ) -> dict[str, dict[str, Any]]:
-        """The metrics of each pair of languages that has examples, by how many each has."""
-        found: dict[str, dict[str, Any]] = {}
-        stop = 0
-        for pair, length in pairs.items():
-            start, stop = stop, stop + length
-            if length:
-                likelihood = self._likelihood(tokenized.part(start, stop))
-                theirs = None if texts is None else texts[start:stop]
-                found[pair] = {"examples": length, **measure(how, rows[start:stop], theirs, **likelihood._asdict())}
-        return found
+    @property
+    def _measurement(self) -> Measurement:
+        return Measurement(self.translator, self.tokenizers, self._experiments, self.mesh)
 
-    def _likelihood(self, split: TokenizedSplit) -> Likelihood:
-        others = [member.experiment for member in self.others]
-        evaluator = LikelihoodEvaluator(self.translator.scorer, self.experiment, split, self.mesh, others=others)
-        return evaluator(self.translator.params)
+    @property
+    def _experiments(self) -> tuple[Experiment, ...]:
+        return tuple(run.experiment for run in (self, *self.others))

@@ -47,7 +47,7 @@ FLOORS = (
     {"experiment"},
     {"flags", "streams", "unused", "home"},
     {"evaluate", "average", "results"},
-    {"step", "workdir", "announcements", "comparison", "forcing", "assembly"},
+    {"step", "workdir", "announcements", "comparison", "forcing", "assembly", "measurement"},
     {"training", "inspection"},
     {"run"},
     {"loading"},
