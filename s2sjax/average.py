@@ -10,7 +10,7 @@ the parameters that it saw, so none are averaged and none are kept, and `check_t
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
@@ -53,6 +53,7 @@ def average(
     best: int | None = None,
     ema: float | None = None,
     experiment: Experiment | None = None,
+    said: Collection[str] = (),
 ) -> Average:
     """Average checkpoints of the run in `workdir` into the new run `output`, whose step is that of the newest of them.
 
@@ -66,6 +67,7 @@ def average(
             counts the most, and each one before it d times as much as the next. Exactly one of the three is given.
         experiment: the run's config, where other values of `checkpoint` or `decode` are to hold; it becomes the new
             run's, but for `decode.checkpoint`, since there is only one.
+        said: config keys whose values are other than the run directory's.
 
     Raises:
         UserError: `output` exists or cannot be written; there are too few checkpoints, or one is damaged; not exactly
@@ -91,7 +93,8 @@ def average(
     parameters = "ema" if experiment.train.ema_decay > 0 else "params"
     record = Average(str(workdir), rule, parameters, {step: weight / total for step, weight in weights.items()})
     arrays = _mean(reader, weights, parameters)
-    _write(output, experiment, tokenizers, max(weights), arrays, record)
+    ours = home.is_home(workdir, experiment, said)
+    _write(output, experiment, tokenizers, arrays, record, ours=ours)
     return record
 
 
@@ -185,23 +188,25 @@ def _write(
     output: Path,
     experiment: Experiment,
     tokenizers: TokenizerPair,
-    step: int,
     arrays: Mapping[str, np.ndarray],
     record: Average,
+    *,
+    ours: bool,
 ) -> None:
-    """Write a run directory beside `output`, and give it its name when it is whole."""
+    """Write a run directory beside `output`, and give it its name when it is whole. Args: ours: for home.json."""
     decode = dataclasses.replace(experiment.decode, checkpoint="last")
     temporary = output.with_name(f"{output.name}.tmp-{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
         tokenizers_lib.save(tokenizers, temporary / "tokenizer")
         with Checkpointer(temporary / "checkpoints", experiment.checkpoint) as checkpoints:
-            checkpoints.save(step, {path: jnp.asarray(array) for path, array in arrays.items()})
-        if home.is_home(Path(record.workdir)):
-            home.record(temporary, path=output)
+            checkpoints.save(max(record.weights), {path: jnp.asarray(array) for path, array in arrays.items()})
         rundir.write_json(temporary, RECORD, dataclasses.asdict(record))
         # Last: without it a directory is no run, so neither is what a kill leaves behind.
-        experiments.save(dataclasses.replace(experiment, decode=decode), temporary / "config.json")
+        averaged = dataclasses.replace(experiment, decode=decode)
+        if ours:
+            home.record(temporary, averaged, path=output)
+        experiments.save(averaged, temporary / "config.json")
         temporary.rename(output)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}; choose another output") from error

@@ -52,7 +52,7 @@ from s2sjax.optim import OptimizerConfig
 from s2sjax.sharding import MeshConfig
 from s2sjax.tasks.decoding import DecodeConfig
 
-_LARGEST = 1 << 24  # bytes of a saved config; it has a few thousand, and what tokenizer.user_symbols has
+LARGEST = 1 << 24  # bytes of a saved config; it has a few thousand, and what tokenizer.user_symbols has
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ def load(path: Path) -> Experiment:
     """
     try:
         rundir.check(path.parent)
-        content = rundir.read(path.parent, path.name, most=_LARGEST)
+        content = rundir.read(path.parent, path.name, most=LARGEST)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{path.parent} is not a run directory: it has no {path.name}; give one that train wrote"

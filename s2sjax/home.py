@@ -8,15 +8,25 @@ its hash shows: its maker knows it already.
 
 Training records in `home.json` which directory it is: its number on the file system (inode) and its path. Neither a
 copy nor what was unpacked from an archive has the same number, and its maker cannot know it before; a directory that is
-another user's belongs to that user. So the record cannot be brought along.
+another user's belongs to that user. So the record cannot be brought along. It also holds the config that training
+wrote: whoever else can write to the directory can edit `config.json`, but cannot make the user's record agree with it.
+
+A config may cost much as well: layers that are compiled one by one, a regular expression that never ends, a search
+that fills the memory (`tasks.search_cost`). In a run of one's own that is one's own affair. In another's it has to be
+said beyond a limit.
 """
 
 import dataclasses
+import functools
 import os
+import stat
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
-from s2sjax import distributed, jsontext, rundir
+from s2sjax import distributed, jsontext, models, rundir
+from s2sjax import experiment as experiments
+from s2sjax.config import differences
 from s2sjax.data.config import DataConfig
 from s2sjax.data.splits import of_each_pair
 from s2sjax.data.tokenizer import TokenizerConfig
@@ -26,58 +36,101 @@ from s2sjax.experiment import Experiment
 RECORD = "home.json"
 
 
-def record(workdir: Path, *, path: Path | None = None) -> None:
-    """Make a run directory known as the user's own. Args: path: where it will be, if it is renamed after."""
+MOST_LAYERS = 256
+"""Layers of a run of somebody else's: each takes some hundredths of a second, before its checkpoint is read."""
+
+
+class Ours(Protocol):
+    """Whether a run directory is the user's own; see `is_home`."""
+
+    def __call__(self, *, in_place: bool = False) -> bool: ...
+
+
+def record(workdir: Path, experiment: Experiment, *, path: Path | None = None) -> None:
+    """Make a run directory known as the user's own.
+
+    Args:
+        experiment: the config that it holds.
+        path: where it will be, if it is renamed after.
+    """
     values = {"inode": os.stat(workdir).st_ino, "path": str((path or workdir).resolve())}
+    values["config"] = experiments.config_dict(experiment).to_dict()
     rundir.write_json(workdir, RECORD, values, indent=None)
 
 
-def is_home(workdir: Path, *, in_place: bool = False) -> bool:
+def is_home(workdir: Path, experiment: Experiment, said: Collection[str] = (), *, in_place: bool = False) -> bool:
     """Whether this is a run of the user's own, which may have been moved on its disk, but for `in_place`.
 
-    A run from before there was a record is none: nothing that its maker could not write tells it from a stranger's.
+    A run from before there was a record is none: nothing that its maker could not write tells it from a stranger's. A
+    record of before it held the config counts where nobody but the user may write to the directory and its config.
+
+    Args:
+        experiment: the config that was read from the directory, which has to be the recorded one.
+        said: config keys that may differ, because the user gave their values.
 
     Raises:
         UserError: the record is a link or no file.
     """
     try:
-        with rundir.open_for_reading(workdir, RECORD) as handle:
+        with rundir.open_for_reading(workdir, RECORD) as handle, open(handle, "rb", closefd=False) as file:
             owner = os.fstat(handle).st_uid  # of the very file that is read: its name may be another's by then
-            values = jsontext.parse(os.read(handle, 1 << 16), workdir / RECORD)
+            values = jsontext.parse(file.read(experiments.LARGEST), workdir / RECORD)
+        moved = in_place and values.get("path") != str(workdir.resolve())
+        if owner != os.getuid() or values.get("inode") != os.stat(workdir).st_ino or moved:
+            return False
+        if "config" not in values:
+            return not (_others_write(workdir) or _others_write(workdir / "config.json"))
+        recorded, found = (
+            experiments.config_dict(each).to_dict() for each in (experiments.resolve(values["config"]), experiment)
+        )
     except (OSError, ValueError) as error:
         if isinstance(error, rundir.ForeignError):
             raise
         return False
-    moved = in_place and values.get("path") != str(workdir.resolve())
-    return owner == os.getuid() and values.get("inode") == os.stat(workdir).st_ino and not moved
+    # Where this machine caches is never read from a run directory.
+    return differences(recorded, found).keys() <= _keys(said) | {"data.cache_dir"}
+
+
+def _others_write(path: Path) -> bool:
+    return bool(os.stat(path).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def check(workdir: Path, experiment: Experiment, said: Collection[str]) -> None:
-    """Raise a UserError if training by a saved config would read data or send a second copy that nobody here asked for.
+    """Raise a UserError if training by a saved config would read data or send a second copy that nobody here asked for,
+    or would cost what nobody here can mean.
 
     Args:
         said: config keys whose values are the user's own, such as "data.dir".
     """
+    ours = functools.partial(is_home, workdir, experiment, said)
     _refuse(
         lambda: (
-            unasked_data(workdir, experiment.data, said)
-            or unasked_models(workdir, experiment.tokenizer, said)
-            or unasked_copy(workdir, experiment, said)
+            unasked_data(workdir, experiment.data, said, ours)
+            or unasked_models(workdir, experiment.tokenizer, said, ours)
+            or unasked_pattern(workdir, experiment.tokenizer, said, ours)
+            or unasked_copy(workdir, experiment, said, ours)
+            or unasked_layers(workdir, experiment, said, ours)
         )
     )
 
 
-def check_data(workdir: Path, asked: DataConfig, saved: DataConfig, said: Collection[str]) -> None:
+def check_data(workdir: Path, asked: DataConfig, saved: Experiment, said: Collection[str]) -> None:
     """Raise a UserError if the data is only where the config of a run says that was made elsewhere.
 
     Args:
-        asked: the config to go by.
-        saved: that of the run directory: what differs is the user's own.
+        asked: the section to go by.
+        saved: the config of the run directory: what differs is the user's own.
         said: config keys whose values are the user's own although they are the saved ones.
     """
     names = (field.name for field in dataclasses.fields(asked))
-    changed = {f"data.{name}" for name in names if getattr(asked, name) != getattr(saved, name)}
-    _refuse(lambda: unasked_data(workdir, asked, changed.union(said)))
+    changed = {f"data.{name}" for name in names if getattr(asked, name) != getattr(saved.data, name)}
+    _refuse(lambda: unasked_data(workdir, asked, changed.union(said), functools.partial(is_home, workdir, saved)))
+
+
+def check_layers(workdir: Path, asked: Experiment, saved: Experiment, said: Collection[str]) -> None:
+    """Raise a UserError if a run that was made elsewhere has too many layers. Args: as `check_data`."""
+    ours = functools.partial(is_home, workdir, saved)
+    _refuse(lambda: unasked_layers(workdir, asked, said, ours))
 
 
 def _refuse(find: Callable[[], str]) -> None:
@@ -90,7 +143,7 @@ def _refuse(find: Callable[[], str]) -> None:
         raise UserError(reason)
 
 
-def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -> str:
+def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str], ours: Ours) -> str:
     """Why data is not read where the config of a run says; empty if it may be.
 
     Args:
@@ -99,13 +152,17 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str] = ()) -
     """
     reaching, own = _reaching(asked), _keys(said)
     unsaid = [name for name in ("dir", *reaching) if f"data.{name}" not in own]
-    if asked.format == "phrases" or not unsaid or is_home(workdir):
+    if asked.format == "phrases" or not unsaid or ours():
         return ""
     flags = " ".join(flag(f"config.data.{name}", getattr(asked, name)) for name in unsaid)
     return (
-        f"{workdir} was made elsewhere, by somebody else or by an old version. The data that its config names is not "
+        f"{_elsewhere(workdir)} The data that its config names is not "
         f"read unasked. If that is the data you want, say so: {flags}"
     )
+
+
+def _elsewhere(workdir: Path) -> str:
+    return f"{workdir} was made elsewhere, by somebody else or by an old version, or its config was edited."
 
 
 def _keys(said: Collection[str]) -> set[str]:
@@ -113,27 +170,54 @@ def _keys(said: Collection[str]) -> set[str]:
     return {key.removeprefix("config.") for key in said}
 
 
-def unasked_models(workdir: Path, tokenizer: TokenizerConfig, said: Collection[str] = ()) -> str:
+def unasked_models(workdir: Path, tokenizer: TokenizerConfig, said: Collection[str], ours: Ours) -> str:
     """Why SentencePiece models are not read where the config of a run says; empty if they may be."""
     names = [name for name in ("source_model", "target_model") if getattr(tokenizer, name)]
     unsaid = [name for name in names if f"tokenizer.{name}" not in _keys(said)]
-    if not unsaid or is_home(workdir):
+    if not unsaid or ours():
         return ""
     flags = " ".join(flag(f"config.tokenizer.{name}", getattr(tokenizer, name)) for name in unsaid)
     return (
-        f"{workdir} was made elsewhere, by somebody else or by an old version. The SentencePiece models that its "
+        f"{_elsewhere(workdir)} The SentencePiece models that its "
         f"config names are not read unasked. If you want that, say so: {flags}. Where they are not there, the copies "
         "in the run are used"
     )
 
 
-def unasked_copy(workdir: Path, experiment: Experiment, said: Collection[str]) -> str:
-    """Why no second copy is sent where the saved config of a run says; empty if it may be."""
-    url = experiment.checkpoint.copy_to
-    if not url or "checkpoint.copy_to" in _keys(said) or is_home(workdir, in_place=True):
+def unasked_pattern(workdir: Path, tokenizer: TokenizerConfig, said: Collection[str], ours: Ours) -> str:
+    """Why no vocabulary is learned by the regular expression of a run's config; empty if it may be, or there is one.
+
+    Whether a regular expression ends within a lifetime cannot be told from it, so none of a stranger's is matched.
+    """
+    pattern = tokenizer.symbol_pattern
+    if not pattern or "tokenizer.symbol_pattern" in _keys(said) or rundir.exists(workdir, "data.json") or ours():
         return ""
     return (
-        f"{workdir} was made elsewhere, by somebody else or by an old version. Its config asks to send a second copy "
+        f"{_elsewhere(workdir)} Its config asks to match a regular expression, which may take for ever, and it has no "
+        f"vocabulary of its own yet. If you trust it, say so: {flag('config.tokenizer.symbol_pattern', pattern)}"
+    )
+
+
+def unasked_layers(workdir: Path, experiment: Experiment, said: Collection[str], ours: Ours) -> str:
+    """Why a model of so many layers is not made of a run's config; empty if it may be."""
+    names = [name for name, value in models.layers(experiment.model).items() if value > 1]
+    unsaid = [name for name in names if f"model.{name}" not in _keys(said)]
+    if models.depth(experiment.model) <= MOST_LAYERS or not unsaid or ours():
+        return ""
+    flags = " ".join(flag(f"config.model.{name}", getattr(experiment.model, name)) for name in unsaid)
+    return (
+        f"{_elsewhere(workdir)} Its config asks for {models.depth(experiment.model):,} layers, and more than "
+        f"{MOST_LAYERS} are not made unasked. If you want that, say so: {flags}"
+    )
+
+
+def unasked_copy(workdir: Path, experiment: Experiment, said: Collection[str], ours: Ours) -> str:
+    """Why no second copy is sent where the saved config of a run says; empty if it may be."""
+    url = experiment.checkpoint.copy_to
+    if not url or "checkpoint.copy_to" in _keys(said) or ours(in_place=True):
+        return ""
+    return (
+        f"{_elsewhere(workdir)} Its config asks to send a second copy "
         f"to {url!r}. Say whether you want that: {flag('config.checkpoint.copy_to', url)}, "
         "or --config.checkpoint.copy_to= for none"
     )

@@ -16,12 +16,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from s2sjax import experiment as experiments
-from s2sjax import jax_settings, models, optim, sharding
+from s2sjax import home, jax_settings, models, optim, sharding
 from s2sjax.api import Rules
 from s2sjax.assembly import build_model, check_languages, in_precision
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.tokenizer import Tokenizer
+from s2sjax.depth import check_depth
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.root_logger import root_logger_untouched
@@ -74,12 +75,13 @@ def load(
     asked = saved if experiment is None else experiments.as_experiment(experiment)
     experiment = experiments.override(asked, changes, section="decode")
     check_languages(experiment, saved, workdir)
+    own = frozenset({*said, *changes})
+    home.check_layers(workdir, experiment, saved, own)
     mesh = _mesh_here(experiment.mesh, saved.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
     model = build_model(experiment, tokenizers)
     rules = models.family(experiment.model_name).sharding_rules(experiment.model)
     step, params, metrics = _restore(workdir, experiment, model, mesh, rules)
-    own = frozenset({*said, *changes})
     run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, model, said=own)
     if members:
         run = dataclasses.replace(run, others=tuple(_member(run, member) for member in members))
@@ -141,6 +143,7 @@ def _first_difference(one: Tokenizer, other: Tokenizer) -> str:
 def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh, rules: Rules):
     """Step, parameters as they are used, and metrics of what `decode.checkpoint` names; nothing else is read."""
     reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
+    check_depth(reader, experiment.decode.checkpoint, experiment.model)
     optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
     ema = experiment.train.ema_decay > 0
     abstract = abstract_state(initializer(model, optimizer, ema=ema), mesh, rules, stored=False)

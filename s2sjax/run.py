@@ -310,7 +310,7 @@ class Run:
         split = inputs.text(split, "split", "the name of a split")
         began, experiment = time.monotonic(), self.experiment
         how = text_metrics_of(experiment, experiment.metrics)
-        home.check_data(self.workdir, experiment.data, self.saved.data, self.said)
+        home.check_data(self.workdir, experiment.data, self.saved, self.said)
         measurement = self._measurement
         measured = measurement.measure(split, how)
         results: dict[str, Any] = dict(measured.metrics)

@@ -20,6 +20,7 @@ from s2sjax.checkpoints.restore import STEP, CheckpointReader
 from s2sjax.config import differences
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.prepare import Prepared
+from s2sjax.depth import check_depth
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.experiment import Experiment
 
@@ -59,6 +60,7 @@ def check_workdir(experiment: Experiment, workdir: Path) -> None:
     if workdir.is_dir() and rundir.exists(workdir, path.name):
         if changed := _changed(experiments.load(path), experiment):
             raise UserError(f"{workdir} holds a run of another config: {changed}. Use these values, or another workdir")
+        check_depth(CheckpointReader(workdir / "checkpoints"), "last", experiment.model)
     elif workdir.exists() and not (workdir.is_dir() and all(map(_BEGUN.fullmatch, rundir.names(workdir)))):
         raise UserError(f"{workdir} is not empty and has no config.json, so it is no run; use another workdir")
 
@@ -162,7 +164,7 @@ def claim_workdir(experiment: Experiment, workdir: Path, prepared: Prepared) -> 
             tokenizers_lib.save(prepared.tokenizers, workdir / "tokenizer")
             rundir.write_json(workdir, "data.json", content)  # last: it says that all is there
         if goes_on:  # else a stranger's config would stand there as one's own
-            home.record(workdir)
+            home.record(workdir, experiment)
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error.strerror}; choose another --workdir") from error
     distributed.barrier("claimed")

@@ -60,7 +60,9 @@ def workdir(place, setting):
 @pytest.fixture
 def copy(workdir, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
-    home.record(tmp_path / "run")  # or its data would have to be said again
+    home.record(
+        tmp_path / "run", experiments.load(tmp_path / "run" / "config.json")
+    )  # or its data would have to be said again
     return tmp_path / "run"
 
 

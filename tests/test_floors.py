@@ -45,7 +45,7 @@ FLOORS = (
     LEAVES,
     {"tasks"},
     {"experiment"},
-    {"flags", "streams", "unused", "home"},
+    {"flags", "streams", "unused", "home", "depth"},
     {"evaluate", "average", "results"},
     {"step", "workdir", "announcements", "comparison", "forcing", "assembly", "measurement"},
     {"training", "inspection"},

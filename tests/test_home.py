@@ -1,6 +1,7 @@
 """What a run directory asks for is obeyed where it was made, and has to be said again where it was brought."""
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -19,7 +20,7 @@ from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair, check_given, g
 from s2sjax.data.tokenizer import save as save_tokenizers
 from s2sjax.data.units import CharTokenizer
 from s2sjax.errors import UserError
-from s2sjax.experiment import save
+from s2sjax.experiment import load, save
 from s2sjax.workdir import claim_workdir
 from tests.hostile import within
 from tests.tiny import LETTERS, tiny, write_text
@@ -30,15 +31,28 @@ def run(tmp_path):
     """A run directory as training leaves it, with a second copy, but without checkpoints."""
     workdir = tmp_path / "runs" / "mine"
     workdir.mkdir(parents=True)
-    save(tiny(tmp_path / "data", checkpoint__copy_to="s3://bucket"), workdir / "config.json")
-    home.record(workdir)
+    made(workdir)
     return workdir
+
+
+def made(workdir, **overrides):
+    """Write a config into a run directory as training does."""
+    save(experiment := config_of(workdir, **overrides), workdir / "config.json")
+    home.record(workdir, experiment)
+
+
+def config_of(workdir, **overrides):
+    return tiny(workdir.parent / "data", **({"checkpoint__copy_to": "s3://bucket"} | overrides))
+
+
+def ours(workdir):
+    return functools.partial(home.is_home, workdir, load(workdir / "config.json"))
 
 
 def reasons(workdir, *said, **overrides):
     """What is not done unasked."""
-    experiment = tiny(workdir.parent / "data", **({"checkpoint__copy_to": "s3://bucket"} | overrides))
-    return home.unasked_data(workdir, experiment.data, said), home.unasked_copy(workdir, experiment, said)
+    experiment, own = config_of(workdir, **overrides), ours(workdir)
+    return home.unasked_data(workdir, experiment.data, said, own), home.unasked_copy(workdir, experiment, said, own)
 
 
 def copied(workdir, to):
@@ -75,7 +89,7 @@ def test_a_run_that_was_brought_asks_for_both(run, tmp_path, bring):
     assert reasons(brought, "data.dir", checkpoint__copy_to="") == ("", "")
     with pytest.raises(UserError, match="made elsewhere"):
         home.check(brought, tiny(tmp_path), ())
-    home.record(brought)  # as training does once it was said
+    made(brought)  # as training does once it was said
     assert reasons(brought) == ("", "")
 
 
@@ -96,7 +110,8 @@ def test_models_of_tokenizers_that_a_run_which_was_brought_names_are_not_read_un
     with pytest.raises(UserError, match="--config.tokenizer.source_model='?/dev/zero"):
         home.check(brought, experiment, ["data.dir"])
     home.check(brought, experiment, ["data.dir", "tokenizer.source_model"])
-    home.check(run, experiment, ())
+    made(run, **values)
+    home.check(run, config_of(run, **values), ())
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "large", "folder"])
@@ -128,7 +143,7 @@ def test_a_run_with_nothing_left_to_do_keeps_its_config_and_stays_somebody_elses
     for latest, config, is_home in ((10**9, strangers, False), (0, None, True)):
         monkeypatch.setattr(CheckpointReader, "latest_step", lambda self, latest=latest: latest)
         claim_workdir(mine, brought, prepared)
-        assert home.is_home(brought) == is_home
+        assert home.is_home(brought, load(brought / "config.json")) == is_home
         assert ((brought / "config.json").read_text() == config) == (not is_home)
 
 
@@ -137,7 +152,7 @@ def test_advice_is_one_option_to_a_shell_and_shows_all_that_is_in_it(run, tmp_pa
     brought = copied(run, tmp_path / "brought")
     options = {"data__dir": value, "data__test": f"../{value}", "checkpoint__copy_to": value}
     data, copy = reasons(brought, **options)
-    models = home.unasked_models(brought, TokenizerConfig(source_model=value))
+    models = home.unasked_models(brought, TokenizerConfig(source_model=value), (), ours(brought))
     shown = "".join(c if c.isprintable() else "\ufffd" for c in value)
     assert all(each.isprintable() for each in (data, copy, models))
     given = {word for each in (data, copy, models) for word in shlex.split(each[each.index("--config") :])}
@@ -150,13 +165,13 @@ def test_process_0_decides_for_all(run, tmp_path, monkeypatch):
     """The directory's number may be another on another host."""
     brought, told = copied(run, tmp_path / "brought"), []
     monkeypatch.setattr(distributed, "shared", lambda items: told.append(items) or [items[0] if items else told[0]])
-    experiment = tiny(tmp_path, checkpoint__copy_to="s3://bucket")
+    experiment = config_of(run)
     for number, workdir, decided in ((0, run, ""), (1, brought, ""), (1, run, "made elsewhere")):
         monkeypatch.setattr(distributed, "index", lambda number=number: number)
         told[:] = [decided]
         for check in (
             lambda workdir=workdir: home.check(workdir, experiment, ()),
-            lambda workdir=workdir: home.check_data(workdir, experiment.data, experiment.data, ()),
+            lambda workdir=workdir: home.check_data(workdir, experiment.data, experiment, ()),
         ):
             with pytest.raises(UserError, match=decided) if decided else contextlib.nullcontext():
                 check()
@@ -227,7 +242,7 @@ def test_data_that_has_the_hash_of_the_runs_is_not_read_unasked_either(run, tmp_
 def test_a_record_that_is_replaced_while_it_is_read_does_not_help(run, tmp_path, monkeypatch):
     brought = copied(run, tmp_path / "brought")
     valid = json.dumps({"inode": os.stat(brought).st_ino, "path": str(brought)}).encode()
-    fstat = os.fstat
+    fstat, own = os.fstat, ours(brought)
 
     def replaced_after(handle):
         found = fstat(handle)
@@ -237,7 +252,7 @@ def test_a_record_that_is_replaced_while_it_is_read_does_not_help(run, tmp_path,
         return found
 
     monkeypatch.setattr(os, "fstat", replaced_after)
-    assert not home.is_home(brought)
+    assert not own()
 
 
 def test_a_record_that_was_brought_along_or_is_another_users_does_not_help(run, tmp_path, monkeypatch):
@@ -265,5 +280,93 @@ def test_a_run_from_before_there_was_a_record_says_both_again_once(run):
     with events.Ledger(run / events.NAME, lambda text: None) as ledger:
         ledger.add("start")  # a stranger can write that, too
     assert all(reasons(run))
-    home.record(run)  # as training does once it was said
+    made(run)  # as training does once it was said
     assert reasons(run) == ("", "")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"checkpoint__copy_to": "s3://evil"},
+        {"data__dir": "/etc"},
+        {"data__format": "tfds", "data__name": "x"},
+        {"decode__beam_size": 200},
+        {"tokenizer__symbol_pattern": "(a|a)*b"},
+    ],
+)
+def test_a_config_that_somebody_else_edited_is_not_obeyed(run, edit):
+    """As whoever shares a group with the user may, in a directory that the group can write to."""
+    os.chmod(run, 0o770)
+    assert reasons(run) == ("", "")
+    experiment = config_of(run, **edit)
+    save(experiment, run / "config.json")
+    assert all(reasons(run, **edit))
+    with pytest.raises(UserError, match="its config was edited"):
+        home.check(run, experiment, ())
+    home.check(run, experiment, [*edit, "data.dir", "checkpoint.copy_to", "tokenizer.symbol_pattern"])
+    # The same values, of the user's own mouth.
+    home.check(run, experiment, [key.replace("__", ".") for key in edit])
+
+
+def test_what_the_user_says_does_not_make_a_run_somebody_elses(run):
+    experiment = config_of(run, train__steps=99, decode__beam_size=7, data__cache_dir="/elsewhere")
+    assert home.is_home(run, experiment, ["config.train.steps", "decode.beam_size"])
+    assert not home.is_home(run, experiment, ["config.train.steps"])
+
+
+@pytest.mark.parametrize("mode, counts", [(0o700, True), (0o755, True), (0o775, False), (0o757, False)])
+def test_a_record_from_before_it_held_the_config_counts_where_only_the_user_writes(run, mode, counts):
+    def forget():
+        values = json.loads((run / home.RECORD).read_text())
+        del values["config"]
+        (run / home.RECORD).write_text(json.dumps(values))
+
+    forget()
+    os.chmod(run / "config.json", 0o644)
+    os.chmod(run, mode)
+    assert (reasons(run) == ("", "")) == counts
+    os.chmod(run, 0o755)
+    os.chmod(run / "config.json", mode)
+    assert (reasons(run) == ("", "")) == counts
+
+
+@pytest.mark.parametrize("config", [None, [], {}, {"model": 1}, {"model": {"name": "transformer", "layers": 10**400}}])
+def test_a_record_whose_config_is_none_does_not_count(run, config):
+    values = json.loads((run / home.RECORD).read_text()) | {"config": config}
+    (run / home.RECORD).write_text(json.dumps(values))
+    assert all(reasons(run))
+
+
+def test_a_regular_expression_of_a_run_that_was_brought_is_neither_compiled_nor_matched_unasked(run, tmp_path):
+    slow = "(?i:" + "[\0-\U0010ffff]" * 4000 + ")"  # which takes half a minute to compile
+    brought = copied(run, tmp_path / "brought")
+    for pattern in (slow, "(a|a)*b", "("):
+        with within(5):
+            experiment = config_of(run, tokenizer__symbol_pattern=pattern, checkpoint__copy_to="")
+            save(experiment, brought / "config.json")
+            load(brought / "config.json")
+            with pytest.raises(UserError, match="--config.tokenizer.symbol_pattern="):
+                home.check(brought, experiment, ["data.dir"])
+            home.check(brought, experiment, ["data.dir", "tokenizer.symbol_pattern"])
+    rundir.write(brought, "data.json", b"{}")  # a run that has begun has its vocabulary
+    home.check(brought, experiment, ["data.dir"])
+
+
+def test_more_layers_than_a_model_has_are_not_made_unasked(run, tmp_path):
+    brought = copied(run, tmp_path / "brought")
+    said = ["data.dir"]
+    for sizes, refused in (({"encoder_layers": 200, "decoder_layers": 57}, True), ({"encoder_layers": 255}, False)):
+        overrides = {f"model__{name}": value for name, value in sizes.items()}
+        experiment = config_of(run, checkpoint__copy_to="", **overrides)
+        with (
+            pytest.raises(UserError, match="encoder_layers=200 .*decoder_layers=57")
+            if refused
+            else contextlib.nullcontext()
+        ):
+            home.check(brought, experiment, said)
+        save(experiment, brought / "config.json")
+        with pytest.raises(UserError, match="encoder_layers=200") if refused else contextlib.nullcontext():
+            home.check_layers(brought, experiment, experiment, said)
+        home.check_layers(brought, experiment, experiment, [f"model.{name}" for name in sizes])
+        home.record(brought, experiment)
+        home.check_layers(brought, experiment, experiment, said)

@@ -108,7 +108,7 @@ def write_run(workdir: Path, experiment: Experiment, checkpoints: Mapping[int, t
     save_experiment(experiment, workdir / "config.json")
     tokenizer = CharTokenizer(LETTERS)
     save_tokenizers(TokenizerPair(tokenizer, tokenizer), workdir / "tokenizer")
-    home.record(workdir)
+    home.record(workdir, experiment)
     with Checkpointer(workdir / "checkpoints", experiment.checkpoint) as writer:
         for step, (state, metrics) in checkpoints.items():
             writer.save(step, state, metrics)

@@ -16,7 +16,7 @@ def run(values: dict[str, Any]) -> int:
     jax_settings.configure_jax()
     experiment = resolve(values["config"])
     made = average(
-        Path(values["workdir"]), Path(values["output"]), experiment=experiment,
+        Path(values["workdir"]), Path(values["output"]), experiment=experiment, said=values["said"] or (),
         last=_number(values, "last", int), best=_number(values, "best", int), ema=_number(values, "ema", float),
     )  # fmt: skip
     averaged = "parameters"

@@ -59,7 +59,7 @@ def open_sources(values: dict[str, Any], run: Run, stack: contextlib.ExitStack) 
                 f"--split is '{values['split']}', but the data of {run.workdir} is plain text without sources; give "
                 "--prompt=TEXT, --prompt-file=FILE, or lines to go on with by --input"
             )
-        home.check_data(run.workdir, data, run.saved.data, run.said)
+        home.check_data(run.workdir, data, run.saved, run.said)
         split = open_split(dataclasses.replace(data, prompt="{source}"), values["split"])  # the run adds its prompt
         if split.unreadable:
             say(split.unreadable)

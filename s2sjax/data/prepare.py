@@ -153,6 +153,7 @@ def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: P
     """The given models, or tokenizers trained on the training split, from the cache if they are there."""
     if given := tokenizers_lib.given_tokenizers(config):
         return given
+    tokenizers_lib.compiled_pattern(config)  # a mistake is told before the data is read
     source = open_split(data, "train")
     values = dataclasses.asdict(config)
     if not values["symbol_pattern"]:  # it came later than others: without it, the hash is as it was

@@ -92,12 +92,6 @@ class TokenizerConfig:
             raise UserError("config.tokenizer.joint is False: give config.tokenizer.target_model beside source_model")
         for symbol in self.user_symbols:
             _check_symbol(symbol, "user_symbols holds")
-        try:
-            re.compile(self.symbol_pattern)
-        except (re.error, OverflowError, RecursionError) as error:
-            raise UserError(
-                f"config.tokenizer.symbol_pattern is {self.symbol_pattern!r}, which is no regular expression: {error}"
-            ) from None
         if self.symbol_pattern and (self.source_model or {self.kind, self.target_kind or self.kind} == {"word"}):
             raise UserError(
                 "config.tokenizer.symbol_pattern is for vocabularies that are learned, and not for words, which are "
@@ -177,6 +171,21 @@ def train_tokenizers(
     return TokenizerPair(
         _train(config.kind, config, sources, line_ends), _train(target_kind, config, targets, line_ends)
     )
+
+
+def compiled_pattern(config: TokenizerConfig) -> re.Pattern[str]:
+    """`symbol_pattern`. Not made where the config is read: that may take hours, and a run that has its vocabulary needs
+    none.
+
+    Raises:
+      UserError: it is no regular expression.
+    """
+    try:
+        return re.compile(config.symbol_pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(
+            f"config.tokenizer.symbol_pattern is {config.symbol_pattern!r}, which is no regular expression: {error}"
+        ) from None
 
 
 def _check_in_use(config: TokenizerConfig) -> None:
@@ -318,7 +327,7 @@ def _train(kind: str, config: TokenizerConfig, texts: list[str], line_ends: bool
 
 def _matches(config: TokenizerConfig, texts: Iterable[str]) -> list[str]:
     """What `symbol_pattern` matches, most frequent first."""
-    pattern = re.compile(config.symbol_pattern)
+    pattern = compiled_pattern(config)
     counts = Counter(match.group() for text in texts for match in pattern.finditer(text))
     found = counts.keys() - {"", *config.user_symbols, *SPECIALS}
     for symbol in sorted(found):

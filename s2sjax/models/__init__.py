@@ -11,9 +11,12 @@ all of whose stacks gather their layers' parameters by themselves (`nn.gathering
 `model.name` is the module's name. Adding a family is adding a file: the registry is the folder.
 """
 
+import dataclasses
 import importlib
+import math
 import pkgutil
 from types import ModuleType
+from typing import Any
 
 from s2sjax.config import nearest
 from s2sjax.errors import UserError
@@ -33,3 +36,21 @@ def family(name: str) -> ModuleType:
     if name not in families():
         raise UserError(f"config.model.name is '{name}': {nearest(name, families())}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def layers(config: Any) -> dict[str, int]:
+    """The fields of a family's config that say how many layers a model has, which are made one after the other: those
+    whose names are `layers`, or end in `_layers`, and `repeats` of a `pattern`."""
+    found = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {
+        name: len(value) if name == "pattern" else value
+        for name, value in found.items()
+        if name in ("layers", "pattern", "repeats") or name.endswith("_layers")
+    }
+
+
+def depth(config: Any) -> int:
+    """The layers of a model, of encoder and decoder together."""
+    found = layers(config)
+    repeated = math.prod(found.pop(name, 0) for name in ("pattern", "repeats"))
+    return sum(found.values()) + repeated
