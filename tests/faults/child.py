@@ -131,8 +131,8 @@ class Faults:
 
         jax.monitoring.register_event_duration_secs_listener(lowered)
 
-    def _copying(self, _, source: str, *__) -> None:
-        if match := re.search(r"/checkpoints/(\d+)/state/_METADATA$", source):
+    def _copying(self, _, source: str, place: str, *__) -> None:
+        if match := re.search(r"/checkpoints/(\d+)/state/_METADATA$", place):
             self.reach("copying", int(match[1]))
 
     def _before(self, module, name: str, strike: Callable) -> None:
