@@ -1,4 +1,6 @@
-"""The table of faults, as far as time allows; all of it: python -m tests.faults."""
+"""The table of faults, as far as time allows: some rows always, of the others another part in every commit. All of it:
+python -m tests.faults.
+"""
 
 import contextlib
 from pathlib import Path
@@ -55,6 +57,14 @@ def test_a_run_survives(lab, name):
         pytest.skip(tried.skipped)
     assert not tried.failure, tried.failure
     print(table.markdown([tried]))
+
+
+@pytest.mark.slow
+@pytest.mark.grid(8)  # or a row that nobody tries would go on promising what the program no longer does
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [name for name in table.FAULTS if name not in CHOSEN])
+def test_a_run_survives_the_others_too(lab, name):
+    test_a_run_survives(lab, name)
 
 
 def test_every_kind_of_file_in_a_checkpoint_is_harmed_in_every_way(tmp_path):
