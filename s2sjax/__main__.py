@@ -8,8 +8,12 @@ from s2sjax.hugepages import restart_with_huge_pages
 def main() -> None:
     restart_with_huge_pages()
     logging.addLevelName(logging.WARNING, "warning")
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.basicConfig()
     from s2sjax.cli import run_command
+    from s2sjax.root_logger import Formatter
+
+    for handler in logging.root.handlers:
+        handler.setFormatter(Formatter("%(levelname)s: %(message)s"))
 
     run_command()
 

@@ -15,8 +15,14 @@ class UserError(ValueError):
 
 
 def without_controls(text: str) -> str:
-    """Text to print, which may hold values from files: without what would steer a terminal. Line ends stay."""
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c != "\n" else c for c in text)
+    """Text to print, which may hold values from files: without what would steer a terminal, or turn the direction of
+    what is shown. Line ends stay."""
+    return "".join("\ufffd" if c != "\n" and _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    turns = unicodedata.bidirectional(character) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+    return turns or unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
 
 
 def printable(text: str) -> str:

@@ -68,6 +68,17 @@ def dumps(value: Any, *, indent: int | None = None, sort_keys: bool = False, asc
         return encoder.encode(_with_nulls(value))
 
 
+def printed(value: Any, *, indent: int | None = None) -> str:
+    """As `dumps`, to be printed: what would end a line for some reader, steer a terminal or turn the direction of what
+    is shown is escaped, and so is half of a character. Other letters stand as they are."""
+    return dumps(value, indent=indent, ascii=False).translate(_ESCAPED)
+
+
+_SPANS = ((0x7F, 0x9F), (0x2028, 0x202E), (0x2066, 0x2069), (0xD800, 0xDFFF))
+_ESCAPED = {code: f"\\u{code:04x}" for first, last in _SPANS for code in range(first, last + 1)}
+"""What JSON lets stand as it is; it can stand in strings only."""
+
+
 def _with_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _with_nulls(each) for name, each in value.items()}

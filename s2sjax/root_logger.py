@@ -4,6 +4,15 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+from s2sjax.errors import without_controls
+
+
+class Formatter(logging.Formatter):
+    """For messages on a terminal, which may hold values from files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_controls(super().format(record))
+
 
 @contextlib.contextmanager
 def root_logger_untouched() -> Iterator[None]:

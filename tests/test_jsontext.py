@@ -12,6 +12,7 @@ from s2sjax.checkpoints import manifest
 from s2sjax.errors import UserError
 from s2sjax.results import write_results
 from s2sjax.workdir import Skipped, write_skipped
+from tests.tiny import tiny
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_files_of_a_run_directory_have_the_bytes_that_they_always_had(tmp_path):
     write_skipped(tmp_path, Skipped(((3, 5), (7, 9)), ("step 5: Größe",)))
     write_results(tmp_path, "test", {"loss": 1.5, "bleu": math.nan, "pairs": {"en-de": {"loss": math.inf}}}, [])
     rundir.write_json(tmp_path, "average.json", asdict(Average("runs/a", "last 2", "params", {4: 0.5, 8: 0.5})))
-    home.record(tmp_path, path=Path("/runs/a"))
+    home.record(tmp_path, tiny(tmp_path), path=Path("/runs/a"))
     (tmp_path / "part").mkdir()
     manifest.seal(tmp_path / "part", {"step": 3, "metrics": {"loss": math.nan, "bleu": 2.0}})
     names = ("skipped.json", "results/test.json", "average.json", "home.json", "part/manifest.json")
@@ -124,7 +125,9 @@ def test_files_of_a_run_directory_have_the_bytes_that_they_always_had(tmp_path):
         '{\n  "workdir": "runs/a",\n  "rule": "last 2",\n  "parameters": "params",\n'
         '  "weights": {\n    "4": 0.5,\n    "8": 0.5\n  }\n}\n'
     )
-    assert content["home.json"] == f'{{"inode": {tmp_path.stat().st_ino}, "path": "/runs/a"}}\n'
+    begin = f'{{"inode": {tmp_path.stat().st_ino}, "path": "/runs/a", "config": {{'
+    assert content["home.json"].startswith(begin) and content["home.json"].endswith("}\n")
+    assert content["home.json"].count("\n") == 1
     assert content["part/manifest.json"] == (
         '{\n "body": {\n  "metrics": {\n   "bleu": 2.0,\n   "loss": null\n  },\n  "step": 3\n },\n "files": {},\n'
         ' "format": "s2sjax-manifest",\n'

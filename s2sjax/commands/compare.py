@@ -20,7 +20,7 @@ def run(values: dict[str, Any]) -> int:
     groups = rows(runs)
     if values["format"] == "json":
         record = {"runs": [str(path) for path in paths], **groups}
-        print(jsontext.dumps(record, indent=2, ascii=False))
+        print(jsontext.printed(record, indent=2))
     else:
         print("\n".join(_table(runs, groups)))
     if values["plot"]:
