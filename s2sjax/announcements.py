@@ -49,7 +49,9 @@ def next_commands(workdir: Path, experiment: Experiment, checkpoints: Checkpoint
     best, newest = checkpoints.best_step(), checkpoints.latest_step()
     if best is not None:
         value = checkpoints.metrics(best)[metric]
-        lines.append(f"best checkpoint: step {best}, validation {metric} {value:.4f}; newest: step {newest}")
+        equals = [str(s) for s in checkpoints.steps() if s != best and checkpoints.metrics(s).get(metric) == value]
+        also = f" (the newest of equals: {', '.join([*equals, str(best)])})" if equals else ""
+        lines.append(f"best checkpoint: step {best}{also}, validation {metric} {value:.4f}; newest: step {newest}")
     pictures = [name for name in rundir.names(workdir, "plots") if name.endswith(".png")]
     if pictures:
         lines.append(f"pictures: {', '.join(pictures[:4])}{', ...' * (len(pictures) > 4)} in {workdir / 'plots'}")

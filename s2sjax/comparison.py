@@ -14,7 +14,7 @@ from typing import Any
 
 from s2sjax import experiment as experiments
 from s2sjax import jsontext, rundir
-from s2sjax.checkpoints.restore import is_better
+from s2sjax.checkpoints.restore import replaces_best
 from s2sjax.errors import UserError
 from s2sjax.history import History, is_number, read_history
 from s2sjax.pace import duration
@@ -44,11 +44,11 @@ class Recorded:
 
     @property
     def best(self) -> Mapping[str, Any]:
-        """The validation record with the best metric; empty if there is none."""
+        """The validation record with the best metric, the newest of equals; empty if there is none."""
         best: Mapping[str, Any] = {}
         for record in self.validation:
             value, before = (_number(r.get(self.metric)) for r in (record, best))
-            if is_better(self.metric, value, before):
+            if replaces_best(self.metric, value, before):
                 best = record
         return best
 

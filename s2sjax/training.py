@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from s2sjax import distributed, events, faults, goodput, home, models, optim, sharding
 from s2sjax.announcements import describe, next_commands
 from s2sjax.checkpoints.checkpointer import Checkpointer
-from s2sjax.checkpoints.restore import is_better
+from s2sjax.checkpoints.restore import replaces_best
 from s2sjax.data import pipeline
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
@@ -288,11 +288,14 @@ class Loop:
         """Say so if this step is the best so far: decoding is going to use it."""
         metric = self.experiment.checkpoint.metric
         value = scores.get(metric, math.nan)
-        if self.best is None and not math.isnan(value):
-            self.best = step, value
-        elif self.best is not None and is_better(metric, value, self.best[1]):
-            self.report.message(f"new best {metric} {value:.4f}: before, {self.best[1]:.4f} at step {self.best[0]}")
-            self.best = step, value
+        before, best = self.best or (0, math.nan)
+        if not replaces_best(metric, value, best):
+            return
+        if self.best is not None and value == best:
+            self.report.message(f"new best {metric} {value:.4f}: the same as at step {before}, and of equals the newest")
+        elif self.best is not None:
+            self.report.message(f"new best {metric} {value:.4f}: before, {best:.4f} at step {before}")
+        self.best = step, value
 
     def _close(self, start: int) -> None:
         steps, workdir = self.experiment.train.steps, self.setup.workdir

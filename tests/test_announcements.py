@@ -1,14 +1,12 @@
 """What a run says at its end: which checkpoint is used, and commands that can be typed as they stand."""
 
-import math
 import shlex
 
 import pytest
 
 from s2sjax.announcements import next_commands
-from s2sjax.checkpoints.restore import CheckpointReader, is_better
+from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.commands.table import COMMANDS
-from s2sjax.metrics.names import METRIC_SIGNS
 from tests.tiny import random_state, tiny, write_run, write_text
 
 
@@ -36,15 +34,14 @@ def test_the_end_names_the_best_checkpoint_the_pictures_and_what_to_type(experim
     assert [command for _, command, *_ in commands] == ["evaluate", "decode", "checkpoints"]
 
 
+def test_of_equal_checkpoints_the_end_names_the_newest_and_says_why(experiment, tmp_path):
+    state = random_state(experiment, 0)
+    write_run(tmp_path / "run", experiment, {step: (state, {"loss": loss}) for step, loss in ((1, 2), (2, 1), (3, 1))})
+    text = next_commands(tmp_path / "run", experiment, CheckpointReader(tmp_path / "run" / "checkpoints"))
+    assert text.startswith("best checkpoint: step 3 (the newest of equals: 2, 3), validation loss 1.0000; newest: step")
+
+
 def test_without_validation_nothing_is_best(experiment, tmp_path):
     write_run(tmp_path / "run", experiment, {5: (random_state(experiment, 0), {})})
     text = next_commands(tmp_path / "run", experiment, CheckpointReader(tmp_path / "run" / "checkpoints"))
     assert text.startswith("next:\n")
-
-
-@pytest.mark.parametrize("metric", METRIC_SIGNS)
-def test_better_is_what_ranks_checkpoints(metric):
-    lower = METRIC_SIGNS[metric] > 0
-    assert is_better(metric, 1.0, 2.0) == lower and is_better(metric, 2.0, 1.0) != lower
-    assert not is_better(metric, 1.0, 1.0) and is_better(metric, 1.0, math.nan)
-    assert not is_better(metric, math.nan, 1.0) and not is_better(metric, math.nan, math.nan)

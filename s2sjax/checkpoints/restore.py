@@ -35,10 +35,17 @@ STEP = re.compile(r"[1-9][0-9]{0,17}|0")
 """What the directory of a checkpoint is called."""
 
 
-def is_better(metric: str, value: float, than: float) -> bool:
-    """Whether a value of a metric of `METRIC_SIGNS` is better than another; NaN never is, and anything is than NaN."""
+def replaces_best(metric: str, value: float, best: float) -> bool:
+    """Whether a newer checkpoint is the best one from now on. Of equals it is: the newest is the best.
+
+    `CheckpointReader.ranked` has the same order.
+
+    Args:
+        value: its value of a metric of `METRIC_SIGNS`. NaN is never the best.
+        best: the value of the best one before it; NaN: there is none.
+    """
     sign = METRIC_SIGNS[metric]
-    return not math.isnan(value) and (math.isnan(than) or sign * value < sign * than)
+    return not math.isnan(value) and (math.isnan(best) or sign * value <= sign * best)
 
 
 class GoneError(UserError):

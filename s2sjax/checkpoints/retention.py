@@ -16,8 +16,8 @@ class CheckpointConfig:
       every_steps: Steps from one checkpoint to the next. Each validated step is saved too.
       keep_last: Newest checkpoints that stay.
       keep_best: Besides the last ones, this many of the best by `metric`.
-      metric: What the best is chosen by. Which way each metric gets better is known. Validation computes it, whether
-        `evaluate.metrics` names it or not.
+      metric: What the best is chosen by; of equals the newest is the best. Which way each metric gets better is known.
+        Validation computes it, whether `evaluate.metrics` names it or not.
       copy_to: A directory or bucket (s3://, gs://: whatever fsspec has a driver for) in which the run directory gets a
         second copy under its own name; empty: none.
       cast: Restore arrays that were saved in another floating-point type, and say so, instead of refusing them.

@@ -32,7 +32,7 @@ def run(values: dict[str, Any]) -> int:
             if found["used"] is not None
             else f"refuse {choice}: it is not there"
         )
-        print(f"best by config.checkpoint.metric={found['metric']}; decode and evaluate {used}")
+        print(f"best by config.checkpoint.metric={found['metric']}, of equals the newest; decode and evaluate {used}")
     return 0
 
 

@@ -225,7 +225,7 @@ _AVERAGE = Command(
         _WORKDIR,
         Option("output", "Run directory to write.", "DIR", default=None),
         Option("last", "Average the N newest checkpoints.", "N"),
-        Option("best", "Average the N best checkpoints by checkpoint.metric.", "N"),
+        Option("best", "Average the N best checkpoints by checkpoint.metric, of equals the newest.", "N"),
         Option("ema", "Average all checkpoints; each counts DECAY times as much as the next newer one.", "DECAY"),
     ),
     examples=(("The five newest.", "average --workdir=runs/m30k --output=runs/m30k-average --last=5"),),
@@ -254,8 +254,8 @@ _CHECKPOINTS = Command(
 _COMPARE = Command(
     name="compare",
     summary="Compare runs: what differs in their configs, what was measured, and their curves in one plot.",
-    description="Prints what differs in config, how far each run came, its best validation, and what evaluate wrote to "
-    "results/. Runs that differ in the seed only get a column with mean and sample standard deviation.",
+    description="Prints what differs in config, how far each run came, its best validation (of equals the newest), and "
+    "what evaluate wrote to results/. Runs that differ in the seed only get a column with mean and sample standard deviation.",
     options=(
         Option("plot", "PNG to draw losses and validation scores of all runs into.", "FILE.png"),
         Option("by", "What the plot's curves run along: steps, or seconds of training.", default="steps",
