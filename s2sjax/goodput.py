@@ -1,7 +1,8 @@
-"""Goodput: the share of a run's wall time, since its first start, that went into steps whose result it still has.
+"""Goodput: the share of the time in which a run's processes ran that went into steps whose result it still has.
 
-Everything else is itemised, and the items add up. What a process did between its last line in the ledger and its death
-is not known: that is part of `down`. Within one stretch of training all steps are taken to have lasted equally long.
+All of that time is itemised, and the items add up. Time when nobody ran does not count, be it a queue's or a week-end:
+`Goodput.down` has it. What a process did between its last line in the ledger and its death is not known, and is part of
+that. Within one stretch of training all steps are taken to have lasted equally long.
 """
 
 import datetime
@@ -26,7 +27,6 @@ ITEMS = {
     "save": "waiting for checkpoints",
     "validate": "validating",
     "plot": "drawing plots",
-    "down": "down, or not recorded",
 }
 _WAITS = ("compile", "restore", "save", "validate", "plot")
 
@@ -39,12 +39,15 @@ class Goodput:
     """By item, in the order of `ITEMS`."""
     steps: Mapping[str, int]
     """Of the items that are steps."""
+    down: float
+    """Seconds between a process's last line and the next start, which are no part of `total`."""
     starts: int
     crashes: int
     """Starts without a stop after them: processes that were killed, one that is running now included."""
 
     @property
     def total(self) -> float:
+        """Seconds in which processes ran, over all starts."""
         return sum(self.seconds.values())
 
     @property
@@ -75,6 +78,7 @@ def compute(entries: Sequence[Mapping[str, Any]]) -> Goodput:
     seconds = dict.fromkeys(ITEMS, 0.0)
     stretches: list[_Stretch] = []
     starts = stops = 0
+    down = 0.0
     stretch: _Stretch | None = None
     began = entries[0]["time"] - entries[0]["seconds"]
     # Since `mark` there is time that no item has yet.
@@ -82,13 +86,15 @@ def compute(entries: Sequence[Mapping[str, Any]]) -> Goodput:
     up = False
 
     def close(now: float) -> None:
-        nonlocal mark, stretch
+        nonlocal mark, stretch, down
         spent, mark = max(now - mark, 0.0), now
         if stretch is not None:
             stretch.seconds += spent
             stretch = None
+        elif up:
+            seconds["start"] += spent
         else:
-            seconds["start" if up else "down"] += spent
+            down += spent
 
     for entry in entries:
         event, now, step = entry["event"], max(entry["time"], last), int(entry["step"])
@@ -131,7 +137,7 @@ def compute(entries: Sequence[Mapping[str, Any]]) -> Goodput:
             seconds[item] += stretch.seconds * count / made if made else 0.0
         seconds["again"] += 0.0 if made else stretch.seconds
         horizon = min(horizon, stretch.first)
-    return Goodput(began, seconds, steps, starts, starts - stops)
+    return Goodput(began, seconds, steps, down, starts, starts - stops)
 
 
 def of_run(workdir: Path) -> Goodput:
@@ -147,19 +153,21 @@ def of_run(workdir: Path) -> Goodput:
 def table(goodput: Goodput) -> str:
     """As the command prints it."""
     since = datetime.datetime.fromtimestamp(goodput.began, datetime.UTC)
-    starts = f"{goodput.starts} start{'' if goodput.starts == 1 else 's'}"
     crashes = f", {goodput.crashes} with no stop after" if goodput.crashes else ""
     rows = [
         (title, f"{duration(goodput.seconds[item]):>11}", f"{goodput.seconds[item] / max(goodput.total, 1e-9):6.1%}",
          f"{goodput.steps[item]:,} steps" if item in goodput.steps else "")
         for item, title in ITEMS.items()
     ]  # fmt: skip
-    head = f"goodput {line(goodput)}, since {since:%Y-%m-%d %H:%M:%S} UTC; {starts}{crashes}"
-    return "\n".join([head, *align(rows)])
+    head = f"goodput {line(goodput)}{crashes}; since {since:%Y-%m-%d %H:%M:%S} UTC"
+    down = f"not counted: {duration(goodput.down)} in which nothing ran, or nothing was recorded"
+    return "\n".join([head, *align(rows), *([down] if goodput.down else [])])
 
 
 def line(goodput: Goodput) -> str:
-    return f"{goodput.share:.1%} of {duration(goodput.total)}"
+    """Such as "45.3% of the 0:02:27 that it ran, over 2 starts"."""
+    starts = "" if goodput.starts == 1 else f", over {goodput.starts} starts"
+    return f"{goodput.share:.1%} of the {duration(goodput.total)} that it ran{starts}"
 
 
 def duration(seconds: float) -> str:

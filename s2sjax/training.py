@@ -7,6 +7,7 @@ the seed and from `i`, so a run that was interrupted anywhere and resumed ends w
 import contextlib
 import functools
 import math
+import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -291,10 +292,9 @@ class Loop:
         before, best = self.best or (0, math.nan)
         if not replaces_best(metric, value, best):
             return
-        if self.best is not None and value == best:
-            self.report.message(f"new best {metric} {value:.4f}: the same as at step {before}, and of equals the newest")
-        elif self.best is not None:
-            self.report.message(f"new best {metric} {value:.4f}: before, {best:.4f} at step {before}")
+        if self.best is not None:
+            why = f"the same as at step {before}, of equals the newest" if value == best else ""
+            self.report.message(f"new best {metric} {value:.4f}: {why or f'before, {best:.4f} at step {before}'}")
         self.best = step, value
 
     def _close(self, start: int) -> None:
@@ -398,6 +398,6 @@ class Loop:
             with self.report.losing("goodput"), contextlib.suppress(UserError):
                 found = goodput.compute(events.read(self.setup.workdir / events.NAME))
                 self.report.message(
-                    f"goodput {goodput.line(found)}: steps that count; s2sjax goodput --workdir={self.setup.workdir} "
-                    "says where the rest went"
+                    f"goodput {goodput.line(found)}, went into steps that count; s2sjax goodput "
+                    f"--workdir={shlex.quote(str(self.setup.workdir))} says where the rest went"
                 )

@@ -39,7 +39,9 @@ def test_training_its_log_retention_decoding_and_compare_agree_on_the_best(metri
 
         said = []
         experiment = types.SimpleNamespace(checkpoint=CheckpointConfig(metric=metric))
-        loop = types.SimpleNamespace(experiment=experiment, best=None, report=types.SimpleNamespace(message=said.append))
+        loop = types.SimpleNamespace(
+            experiment=experiment, best=None, report=types.SimpleNamespace(message=said.append)
+        )
         moves = 0
         for step, value in scores.items():
             before = loop.best
@@ -51,7 +53,9 @@ def test_training_its_log_retention_decoding_and_compare_agree_on_the_best(metri
         assert len(said) == moves and all(text.startswith(f"new best {metric} ") for text in said)
         assert (loop.best or (None,))[0] == reader.best_step() == compared.get("step") == expected
         if expected is not None:
-            assert expected in staying(CheckpointConfig(keep_best=1, keep_last=1), reader.steps(), reader.ranked([*scores]))
+            assert expected in staying(
+                CheckpointConfig(keep_best=1, keep_last=1), reader.steps(), reader.ranked([*scores])
+            )
 
 
 def test_a_best_that_moves_between_equals_says_so():
@@ -61,4 +65,4 @@ def test_a_best_that_moves_between_equals_says_so():
         experiment=experiment, best=(50, 100.0), report=types.SimpleNamespace(message=said.append)
     )
     Loop._tell_best(loop, 100, {"bleu": 100.0})
-    assert said == ["new best bleu 100.0000: the same as at step 50, and of equals the newest"]
+    assert said == ["new best bleu 100.0000: the same as at step 50, of equals the newest"]

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import random
 import subprocess
 import time
 
@@ -82,14 +83,37 @@ def test_goodput_itemises_all_of_the_time():
             (242, "stop", 0, 0),  # 1 s more
         )
     )
-    assert (found.began, found.total, found.starts, found.crashes) == (100, 142, 2, 1)
+    assert (found.began, found.total, found.down, found.starts, found.crashes) == (100, 94, 48, 2, 1)
     assert found.steps == {"counted": 40 + 60, "skipped": 0, "again": 20 + 20}
     expected = {
         "counted": 30 * 40 / 60 + 16, "skipped": 0, "again": 30 * 20 / 60 + 11, "compile": 10, "start": 10 + 3 + 2,
-        "restore": 5, "save": 2, "validate": 5, "plot": 0, "down": 48,
+        "restore": 5, "save": 2, "validate": 5, "plot": 0,
     }  # fmt: skip
     assert found.seconds == pytest.approx(expected)
-    assert found.share == pytest.approx(36 / 142)
+    assert found.share == pytest.approx(36 / 94)
+
+
+def test_time_when_nobody_ran_is_no_part_of_goodput():
+    """Any history is worth the same with days between its processes: killed, stopped, or done and gone on with."""
+    rng = random.Random(0)
+    for _ in range(50):
+        now, near, far, gaps = 1000.0, [], [], 0.0
+        for start in range(rng.randint(1, 4)):
+            gap = 86_400.0 * rng.randint(1, 9) if start else 0.0
+            gaps += gap
+            kinds = [("start", 0, rng.uniform(0, 9)), ("train", 10 * start, 0)]
+            kinds += [(rng.choice(("progress", "save", "validate")), 10 * start + 5, rng.uniform(0, 2))]
+            kinds += [("stop", 0, 0)] if rng.random() < 0.5 else []
+            now += 20.0
+            for event, step, seconds in kinds:
+                now += rng.uniform(1, 9)
+                near.append((now, event, step, seconds))
+                far.append((now + gaps, event, step, seconds))
+        close, apart = goodput.compute(history(*near)), goodput.compute(history(*far))
+        assert apart.seconds == pytest.approx(close.seconds) and apart.share == pytest.approx(close.share)
+        assert apart.down == pytest.approx(close.down + gaps)
+        assert goodput.line(apart) == goodput.line(close)
+        assert ("not counted: " in goodput.table(apart)) == (apart.starts > 1)
 
 
 def test_skipped_steps_do_not_count():
@@ -130,7 +154,8 @@ def test_a_start_that_reached_no_step_and_clocks_that_went_back_are_borne():
             (100, "start", 0, 10), (90, "train", 0, 0), (50, "stop", 0, 0), (60, "start", 0, 300), (70, "stop", 0, 0)
         )
     )
-    assert all(seconds >= 0 for seconds in found.seconds.values()) and found.starts == 2 and found.total == 10
+    assert all(seconds >= 0 for seconds in found.seconds.values()) and found.starts == 2
+    assert found.total + found.down == 10
 
 
 def test_the_command_prints_a_table_of_the_ledger(tmp_path, capsys, monkeypatch):
@@ -149,7 +174,9 @@ def test_the_command_prints_a_table_of_the_ledger(tmp_path, capsys, monkeypatch)
         run_command(["goodput", f"--workdir={tmp_path}"])
     said = capsys.readouterr().out
     assert ended.value.code == 0
-    assert said.startswith("goodput 80.0% of 0:00:50.0, since 2026-01-02 03:04:00 UTC; 1 start, 1 with no stop after")
+    assert said.startswith(
+        "goodput 80.0% of the 0:00:50.0 that it ran, 1 with no stop after; since 2026-01-02 03:04:00 UTC\n"
+    )
     assert "steps that count" in said and "80.0%  1,000 steps" in said and "20.0%" in said
 
 

@@ -1,4 +1,4 @@
-"""`s2sjax goodput`: where a run's wall time went, over all its starts."""
+"""`s2sjax goodput`: where the time went in which a run's processes ran, over all starts."""
 
 from pathlib import Path
 from typing import Any

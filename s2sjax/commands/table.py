@@ -255,7 +255,8 @@ _COMPARE = Command(
     name="compare",
     summary="Compare runs: what differs in their configs, what was measured, and their curves in one plot.",
     description="Prints what differs in config, how far each run came, its best validation (of equals the newest), and "
-    "what evaluate wrote to results/. Runs that differ in the seed only get a column with mean and sample standard deviation.",
+    "what evaluate wrote to results/. Runs that differ in the seed only get a column with mean and sample standard "
+    "deviation.",
     options=(
         Option("plot", "PNG to draw losses and validation scores of all runs into.", "FILE.png"),
         Option("by", "What the plot's curves run along: steps, or seconds of training.", default="steps",
@@ -272,7 +273,9 @@ _COMPARE = Command(
 
 _GOODPUT = Command(
     name="goodput",
-    summary="Show where a run's wall time went, over all its starts.",
+    summary="Show where the time went in which a run's processes ran, over all starts.",
+    description="Time when nothing ran, such as that between two starts, is no part of it. It is shown below the "
+    "table, together with what a process that was killed did after its last record.",
     options=(_WORKDIR,),
     examples=(("Of one run.", "goodput --workdir=runs/m30k"),),
     alone=True,
