@@ -89,10 +89,17 @@ def rows(runs: Sequence[Recorded]) -> dict[str, dict[str, list[Value]]]:
     """The table: groups of rows by title; a row is one value for each run, None where a run has none."""
     config = {key: [_plain(run.config.get(key)) for run in runs] for key in differing_keys(runs)}
     last = [run.train[-1] if run.train else {} for run in runs]
+    smoothed = [run.config.get("train.label_smoothing", 0) > 0 for run in runs]
+    losses = [record.get("loss") for record in last]
+    measured: dict[str, list[Value]] = {  # as the log calls them: a loss of smoothed targets is no other's equal
+        "loss": [None if smooth else loss for loss, smooth in zip(losses, smoothed, strict=True)],
+        "smoothed loss": [loss if smooth else None for loss, smooth in zip(losses, smoothed, strict=True)],
+        "perplexity": [record.get("perplexity") for record in last],
+    }
     training: dict[str, list[Value]] = {
         "steps": [record.get("step") for record in last],
         "seconds": [record.get("seconds") for record in last],
-        "loss": [record.get("loss") for record in last],
+        **{name: row for name, row in measured.items() if any(value is not None for value in row)},
     }
     names = dict.fromkeys(name for run in runs for name in run.best if name not in ("kind", "time", "seconds"))
     validation = {name: [run.best.get(name) for run in runs] for name in names}

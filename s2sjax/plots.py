@@ -33,22 +33,39 @@ _STYLE: Any = {
     "ytick.color": "#555555",
     "font.size": 10,
     "legend.frameon": False,
+    "svg.hashsalt": "s2sjax",
 }
-_BLUE, _ORANGE, _GREEN, _GREY = "#2f6db3", "#d9772b", "#3a923a", "#666666"
-_SCORES = (("bleu", "BLEU", _BLUE), ("chrf", "chrF", _GREEN), ("exact_match", "exact match", _ORANGE))
+FORMATS = ("png", "svg", "pdf")
+"""What a picture can be; the end of its file's name says which."""
+_BLUE, _PALE, _ORANGE, _GREEN, _GREY = "#2f6db3", "#8db6de", "#d9772b", "#3a923a", "#666666"
+_COLORS = {"bleu": _BLUE, "chrf": _GREEN, "exact_match": _ORANGE}
+_OTHER_COLORS = ("C4", "C5", "C3", "C6", "C8", "C9")
+_TITLES = {"bleu": "BLEU", "chrf": "chrF", "ter": "TER", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2",
+           "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}  # fmt: skip
 _DEFAULT_FONT = "DejaVu Sans"
 # Longer pieces than this would leave no room for the picture.
 _LABEL_LENGTH = 24
 
 
-def learning_curves(metrics_jsonl: Path, out: Path, *, inside: Path | None = None) -> int:
+def check_format(path: Path, where: str) -> None:
+    """Raise a `UserError` unless the end of a picture's name is one of `FORMATS`."""
+    if path.suffix[1:].lower() not in FORMATS:
+        named = ", ".join(f".{each}" for each in FORMATS)
+        raise UserError(f"{where} is '{path}', expected a name that ends in one of {named}")
+
+
+def learning_curves(metrics_jsonl: Path, out: Path, *, smoothing: float = 0.0, inside: Path | None = None) -> int:
     """Draw what a run recorded: loss, and where there are any scores and learning rate, against the step.
+
+    Training's loss is that of the targets as they are, which validation's is too. What is optimised is drawn beside it
+    where it is something else, and says so.
 
     Returns how many lines were passed over because they cannot be read, a last one that is not whole not counted.
 
     Args:
         metrics_jsonl: written by `report.Reporter`.
-        out: a PNG, whose directory is made.
+        out: a picture of one of `FORMATS`, whose directory is made.
+        smoothing: label smoothing of the loss that is optimised.
 
     Raises:
         UserError: nothing was recorded yet, or it cannot be read.
@@ -77,7 +94,9 @@ def learning_curves(metrics_jsonl: Path, out: Path, *, inside: Path | None = Non
         figure = Figure(figsize=(8, 1.0 + sum(heights)), dpi=120, layout="constrained")
         panels = iter(figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0])
         axes = next(panels)
-        _draw(axes, _series(train, "loss"), "training, as optimised", _BLUE, marker=None)
+        _draw(axes, _loss(train), "training", _BLUE, marker=None)
+        why = f"label smoothing {smoothing:g}" if smoothing else "auxiliary terms"
+        _draw(axes, _optimised(train), f"training as optimised, with {why}", _PALE, marker=None)
         _draw(axes, _series(validation, "loss"), "validation", _ORANGE)
         axes.set_ylabel("loss (nats per token)")
         _legend(axes)
@@ -86,6 +105,7 @@ def learning_curves(metrics_jsonl: Path, out: Path, *, inside: Path | None = Non
             for series, label, color in scores:
                 _draw(axes, series, f"{label} {series[1][-1]:.1f}", color)
             axes.set_ylabel("validation (%)")
+            _within_percent(axes)
             _legend(axes)
         if rates[0]:
             axes = next(panels)
@@ -102,8 +122,40 @@ def learning_curves(metrics_jsonl: Path, out: Path, *, inside: Path | None = Non
 
 def _drawn_as(name: str, number: int) -> tuple[str, str]:
     """The label and the colour of a score."""
-    known = {each: (label, color) for each, label, color in _SCORES}
-    return known.get(name, (name.replace("_", " "), f"C{4 + number % 6}"))
+    return _title(name), _COLORS.get(name, _OTHER_COLORS[number % len(_OTHER_COLORS)])
+
+
+def _title(name: str) -> str:
+    return _TITLES.get(name, name.replace("_", " "))
+
+
+def _within_percent(axes: Any) -> None:
+    """Show nothing below 0 % and above 100 % where no curve is there, but for half a marker."""
+    low, high = axes.get_ylim()
+    values = [value for line in axes.lines for value in line.get_ydata()]
+    if min(values) >= 0 and max(values) <= 100:
+        edge = 0.03 * (high - low)
+        axes.set_ylim(max(low, -edge), min(high, 100 + edge))
+
+
+def _loss(train: Iterable[Mapping[str, Any]], along: str = "step") -> tuple[list[float], list[float]]:
+    """Training's loss of the targets as they are, in nats a token: the logarithm of its perplexity."""
+    return _series([{**record, "loss": _plain_loss(record)} for record in train], "loss", along)
+
+
+def _optimised(train: Sequence[Mapping[str, Any]], along: str = "step") -> tuple[list[float], list[float]]:
+    """The loss that is optimised; empty where it is none but that of `_loss`."""
+    pairs = [(record.get("loss"), _plain_loss(record)) for record in train]
+    known = [(loss, plain) for loss, plain in pairs if is_number(loss) and is_number(plain)]
+    other = any(not math.isclose(loss, plain, rel_tol=1e-4, abs_tol=1e-6) for loss, plain in known)
+    return _series(train, "loss", along) if other else ([], [])
+
+
+def _plain_loss(record: Mapping[str, Any]) -> Any:
+    perplexity = record.get("perplexity", record.get("loss"))
+    if "perplexity" not in record or not is_number(perplexity):
+        return perplexity
+    return math.log(perplexity) if perplexity > 0 else None
 
 
 def compared_curves(
@@ -113,7 +165,7 @@ def compared_curves(
 
     Args:
         runs: by name, their records of training and of validation.
-        out: a PNG, whose directory is made.
+        out: a picture of one of `FORMATS`, whose directory is made.
         by: "steps", or "seconds" of training, which the records of older runs lack.
 
     Raises:
@@ -125,16 +177,18 @@ def compared_curves(
     from matplotlib.lines import Line2D
 
     along = "step" if by == "steps" else "seconds"
-    panels = [("training loss, as optimised (nats per token)", 0, "loss")]
-    panels += [("validation loss (nats per token)", 1, "loss")]
-    known = {name: f"{label} (%)" for name, label, _ in _SCORES}
-    names = [name for name in METRICS if name != "loss"]
-    panels += [(f"validation {known.get(name, name.replace('_', ' '))}", 1, name) for name in names]
-    drawn = []
-    for label, kind, name in panels:
-        series = {run: _series(records[kind], name, along) for run, records in runs.items()}
-        if any(points[0] for points in series.values()):
-            drawn.append((label, series))
+    panels = {
+        "training loss (nats per token)": {run: _loss(train, along) for run, (train, _) in runs.items()},
+        "training loss as optimised: with label smoothing, auxiliary terms": {
+            run: _optimised(train, along) for run, (train, _) in runs.items()
+        },
+    }
+    for name in METRICS:
+        unit = " (nats per token)" if name == "loss" else " (%)" if name in TEXT_METRICS else ""
+        panels[f"validation {_title(name)}{unit}"] = {
+            run: _series(validation, name, along) for run, (_, validation) in runs.items()
+        }
+    drawn = [(label, series) for label, series in panels.items() if any(points[0] for points in series.values())]
     if not drawn:
         raise UserError(f"none of {', '.join(runs)} has metrics by {by} to draw")
     families, labels = _displayable(list(runs))
@@ -147,6 +201,8 @@ def compared_curves(
             for number, points in enumerate(series.values()):
                 marker = None if label.startswith("training") else "o"
                 _draw(axes, points, labels[number], colors[number % len(colors)], marker=marker)
+            if label.endswith("(%)"):
+                _within_percent(axes)
             axes.set_title(label, fontsize=10, loc="left", color="#333333")
             axes.set_xlabel("step (updates)" if by == "steps" else "seconds of training")
             axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -178,7 +234,7 @@ def attention_map(
 
     Args:
         weights: `[T, S]`, rows of probabilities.
-        out: a PNG, whose directory is made.
+        out: a picture of one of `FORMATS`, whose directory is made.
 
     Raises:
         OSError: the picture cannot be written.
@@ -231,8 +287,9 @@ def _legend(axes: Any) -> None:
 
 
 def _save(figure: Any, out: Path, inside: Path | None) -> None:
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    picture, kind = io.BytesIO(), out.suffix[1:].lower()
+    when = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)  # the same curves are the same file
+    figure.savefig(picture, format=kind, metadata=when)
     root = out.parent if inside is None else inside
     root.mkdir(parents=True, exist_ok=True)
     rundir.write(root, out.relative_to(root).as_posix(), picture.getvalue())

@@ -310,7 +310,8 @@ class Loop:
         if jax.process_index() == 0:
             with self._waiting("plot", steps), self.report.losing("plots/learning_curves.png"):
                 out = workdir / "plots" / "learning_curves.png"
-                if bad := learning_curves(workdir / "metrics.jsonl", out, inside=workdir):
+                smoothing = self.experiment.train.label_smoothing
+                if bad := learning_curves(workdir / "metrics.jsonl", out, smoothing=smoothing, inside=workdir):
                     self.report.message(
                         f"warning: {bad} lines of {workdir}/metrics.jsonl cannot be read; the plot is without them"
                     )

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import warnings
 
@@ -7,7 +8,7 @@ import pytest
 
 from s2sjax import plots
 from s2sjax.errors import UserError
-from s2sjax.plots import attention_map, learning_curves
+from s2sjax.plots import attention_map, compared_curves, learning_curves
 
 
 def write(path, *records, tail=""):
@@ -31,10 +32,12 @@ def figure(monkeypatch):
 
 def test_learning_curves_have_a_panel_for_each_kind_of_number(tmp_path, figure):
     train = [{"step": s, "kind": "train", "loss": 9 / s, "learning_rate": s * 1e-4} for s in range(1, 9)]
+    for record in train:
+        record["perplexity"] = math.exp(record["loss"])
     validation = [{"step": s, "kind": "validation", "loss": 8 / s, "bleu": 4.0 * s} for s in (4, 8)]
     learning_curves(write(tmp_path / "metrics.jsonl", *train, *validation), tmp_path / "curves.png")
     loss, scores, rate = figure[0].axes
-    assert [line.get_label() for line in loss.lines] == ["training, as optimised", "validation"]
+    assert [line.get_label() for line in loss.lines] == ["training", "validation"]
     assert list(loss.lines[1].get_xdata()) == [4, 8] and list(loss.lines[1].get_ydata()) == [2, 1]
     assert [line.get_label() for line in scores.lines] == ["BLEU 32.0"]
     assert list(rate.lines[0].get_ydata()) == [record["learning_rate"] for record in train]
@@ -43,14 +46,59 @@ def test_learning_curves_have_a_panel_for_each_kind_of_number(tmp_path, figure):
     assert rate.get_xlabel() == "step (updates)"
 
 
+def test_a_smoothed_loss_is_drawn_beside_the_plain_one_and_called_so(tmp_path, figure):
+    train = [{"step": s, "kind": "train", "loss": 2.0 / s + 0.5, "perplexity": math.exp(2.0 / s)} for s in (1, 2)]
+    metrics = write(tmp_path / "m.jsonl", *train, {"step": 2, "kind": "validation", "loss": 1.5})
+    learning_curves(metrics, tmp_path / "curves.png", smoothing=0.1)
+    lines = {line.get_label(): list(line.get_ydata()) for line in figure[0].axes[0].lines}
+    assert lines == {
+        "training": pytest.approx([2.0, 1.0]), "validation": [1.5],
+        "training as optimised, with label smoothing 0.1": [2.5, 1.5],
+    }  # fmt: skip
+
+
+def test_compared_runs_share_a_panel_only_where_their_numbers_compare(tmp_path, figure):
+    """One run is smoothed and the other is not."""
+    plain, smoothed = ([{"step": 1, "loss": 2.0 + extra, "perplexity": math.exp(2.0)}] for extra in (0.0, 0.5))
+    validation = [{"step": 1, "loss": 1.0, "bleu": 20.0, "character_error_rate": 0.0, "perplexity": 3.0}]
+    compared_curves({"a": (plain, validation), "b": (smoothed, validation)}, tmp_path / "c.png", by="steps")
+    drawn = {axes.get_title(loc="left"): axes for axes in figure[0].axes if axes.lines}
+    assert [line.get_ydata() for line in drawn["training loss (nats per token)"].lines] == [pytest.approx([2.0])] * 2
+    (only,) = drawn["training loss as optimised: with label smoothing, auxiliary terms"].lines
+    assert only.get_label() == "b" and only.get_ydata() == [2.5]
+    assert {"validation BLEU (%)", "validation character error rate (%)", "validation perplexity"} < drawn.keys()
+
+
+@pytest.mark.parametrize("values", [(100.0, 100.0), (0.0, 0.0), (99.0, 100.0), (0.0, 100.0), (20.0, 140.0)])
+def test_a_panel_of_percent_ends_where_percent_ends(tmp_path, figure, values):
+    records = [{"step": s, "kind": "validation", "loss": 1.0, "ter": value} for s, value in enumerate(values)]
+    learning_curves(write(tmp_path / "m.jsonl", *records), tmp_path / "curves.png")
+    axes = figure[0].axes[1]
+    low, high = axes.get_ylim()
+    assert low <= min(values) and max(values) <= high and axes.get_ylabel() == "validation (%)"
+    if max(values) <= 100:
+        assert low > -5 and high < 105 and {t for t in axes.get_yticks() if low <= t <= high}
+
+
+@pytest.mark.parametrize(
+    "kind, begins", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("PNG", b"\x89PNG")]
+)
+def test_a_picture_is_what_its_name_ends_in_and_always_the_same(tmp_path, kind, begins):
+    runs = {"a": ([{"step": 1, "loss": 2.0}], [])}
+    for name in ("one", "two"):
+        compared_curves(runs, tmp_path / f"{name}.{kind}", by="steps")
+    one, two = ((tmp_path / f"{name}.{kind}").read_bytes() for name in ("one", "two"))
+    assert one.startswith(begins) and one == two
+
+
 def test_other_scores_are_drawn_too_and_error_rates_where_there_is_no_score(tmp_path, figure):
     def labels(**metrics):
         records = [{"step": s, "kind": "validation", "loss": 8 / s, **metrics} for s in (4, 8)]
         learning_curves(write(tmp_path / "m.jsonl", *records), tmp_path / "curves.png")
         return [line.get_label() for line in figure[-1].axes[1].lines]
 
-    assert labels(rougeL=20.0, exact_match=5.0, ter=70.0) == ["exact match 5.0", "rougeL 20.0"]
-    assert labels(ter=70.0, character_error_rate=40.0) == ["ter 70.0", "character error rate 40.0"]
+    assert labels(rougeL=20.0, exact_match=5.0, ter=70.0) == ["exact match 5.0", "ROUGE-L 20.0"]
+    assert labels(ter=70.0, character_error_rate=40.0) == ["TER 70.0", "character error rate 40.0"]
 
 
 def test_what_was_not_recorded_or_not_finite_is_left_out(tmp_path, figure):

@@ -9,13 +9,15 @@ from s2sjax import jsontext
 from s2sjax.commands.table import COMMANDS
 from s2sjax.comparison import Recorded, differing_keys, read_run, rows, shown, spread
 from s2sjax.display import align
-from s2sjax.plots import compared_curves
+from s2sjax.plots import check_format, compared_curves
 
 
 def run(values: dict[str, Any]) -> int:
     paths = [Path(path) for path in values["arguments"]]
     if not paths:
         raise COMMANDS["compare"].misuse("no run is named: give the directories of one or more")
+    if values["plot"]:
+        check_format(Path(values["plot"]), "--plot")
     runs = [read_run(path, name) for path, name in zip(paths, _names(paths), strict=True)]
     groups = rows(runs)
     if values["format"] == "json":

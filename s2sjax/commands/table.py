@@ -258,7 +258,8 @@ _COMPARE = Command(
     "what evaluate wrote to results/. Runs that differ in the seed only get a column with mean and sample standard "
     "deviation.",
     options=(
-        Option("plot", "PNG to draw losses and validation scores of all runs into.", "FILE.png"),
+        Option("plot", "Picture of losses and validation scores of all runs; its name ends in .png, .svg or .pdf.",
+               "FILE.png"),
         Option("by", "What the plot's curves run along: steps, or seconds of training.", default="steps",
                choices=("steps", "seconds")),
         Option("format", "A table, or one JSON object.", default="text", choices=("text", "json")),

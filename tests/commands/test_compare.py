@@ -65,6 +65,14 @@ def test_numbers_that_cannot_be_averaged_or_drawn_are_shown_as_none(tmp_path, ca
     assert max(map(len, out.splitlines())) < 80
 
 
+def test_a_smoothed_loss_is_not_compared_with_another(tmp_path):
+    runs = [
+        read_run(write_run(tmp_path, str(smoothing), train__label_smoothing=smoothing), "") for smoothing in (0.0, 0.1)
+    ]
+    training = rows(runs)["training, last line"]
+    assert (training["loss"], training["smoothed loss"]) == ([2.5, None], [None, 2.5])
+
+
 def test_only_what_differs_in_the_config_is_shown_and_families_may_differ(tmp_path, capsys):
     one = write_run(tmp_path, "one", model__states=32)
     other = write_run(tmp_path, "other", family="lstm_lm", optimizer__learning_rate=0.5)
@@ -86,7 +94,7 @@ def test_json_holds_the_same(tmp_path, capsys):
     runs = [write_run(tmp_path, f"r{seed}", seed=seed) for seed in (0, 1)]
     found = json.loads(compare(capsys, *runs, "--format=json")[1])
     assert found["runs"] == [str(run) for run in runs] and found["config"] == {"seed": [0, 1]}
-    assert found["training, last line"] == {"steps": [50, 50], "seconds": [25.0, 25.0], "loss": [2.5, 2.5]}
+    assert found["training, last line"] == {"steps": [50, 50], "seconds": [25.0, 25.0], "smoothed loss": [2.5, 2.5]}
 
 
 @pytest.mark.parametrize("by", ["steps", "seconds"])
@@ -120,6 +128,10 @@ def test_metrics_of_older_runs_and_broken_lines_are_read_past(tmp_path, capsys):
         (["{tmp}"], "it has no config.json"),
         (["{run}", "--plot={run}/config.json/x.png"], "cannot write"),
         (["{run}", "--by=hours"], "--by is 'hours'"),
+        *[
+            (["{run}", f"--plot={{tmp}}/{name}"], f"{name}', expected a name that ends in one of .png, .svg, .pdf")
+            for name in ("curves.jpg", "curves", "curves.svgz", "png")
+        ],
     ],
 )
 def test_a_mistake_is_a_message(tmp_path, capsys, arguments, message):
