@@ -1,15 +1,21 @@
 """What a training run says before its first step and after its last."""
 
+import contextlib
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import rundir
+from s2sjax import events, goodput, rundir
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data.plan import Plan
+from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
+from s2sjax.optim import make_schedule
+from s2sjax.plural import counted
 from s2sjax.report import Reporter
 from s2sjax.state import TrainState
 from s2sjax.unused import without_effect
@@ -18,17 +24,18 @@ from s2sjax.unused import without_effect
 def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, state: TrainState, start: int) -> None:
     """What is about to happen, before the first step."""
     count = sum(p.size for p in jax.tree.leaves(state.params))
-    devices = _count(mesh.size, f"{mesh.devices.flat[0].platform} device")
+    devices = counted(mesh.size, f"{mesh.devices.flat[0].platform} device")
     report.message(
-        f"{experiment.model_name}, {count:,} parameters, {experiment.train.precision}, on {devices}"
+        f"{experiment.model_name}, {counted(count, 'parameter')}, {experiment.train.precision}, on {devices}"
         + (f"; resuming at step {start}" if start else "")
     )
     for sentence in without_effect(experiment):
         report.message(f"warning: {sentence}")
     shapes = ", ".join(f"{s.rows}x({s.source}+{s.target})" for s in plan.shapes)
     report.message(
-        f"{plan.examples_per_epoch:,} examples, {plan.batches_per_epoch:,} batches an epoch, "
-        f"{experiment.train.steps / plan.batches_per_epoch:.1f} epochs; {_count(len(plan.shapes), 'shape')}: {shapes}; "
+        f"{counted(plan.examples_per_epoch, 'example')}, {counted(plan.batches_per_epoch, 'batch')} an epoch, "
+        f"{experiment.train.steps / plan.batches_per_epoch:.1f} epochs; {counted(len(plan.shapes), 'shape')}: "
+        f"{shapes}; "
         f"padding {plan.padding:.1%}"
     )
     if len(plan.too_long):
@@ -39,8 +46,43 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
         )
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" + ("" if number == 1 else "s")
+def rescheduled(held: Experiment | None, experiment: Experiment, start: int) -> Iterator[str]:
+    """A warning if the learning rate of the steps to come is another one because `train.steps` has changed.
+
+    Args:
+        held: the config of the last start; None if this is the first.
+        start: the step that the run goes on from.
+    """
+    if held is None or held.train.steps == experiment.train.steps:
+        return
+    before, now = held.train.steps, experiment.train.steps
+    old, new = (make_schedule(experiment.optimizer, steps) for steps in (before, now))
+    ahead = np.unique(np.linspace(start, max(before, now, start), 64, dtype=int))  # from the update that comes next on
+    if not np.allclose(old(ahead), new(ahead), rtol=1e-5, atol=0):
+        yield (
+            f"warning: config.train.steps was {before:,} and is {now:,}, and the learning rate depends on it "
+            f"(config.optimizer.schedule={experiment.optimizer.schedule}): it now falls until step {now:,}, no longer "
+            f"until step {before:,}; at step {start + 1:,} it is {float(new(start)):.3g}, and would have been "
+            f"{float(old(start)):.3g}"
+        )
+
+
+def say_goodput(report: Reporter, workdir: Path) -> None:
+    """What share of the run's time went into steps that count."""
+    with report.losing("goodput"), contextlib.suppress(UserError):
+        if jax.process_index() == 0:
+            found = goodput.line(goodput.compute(events.read(workdir / events.NAME)))
+            report.message(
+                f"goodput {found}, went into steps that count; s2sjax goodput --workdir={shlex.quote(str(workdir))} "
+                "says where the rest went"
+            )
+
+
+def say_next(report: Reporter, workdir: Path, experiment: Experiment, checkpoints: CheckpointReader) -> None:
+    """`next_commands`, by process 0."""
+    with report.losing("what to do next"):
+        if jax.process_index() == 0:
+            report.message(next_commands(workdir, experiment, checkpoints))
 
 
 def next_commands(workdir: Path, experiment: Experiment, checkpoints: CheckpointReader) -> str:

@@ -7,7 +7,6 @@ the seed and from `i`, so a run that was interrupted anywhere and resumed ends w
 import contextlib
 import functools
 import math
-import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
@@ -19,8 +18,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from s2sjax import distributed, events, faults, goodput, home, models, optim, sharding
-from s2sjax.announcements import describe, next_commands
+from s2sjax import announcements, distributed, events, faults, home, models, optim, sharding
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import replaces_best
 from s2sjax.data import pipeline
@@ -28,7 +26,6 @@ from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
 from s2sjax.data.windows import windowed
 from s2sjax.display import progress
-from s2sjax.errors import UserError
 from s2sjax.evaluate import Validator
 from s2sjax.experiment import Experiment
 from s2sjax.faults import TooManyBadSteps
@@ -94,6 +91,8 @@ class Setup:
     """What a run is made of, whatever step it is at."""
 
     experiment: Experiment
+    held: Experiment | None
+    """What the workdir held before: of a run that goes on, the config of its last start."""
     workdir: Path
     mesh: Mesh
     prepared: Prepared
@@ -110,7 +109,7 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
     if said is not None:
         home.check(workdir, experiment, said)
     mesh = sharding.make_mesh(experiment.mesh)
-    check_workdir(experiment, workdir)
+    held = check_workdir(experiment, workdir)
     config, precision = experiment.train, Precision(experiment.train.precision)
 
     # ---- Data ----
@@ -133,7 +132,7 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
 
     # ---- Step function ----
     step = make_step(model, optimizer, experiment, mesh, shardings(abstract))
-    return Setup(experiment, workdir, mesh, prepared, split, plan, init, abstract, schedule, step)
+    return Setup(experiment, held, workdir, mesh, prepared, split, plan, init, abstract, schedule, step)
 
 
 def go_on(setup: Setup, stop: StopRequests, began: float, *, watchdog: bool) -> int:
@@ -207,7 +206,8 @@ class Loop:
                 smoothed=experiment.train.label_smoothing > 0,
             )
         )
-        told = (text for split in setup.prepared.splits.values() for text in (split.unreadable, *split.remarks))
+        told = [text for split in setup.prepared.splits.values() for text in (split.unreadable, *split.remarks)]
+        told += announcements.rescheduled(setup.held, experiment, start)
         for message in filter(None, (*self.news, *(restored.messages if restored else ()), *told)):
             self.report.message(message)
         self.best = None
@@ -218,7 +218,7 @@ class Loop:
             self.ledger.add("restore", step=start, seconds=time.monotonic() - began)
         else:
             state = jax.jit(setup.init, out_shardings=shardings(setup.abstract))(stream_key(experiment.seed, "init"))
-        describe(self.report, experiment, self.plan, setup.mesh, state, start)
+        announcements.describe(self.report, experiment, self.plan, setup.mesh, state, start)
         self.validator = Validator(experiment, setup.prepared, setup.mesh, self.report, state.best_params)
         return state, start, bool(restored and restored.metrics)
 
@@ -303,7 +303,7 @@ class Loop:
             self.report.message(
                 f"nothing to do: this run is at step {start} of {steps}; raise config.train.steps to go on"
             )
-            self._say_next()
+            announcements.say_next(self.report, workdir, self.experiment, self.checkpoints)
             return
         with self._waiting("save", steps):
             self.checkpoints.wait()
@@ -315,8 +315,8 @@ class Loop:
                     self.report.message(
                         f"warning: {bad} lines of {workdir}/metrics.jsonl cannot be read; the plot is without them"
                     )
-        self._say_goodput()
-        self._say_next()
+        announcements.say_goodput(self.report, workdir)
+        announcements.say_next(self.report, workdir, self.experiment, self.checkpoints)
 
     def _not_taken(self, step: int, values: Mapping[str, float]) -> None:
         """Tell of a bad step. Raises: TooManyBadSteps if it is one too many."""
@@ -388,17 +388,3 @@ class Loop:
         if event == "compile":
             self.report.leave_out(seconds)
         self.ledger.add(event, step=step, seconds=seconds)
-
-    def _say_next(self) -> None:
-        if jax.process_index() == 0:
-            with self.report.losing("what to do next"):
-                self.report.message(next_commands(self.setup.workdir, self.experiment, self.checkpoints))
-
-    def _say_goodput(self) -> None:
-        if jax.process_index() == 0:
-            with self.report.losing("goodput"), contextlib.suppress(UserError):
-                found = goodput.compute(events.read(self.setup.workdir / events.NAME))
-                self.report.message(
-                    f"goodput {goodput.line(found)}, went into steps that count; s2sjax goodput "
-                    f"--workdir={shlex.quote(str(self.setup.workdir))} says where the rest went"
-                )

@@ -51,18 +51,26 @@ _BEGUN = re.compile(rf"{LOGS}|plots|config\.tmp|\.config\.json\.[0-9]+\.tmp")
 """What may stand in a run directory before its config does: a kill in that moment is no reason to refuse it."""
 
 
-def check_workdir(experiment: Experiment, workdir: Path) -> None:
-    """Raise a `UserError` unless `workdir` is new, or holds a run of this very config. Writes nothing."""
+def check_workdir(experiment: Experiment, workdir: Path) -> Experiment | None:
+    """The config that `workdir` holds; None if it is new. Writes nothing.
+
+    Raises: UserError if it holds a run of a config that decides something else, or is no run directory.
+    """
     path = workdir / "config.json"
-    if workdir.is_dir():
+    with rundir.telling(workdir):
+        there = workdir.is_dir()
+    if there:
         rundir.check(workdir)  # also where there is no config yet
         check_trainable(workdir)
-    if workdir.is_dir() and rundir.exists(workdir, path.name):
-        if changed := _changed(experiments.load(path), experiment):
+    if there and rundir.exists(workdir, path.name):
+        held = experiments.load(path)
+        if changed := _changed(held, experiment):
             raise UserError(f"{workdir} holds a run of another config: {changed}. Use these values, or another workdir")
         check_depth(CheckpointReader(workdir / "checkpoints"), "last", experiment.model)
-    elif workdir.exists() and not (workdir.is_dir() and all(map(_BEGUN.fullmatch, rundir.names(workdir)))):
+        return held
+    if workdir.exists() and not (there and all(map(_BEGUN.fullmatch, rundir.names(workdir)))):
         raise UserError(f"{workdir} is not empty and has no config.json, so it is no run; use another workdir")
+    return None
 
 
 def own_tokenizers(workdir: Path) -> tokenizers_lib.TokenizerPair | None:

@@ -1,12 +1,16 @@
 """What a run says at its end: which checkpoint is used, and commands that can be typed as they stand."""
 
+import dataclasses
 import shlex
+from pathlib import Path
 
 import pytest
 
-from s2sjax.announcements import next_commands
+from s2sjax.announcements import next_commands, rescheduled
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.commands.table import COMMANDS
+from s2sjax.experiment import override
+from s2sjax.optim import OptimizerConfig, make_schedule
 from tests.tiny import random_state, tiny, write_run, write_text
 
 
@@ -39,6 +43,31 @@ def test_of_equal_checkpoints_the_end_names_the_newest_and_says_why(experiment, 
     write_run(tmp_path / "run", experiment, {step: (state, {"loss": loss}) for step, loss in ((1, 2), (2, 1), (3, 1))})
     text = next_commands(tmp_path / "run", experiment, CheckpointReader(tmp_path / "run" / "checkpoints"))
     assert text.startswith("best checkpoint: step 3 (the newest of equals: 2, 3), validation loss 1.0000; newest: step")
+
+
+def resumed(schedule, before, now, start):
+    """What is said where a run with this schedule goes on from a step with another number of steps."""
+    base = tiny(Path(), "hmm", optimizer__schedule=schedule, optimizer__warmup_steps=10)
+    held, asked = (override(base, {"train.steps": steps}) for steps in (before, now))
+    return list(rescheduled(held, asked, start))
+
+
+@pytest.mark.parametrize("schedule", dataclasses.fields(OptimizerConfig)[2].metadata["choices"])
+@pytest.mark.parametrize("before, now", [(100, 200), (200, 100)])
+def test_another_number_of_steps_that_changes_the_learning_rate_is_told_and_no_other(schedule, before, now):
+    config = OptimizerConfig(learning_rate=1e-2, schedule=schedule, warmup_steps=10)
+    rates = [[float(make_schedule(config, steps)(step)) for step in range(90, 200)] for steps in (before, now)]
+    told = resumed(schedule, before, now, 90)
+    assert bool(told) == (rates[0] != rates[1])
+    if told:
+        first = [f"{rate[0]:.3g}" for rate in rates]
+        assert f"train.steps was {before} and is {now}" in told[0] and f"schedule={schedule}" in told[0]
+        assert f"falls until step {now}, no longer until step {before}; at step 91 it is {first[1]}," in told[0]
+        assert told[0].endswith(f"would have been {first[0]}")
+
+
+def test_the_same_steps_and_a_first_start_are_no_news():
+    assert not resumed("cosine", 100, 100, 50) and not list(rescheduled(None, tiny(Path(), "hmm"), 0))
 
 
 def test_without_validation_nothing_is_best(experiment, tmp_path):
