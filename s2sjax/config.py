@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, shown
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
         UserError: for an unknown key (naming the nearest known one), a value of the wrong type, or no mapping at all.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{where} is {values!r}, but a mapping of keys to values was expected")
+        raise UserError(f"{where} is {_shown(values)}, but a mapping of keys to values was expected")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     made: dict[str, Any] = {}
@@ -76,7 +76,7 @@ def coerce(value: Any, hint: Any, where: str, most: float | None = None) -> Any:
     if expected in (int, float) and number:
         return check_number(value, expected, where, most)
     if not isinstance(value, expected) or expected in (int, float):
-        raise UserError(f"{where} is {_shown(value)}, but a value of type {expected.__name__} was expected")
+        raise UserError(f"{where} is {_shown(value)}, but {_WORDS.get(expected, expected.__name__)} was expected")
     return value
 
 
@@ -91,7 +91,9 @@ def check_number(value: int | float, of: type, where: str, most: float | None = 
     """
     limit = most if most is not None else _LARGEST[of]
     if not abs(value) <= limit:  # of a NaN nothing is true
-        raise UserError(f"{where} is {_shown(value)}, but a number of at most {limit:,.10g} was expected")
+        # A whole number has all its digits: 1e+18 would be no one's limit.
+        most_shown = f"{limit:,}" if isinstance(limit, int) else f"{limit:,.10g}"
+        raise UserError(f"{where} is {_shown(value)}, but a number of at most {most_shown} was expected")
     if of is float and 0 < abs(value) < _SMALLEST:
         raise UserError(
             f"{where} is {_shown(value)}, which float32 cannot tell from 0: give 0, or at least {_SMALLEST:.3g}"
@@ -99,6 +101,7 @@ def check_number(value: int | float, of: type, where: str, most: float | None = 
     return of(value)
 
 
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", tuple: "a tuple of values"}
 MOST_SEED = 2**63 - 1
 _LARGEST = {int: 2**31 - 1, float: 3.4028234e38}
 _SMALLEST = 1.1754944e-38
@@ -106,9 +109,9 @@ _SMALLEST = 1.1754944e-38
 
 
 def _shown(value: Any) -> str:
-    """A value for a message, which a long one does not drown."""
-    if isinstance(value, int) and abs(value) >= 10**30:  # Python refuses to print the longest at all
-        return f"a whole number of {value.bit_length()} bits"
+    """A value of a config for a message, which a long one does not drown."""
+    if not isinstance(value, list | tuple | dict):
+        return shown(value, most=200)
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
@@ -128,7 +131,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
 def choose(value: str, choices: Iterable[str], where: str) -> None:
     """Raise a `UserError` unless `value` is one of `choices`."""
     if value not in (choices := tuple(choices)):
-        raise UserError(f"{where} is '{value}': {nearest(value, filter(None, choices))}")
+        raise UserError(f"{where} is {shown(value)}: {nearest(value, filter(None, choices))}")
 
 
 def one_of(choices: Iterable[str], default: Any) -> Any:

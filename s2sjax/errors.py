@@ -39,6 +39,20 @@ def flag(name: str, value: object) -> str:
     return f"--{name}=" + (shlex.quote("".join(c if c.isprintable() else "\ufffd" for c in text)) if text else "")
 
 
+def shown(value: object, most: int = 50) -> str:
+    """A value for a message, cut where it is long; of what is neither number nor text, the type."""
+    if hasattr(value, "item") and not hasattr(value, "__len__"):  # numpy's scalars
+        value = value.item()
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python refuses to print the longest at all
+        return f"a whole number of {value.bit_length()} bits"
+    if isinstance(value, str):
+        value = str(value)  # of a subclass, such as numpy's, the text alone
+    if value is not None and not isinstance(value, str | bytes | int | float):
+        return f"of type {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def in_one_line(error: BaseException) -> str:
     """What to tell a user of an error from below: the operating system's words where there are any."""
     if isinstance(error, OSError):

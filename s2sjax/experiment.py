@@ -12,6 +12,7 @@ A config file builds on `base_config`, which holds every key with its default:
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,7 @@ from s2sjax.config import (
 )
 from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer import TokenizerConfig
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, shown
 from s2sjax.faults import FaultsConfig
 from s2sjax.metrics.names import (
     BLEU_TOKENIZERS,
@@ -272,7 +273,7 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     model = _mapping(values.pop("model", {}), "config.model")
     name = model.pop("name", None)
     if not isinstance(name, str):
-        raise UserError(f"config.model.name is {name!r}: {nearest('', models.families())}")
+        raise UserError(f"config.model.name is {shown(name)}: {nearest('', models.families())}")
     known = {f.name: f for f in dataclasses.fields(Experiment) if f.name not in ("model", "model_name")}
     for key in values:
         if key not in known:
@@ -290,9 +291,7 @@ def as_experiment(config: Any) -> Experiment:
         return config
     if isinstance(config, ConfigDict):
         return resolve(config)
-    raise UserError(
-        f"the config is of type {type(config).__name__}, but a ConfigDict was expected: what s2sjax.base_config returns"
-    )
+    raise UserError(f"the config is {shown(config)}, but a ConfigDict was expected: what s2sjax.base_config returns")
 
 
 def override(experiment: Experiment, changes: Mapping[str, Any], *, section: str = "") -> Experiment:
@@ -315,13 +314,22 @@ def override(experiment: Experiment, changes: Mapping[str, Any], *, section: str
             values, where = values[part], f"{where}.{part}"
         if name not in values:
             raise UserError(f"{where}.{name} is not a config key: {nearest(name, values)}")
-        values[name] = value.item() if isinstance(value, np.generic) else value
+        values[name] = _as_in_json(value, step=(where, name) == ("config.decode", "checkpoint"))
     return resolve(config)
+
+
+def _as_in_json(value: Any, *, step: bool) -> Any:
+    """A value that Python has more forms of than JSON: numpy's scalars, paths, and the number of a `step`."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if step and type(value) is int:
+        return str(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise UserError(f"{where} is {value!r}, but a mapping of keys to values was expected")
+        raise UserError(f"{where} is {shown(value)}, but a mapping of keys to values was expected")
     return dict(value)
 
 

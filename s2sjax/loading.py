@@ -7,7 +7,7 @@ models are read by SentencePiece.
 import dataclasses
 import logging
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def load(
     *,
     experiment: Experiment | ConfigDict | None = None,
     ensemble: Iterable[str | Path] = (),
-    said: Collection[str] = (),
+    said: Iterable[str] = (),
     **changes: Any,
 ) -> Run:
     """Open a run directory, or several that decode together. Nothing in a run directory is executed.
@@ -60,8 +60,8 @@ def load(
             says how to search; which checkpoint of a member is read, its own does.
         said: keys of the config whose values are the caller's own although the saved ones are the same: with "data.dir"
             among them, also a run that was made elsewhere reads its data there (see `s2sjax.home`).
-        changes: values to change in it, fields of `decode`, as in checkpoint="last", or other keys with their section,
-            as in **{"mesh.data": 1}.
+        changes: values to change in it, fields of `decode`, as in checkpoint="last" or checkpoint=7, or other keys with
+            their section, as in **{"mesh.data": 1}.
 
     Raises:
         UserError: if a directory is no run, has no undamaged checkpoint, or does not go with the first; or if another
@@ -75,7 +75,7 @@ def load(
     asked = saved if experiment is None else experiments.as_experiment(experiment)
     experiment = experiments.override(asked, changes, section="decode")
     check_languages(experiment, saved, workdir)
-    own = frozenset({*said, *changes})
+    own = frozenset({*inputs.texts(list(said) if isinstance(said, Set) else said, "said"), *changes})
     home.check_layers(workdir, experiment, saved, own)
     mesh = _mesh_here(experiment.mesh, saved.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")

@@ -8,7 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from s2sjax import experiment as experiments
-from s2sjax import jax_settings, training
+from s2sjax import jax_settings, rundir, training
+from s2sjax.errors import UserError, shown
 from s2sjax.experiment import Experiment
 from s2sjax.flags import parse
 from s2sjax.loading import load
@@ -66,7 +67,17 @@ def train(config: ConfigDict | str | Path | None, workdir: str | Path, **changes
 
 def _experiment(config: Any, workdir: Path) -> Experiment:
     if config is None:
-        return experiments.load(workdir / "config.json")
+        with rundir.telling(workdir):
+            there = os.path.lexists(workdir / "config.json")
+        if there:
+            return experiments.load(workdir / "config.json")
+        raise UserError(
+            f"config is None, which resumes a run, but {workdir} holds none: give a config, such as "
+            "s2sjax.base_config() with values of your own, or the path of a config file"
+        )
     if isinstance(config, str | os.PathLike):
-        config = parse([f"--config={os.fspath(config)}"], _CONFIG_FILE)["config"]
+        given = os.fspath(config)
+        if not (isinstance(given, str) and os.path.isfile(given.partition(":")[0])):
+            raise UserError(f"config is {shown(given)}, and there is no such file: give a config file, or a ConfigDict")
+        config = parse([f"--config={given}"], _CONFIG_FILE)["config"]
     return experiments.as_experiment(config)

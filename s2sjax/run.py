@@ -128,7 +128,7 @@ class Run:
         prefixes: Iterable[str] | None = None,
         phrases: Iterable[Iterable[str]] | None = None,
         choices: Iterable[str] | None = None,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] | None = None,
     ) -> list[list[Hypothesis]]:
         """The `decode.nbest` best translations of each source, best first, or `decode.samples` draws.
 
@@ -149,7 +149,7 @@ class Run:
         Raises:
             UserError: the run knows several pairs of languages, and `data.pairs` names more than one.
         """
-        sources = inputs.texts(sources, "sources")
+        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
         if prefixes is not None:
             prefixes = inputs.for_each(sources, inputs.texts(prefixes, "prefixes"), "prefixes")
         if phrases is not None:
@@ -158,7 +158,7 @@ class Run:
             choices = inputs.texts(choices, "choices")
         prompt = prompt_of(self.experiment.data)
         prompted = [prompt(source) for source in sources]
-        return self.translator(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=progress)
+        return self.translator(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=told)
 
     @jax_settings.exact_products()
     def score(
@@ -166,7 +166,7 @@ class Run:
         sources: Iterable[str],
         targets: Iterable[str | Hypothesis],
         *,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] | None = None,
     ) -> list[float]:
         """Log-probability of each target given its source, cut as for decoding, in nats, end-of-sentence counted.
 
@@ -180,8 +180,8 @@ class Run:
         Raises:
             UserError: a hypothesis is of another vocabulary.
         """
-        sources = inputs.texts(sources, "sources")
-        return self._forcing.score(sources, inputs.targets(targets, sources), progress=progress)
+        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
+        return self._forcing.score(sources, inputs.targets(targets, sources), progress=told)
 
     @jax_settings.exact_products()
     def explain(self, sources: Iterable[str], found: Iterable[Iterable[Hypothesis]]) -> list[list[Details]]:
@@ -209,7 +209,7 @@ class Run:
         sources: Iterable[str],
         targets: Iterable[str | Hypothesis],
         *,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] | None = None,
     ) -> list[Logits]:
         """What the model says at each token of each target, over the whole vocabulary: `score` is made of it.
 
@@ -227,8 +227,8 @@ class Run:
         Raises:
             UserError: a hypothesis is of another vocabulary.
         """
-        sources = inputs.texts(sources, "sources")
-        return self._forcing.logits(sources, inputs.targets(targets, sources), progress=progress)
+        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
+        return self._forcing.logits(sources, inputs.targets(targets, sources), progress=told)
 
     @jax_settings.exact_products()
     def align(
@@ -237,7 +237,7 @@ class Run:
         targets: Iterable[str | Hypothesis],
         *,
         layer: int | None = None,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], None] | None = None,
     ) -> list[Alignment]:
         """Which words of a source and its target belong together, by the attention with which the target is predicted.
 
@@ -262,8 +262,8 @@ class Run:
                 f"{self.experiment.model_name} as it is in {self.workdir} has no attention over a source to align by; "
                 "transformer, gnmt, and rnn_seq2seq with config.model.attention have"
             )
-        sources = inputs.texts(sources, "sources")
-        return self._forcing.align(sources, inputs.targets(targets, sources), layer, progress=progress)
+        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
+        return self._forcing.align(sources, inputs.targets(targets, sources), layer, progress=told)
 
     @functools.cached_property
     def _forcing(self) -> Forcing:
@@ -271,7 +271,7 @@ class Run:
 
     @jax_settings.exact_products()
     def tag(
-        self, texts: Iterable[str], *, progress: Callable[[int], None] = lambda done: None
+        self, texts: Iterable[str], *, progress: Callable[[int], None] | None = None
     ) -> list[list[tuple[str, int]]]:
         """Each text's tokens with the hidden state of each, on the best path (Viterbi); end-of-sentence is the last.
 
@@ -282,10 +282,11 @@ class Run:
             raise UserError("an ensemble has no hidden states in common: tag with one run")
         if not hasattr(self.model, "tag"):
             raise UserError(f"{self.experiment.model_name} has no hidden states to tag with; a hidden Markov model has")
+        told = inputs.callback(progress, "progress")
         rows = [np.append(ids, EOS) for ids in self.tokenizers.target.encode(inputs.texts(texts, "texts"))]
         written = [turn_round(row) for row in rows] if self.experiment.data.right_to_left else rows
         batch_size = self.experiment.decode.batch_size
-        states = tags(self.model, self.params, written, batch_size=batch_size, progress=progress)
+        states = tags(self.model, self.params, written, batch_size=batch_size, progress=told)
         if self.experiment.data.right_to_left:
             states = [turn_round(np.array(path)).tolist() for path in states]
         pieces = self.tokenizers.target.pieces
@@ -307,7 +308,7 @@ class Run:
         Raises:
             UserError: for a split that is missing, or a tokenizer of BLEU that is not there.
         """
-        split = inputs.text(split, "split", "the name of a split")
+        split = inputs.text(split, "split", "the name of a split, such as 'test',")
         began, experiment = time.monotonic(), self.experiment
         how = text_metrics_of(experiment, experiment.metrics)
         home.check_data(self.workdir, experiment.data, self.saved, self.said)

@@ -43,26 +43,26 @@ def test_an_unknown_key_names_the_nearest_and_all():
 @pytest.mark.parametrize(
     "key, value, expected",
     [
-        ("steps", "10", "int"),
-        ("steps", 1.5, "int"),
-        ("steps", True, "int"),
-        ("steps", None, "int"),
-        ("rate", "fast", "float"),
-        ("rate", True, "float"),
-        ("on", 1, "bool"),
-        ("name", 3, "str"),
-        ("symbols", "ab", "tuple"),
-        ("limit", "none", "int"),
-        ("inner", 5, "mapping"),
+        ("steps", "10", "whole number"),
+        ("steps", 1.5, "whole number"),
+        ("steps", True, "whole number"),
+        ("steps", None, "whole number"),
+        ("rate", "fast", "a number"),
+        ("rate", True, "a number"),
+        ("on", 1, "True or False"),
+        ("name", 3, "a text"),
+        ("symbols", "ab", "a tuple of values"),
+        ("limit", "none", "whole number"),
+        ("inner", 5, "a mapping of keys to values"),
     ],
 )
 def test_a_wrong_type_names_key_value_and_type(key, value, expected):
-    with pytest.raises(UserError, match=f"config.{key} is {value!r}, but .*{expected}"):
+    with pytest.raises(UserError, match=f"config.{key} is {value!r}, but .*{expected} was expected"):
         build(Outer, {key: value})
 
 
 def test_a_wrong_item_of_a_tuple_is_named_by_its_place():
-    with pytest.raises(UserError, match=r"config.symbols\[1\] is 2, but a value of type str"):
+    with pytest.raises(UserError, match=r"config.symbols\[1\] is 2, but a text was expected"):
         build(Outer, {"symbols": ["a", 2]})
 
 

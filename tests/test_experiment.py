@@ -79,7 +79,7 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
             {"model": {"name": "causal_lm", "experts": 3}, "mesh": {"expert": 2}},
             "experts, 3, is not a multiple of it; set config.mesh.expert=1 or config.model.experts=6",
         ),
-        ({"seed": "one"}, "config.seed is 'one', but a value of type int"),
+        ({"seed": "one"}, "config.seed is 'one', but a whole number was expected"),
         ({"data": 5}, "config.data is 5"),
         ({"train": {"precision": "float16"}}, "config.train.precision is 'float16'"),
         ({"train": {"steps": 0}}, "config.train.steps is 0, but must be at least 1"),

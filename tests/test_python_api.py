@@ -5,14 +5,17 @@ import dataclasses
 import doctest
 import importlib
 import inspect
+import io
 import json
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -105,10 +108,10 @@ def test_of_nothing_nothing_is_said(run, tagger, name):
 
 def test_what_decode_takes_beside_sources_is_checked_too(run):
     for asked, message in (
-        ({"prefixes": ["a"]}, "there are 1 prefixes for 3 sources"),
+        ({"prefixes": ["a"]}, "prefixes: 1 item for 3 sources; give one for each"),
         ({"prefixes": "abc"}, "prefixes is one text"),
         ({"phrases": ["abc"] * 3}, r"phrases\[0\] is one text"),
-        ({"phrases": [["a"]]}, "there are 1 phrases for 3 sources"),
+        ({"phrases": [["a"]]}, "phrases: 1 item for 3 sources"),
         ({"choices": "abc"}, "choices is one text"),
         ({"choices": [b"a"]}, r"choices\[0\] is b'a'"),
     ):
@@ -118,7 +121,7 @@ def test_what_decode_takes_beside_sources_is_checked_too(run):
 
 @pytest.mark.parametrize("split", [None, 3, ["test"]])
 def test_a_split_is_a_name(run, split):
-    with pytest.raises(UserError, match="split is .*, but the name of a split was expected"):
+    with pytest.raises(UserError, match="split is .*, but the name of a split, such as .test., was expected"):
         run.evaluate(split)
 
 
@@ -126,6 +129,75 @@ def test_a_split_is_a_name(run, split):
 def test_a_layer_is_a_number(run, layer):
     with pytest.raises(UserError, match="layer .*expected a whole number"):
         run.align(["a"], ["b"], layer=layer)
+
+
+WRONG = (
+    None, 3, -1, 3.5, True, float("nan"), 10**400, np.int64(3), np.float32(1), np.zeros((2, 2)), np.array([1]),
+    "x", "", "\0", "\udc80", "a" * 300, np.str_("x"), np.array(["a", "b"]), b"x", [b"x"], bytearray(b"x"),
+    [], [1], [None], [["a"]], ("a",), {"a": 1}, {"a"}, object(), abs, Path("x"), io.StringIO("x"), range(2),
+)  # fmt: skip
+"""Values of many types, each right for some argument and wrong for most."""
+
+
+def arguments(function):
+    return [name for name in inspect.signature(function).parameters if name not in ("self", "changes")]
+
+
+def attempt(call, *names):
+    """What is said of a call with a wrong value; empty if it works.
+
+    A refusal is one sentence that names the argument or the config key.
+    """
+    try:
+        call()
+    except UserError as error:
+        text = str(error)
+        assert any(name in text for name in names) and "\n" not in text and len(text) < 900, text
+        assert not re.search(r"object at 0x|<(class|function)|of type (int|str|float|NoneType)\b", text), text
+        return text
+    return ""
+
+
+@pytest.mark.parametrize("name", [*CALLS, "evaluate"])
+def test_whatever_a_method_is_given_works_or_is_refused_in_one_sentence(run, tagger, name):
+    asked = tagger if name == "tag" else run
+    right = {"sources": ["abc"], "targets": ["a"], "texts": ["abc"], "split": "test"}
+    if name == "explain":
+        right["found"] = run.decode(["abc"])
+    method = getattr(asked, name)
+    refused = 0
+    for argument in arguments(method):
+        given = {key: value for key, value in right.items() if key in arguments(method)}
+        for value in WRONG:
+            # Of a split that is not there the message names the file or the config key.
+            also = ("vocabulary", "split", "config.data", "config.decode") if argument in ("choices", "split") else ()
+            refused += bool(attempt(lambda: method(**{**given, argument: value}), argument, *also))  # noqa: B023
+    assert refused > len(WRONG) // 2
+
+
+@pytest.mark.parametrize(
+    "key", ["beam_size", "alpha", "method", "forbidden", "expand_late", "data.dir", "evaluate.metrics"]
+)
+def test_whatever_a_setting_is_given_works_or_is_refused_in_one_sentence(run, key):
+    said = [attempt(lambda: run.with_config(**{key: value}), key.split(".")[-1]) for value in WRONG]  # noqa: B023
+    assert all("was expected" in text or "expected " in text or "known: " in text or not text for text in said), said
+    assert sum(map(bool, said)) > len(WRONG) // 2
+
+
+def test_whatever_load_train_and_base_config_are_given_works_or_is_refused_in_one_sentence(run, place, monkeypatch):
+    monkeypatch.chdir(place)
+    for argument in arguments(s2sjax.load):
+        for value in WRONG:
+            attempt(lambda: s2sjax.load(**{"workdir": run.workdir, argument: value}), argument, "config", "directory")  # noqa: B023
+    for value in WRONG:
+        attempt(lambda: s2sjax.load(run.workdir, checkpoint=value), "checkpoint")  # noqa: B023
+        attempt(lambda: s2sjax.base_config(value), "config.model.name")  # noqa: B023
+        attempt(lambda: s2sjax.train(value, "new"), "config")  # noqa: B023
+        nowhere = s2sjax.base_config("hmm")
+        nowhere.data.source, nowhere.data.target = "{split}.none", "{split}.none"
+        attempt(lambda: s2sjax.train(nowhere, value), "workdir", "config.data", "none", "a" * 300)  # noqa: B023
+        attempt(lambda: s2sjax.train(nowhere, "new", **{"train.steps": value}), "train.steps", "none")  # noqa: B023
+    assert not (place / "new").exists()
 
 
 def test_a_generator_an_array_and_a_list_are_the_same_sources(run):
@@ -213,7 +285,7 @@ def test_another_precision_is_another_translator_of_the_same_parameters(run, mak
     "changes, message",
     [
         ({"beam_sise": 3}, "config.decode.beam_sise is not a config key: did you mean 'beam_size'"),
-        ({"beam_size": "3"}, "config.decode.beam_size is '3', but a value of type int was expected"),
+        ({"beam_size": "3"}, "config.decode.beam_size is '3', but a whole number was expected"),
         ({"beam_size": 0}, "beam_size is 0, expected at least 1"),
         ({"method": "bean"}, "did you mean 'beam'"),
         ({"coverage": 0.1, "data.nonsense": 1}, "config.data.nonsense is not a config key"),
@@ -236,11 +308,16 @@ def test_settings_are_checked_as_on_the_command_line(run, changes, message):
 
 
 def test_load_takes_settings_and_refuses_what_is_no_path(run, make):
+    assert (
+        s2sjax.load(str(run.workdir), checkpoint=7).step == s2sjax.load(run.workdir, checkpoint=np.int64(7)).step == 7
+    )
     assert s2sjax.load(run.workdir, beam_size=1).experiment == override(run.experiment, {"decode.beam_size": 1})
     assert run.metrics == {"loss": 1.5} and run.step == 7
     for arguments, message in (
         ({"workdir": None}, "workdir is None, but the path"),
         ({"ensemble": str(run.workdir)}, "ensemble is one text, .* put it into a list"),
+        ({"checkpoint": 8}, "there is no checkpoint 8 in .*there are|there is no other"),
+        ({"workdir": ""}, "workdir is '', but the path of a run directory was expected"),
         ({"ensemble": [3]}, r"ensemble\[0\] is 3, but the path"),
         ({"beam": 3}, "config.decode.beam is not a config key"),
     ):
@@ -249,7 +326,7 @@ def test_load_takes_settings_and_refuses_what_is_no_path(run, make):
     config = config_dict(run.experiment)
     config.decode.beam_size = 3
     assert s2sjax.load(run.workdir, experiment=config).experiment.decode.beam_size == 3
-    with pytest.raises(UserError, match="the config is of type dict, but a ConfigDict was expected"):
+    with pytest.raises(UserError, match="config is of type dict, but a ConfigDict was expected"):
         s2sjax.load(run.workdir, experiment=config.to_dict())
 
 
@@ -360,9 +437,9 @@ def test_a_config_file_trains_as_a_config_does_and_mistakes_are_sentences(number
     opened = s2sjax.train("config.py", "runs/numbers")  # the same config, or it would be refused
     assert opened.step == 120
     for arguments, message in (
-        (("nothing.py", "runs/x"), "there is no config file nothing.py"),
-        ((None, "runs/x"), "runs/x is not a run directory"),
-        (({"seed": 1}, "runs/x"), "the config is of type dict, but a ConfigDict was expected"),
+        (("nothing.py", "runs/x"), "config is 'nothing.py', and there is no such file"),
+        ((None, "runs/x"), "config is None, which resumes a run, but runs/x holds none: give a config"),
+        (({"seed": 1}, "runs/x"), "config is of type dict, but a ConfigDict was expected"),
         ((numbers_config(), None), "workdir is None"),
         ((numbers_config(), "data"), "data is not empty and has no config.json"),
     ):

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from s2sjax.config import nearest
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, shown
 
 
 def families() -> tuple[str, ...]:
@@ -33,8 +33,8 @@ def family(name: str) -> ModuleType:
     Raises:
         UserError: if there is no such family; the message names the nearest.
     """
-    if name not in families():
-        raise UserError(f"config.model.name is '{name}': {nearest(name, families())}")
+    if not isinstance(name, str) or name not in families():
+        raise UserError(f"config.model.name is {shown(name)}: {nearest(str(name), families())}")
     return importlib.import_module(f"{__name__}.{name}")
 
 

@@ -18,7 +18,7 @@ from s2sjax.api import Batch
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, shown
 from s2sjax.ops.losses import token_losses
 from s2sjax.sharding import to_host
 from s2sjax.tasks.scorers import Scorer, mean_attention
@@ -83,8 +83,8 @@ def choose_layers(layer: int | None, counts: Sequence[int]) -> Layers:
     """
     if layer is None:
         return tuple(tuple(range(count)) for count in counts)
-    if type(layer) is not int:
-        raise UserError(f"layer is {layer!r}, expected a whole number, 1 for the lowest, or None for all")
+    if not isinstance(layer, int | np.integer) or isinstance(layer, bool):
+        raise UserError(f"layer is {shown(layer)}, expected a whole number, 1 for the lowest, or None for all")
     for count in filter(None, counts):
         if not 1 <= abs(layer) <= count:
             raise UserError(

@@ -6,11 +6,14 @@ Python would iterate over its characters.
 
 import io
 import os
-from collections.abc import KeysView, Mapping, Sequence, Set
+from collections.abc import Callable, KeysView, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
-from s2sjax.errors import UserError
+import numpy as np
+
+from s2sjax.errors import UserError, shown
+from s2sjax.plural import counted
 from s2sjax.tasks.translate import Hypothesis
 
 T = TypeVar("T")
@@ -24,7 +27,7 @@ def list_of(things: str, given: Any, name: str) -> list[Any]:
     """
     if isinstance(given, str):
         raise UserError(
-            f"{name} is one text, {_shown(given)}, where a list of {things} was expected: put it into a list"
+            f"{name} is one text, {shown(given)}, where a list of {things} was expected: put it into a list"
         )
     if isinstance(given, io.IOBase):
         raise UserError(f"{name} is an open file, whose lines keep their ends: give [x.rstrip('\\n') for x in file]")
@@ -32,11 +35,11 @@ def list_of(things: str, given: Any, name: str) -> list[Any]:
     no_list = isinstance(given, bytes | bytearray | memoryview | Mapping | Set) and not isinstance(given, KeysView)
     if no_list or dimensions != 1:
         shape = "" if dimensions == 1 else f" of {dimensions} dimensions"
-        raise UserError(f"{name} is {_shown(given)}{shape}, but a list of {things} was expected")
+        raise UserError(f"{name} is {shown(given)}{shape}, but a list of {things} was expected")
     try:
         items = iter(given)
     except TypeError:
-        raise UserError(f"{name} is {_shown(given)}, but a list of {things} was expected") from None
+        raise UserError(f"{name} is {shown(given)}, but a list of {things} was expected") from None
     return list(items)  # what a generator raises is its caller's
 
 
@@ -54,10 +57,10 @@ def targets(given: Any, sources: Sequence[str], name: str = "targets") -> list[s
 def hypotheses(given: Any, sources: Sequence[str], name: str = "found") -> list[list[Hypothesis]]:
     """A list of hypotheses for each source, as `decode` returns them. Raises: UserError if it is something else."""
     groups = []
-    for i, group in enumerate(list_of("lists of hypotheses", given, name)):
+    for i, group in enumerate(list_of("lists of hypotheses, as decode returns them,", given, name)):
         if isinstance(group, Hypothesis):
             raise UserError(f"{name}[{i}] is one hypothesis, but a list of them was expected, as decode returns it")
-        items = list_of("hypotheses", group, f"{name}[{i}]")
+        items = list_of("hypotheses, as decode returns it,", group, f"{name}[{i}]")
         groups.append([_hypothesis(item, f"{name}[{i}][{j}]") for j, item in enumerate(items)])
     return for_each(sources, groups, name)
 
@@ -71,15 +74,31 @@ def phrases(given: Any, sources: Sequence[str], name: str = "phrases") -> list[l
 def for_each(sources: Sequence[str], given: list[T], name: str) -> list[T]:
     """What is given, one for each source. Raises: UserError if there are more or fewer."""
     if len(given) != len(sources):
-        raise UserError(f"there are {len(given)} {name} for {len(sources)} sources; give one for each")
+        numbers = f"{counted(len(given), 'item')} for {counted(len(sources), 'source')}"
+        raise UserError(f"{name}: {numbers}; give one for each")
+    return given
+
+
+def callback(given: Any, name: str) -> Callable[[int], Any]:
+    """A function that is told how many more are done; None stands for none. Raises: UserError if it is neither."""
+    if given is None:
+        return lambda done: None
+    if not callable(given):
+        raise UserError(f"{name} is {shown(given)}, but a function of one number was expected, such as print; or None")
     return given
 
 
 def text(given: Any, name: str, expected: str = "a text") -> str:
     """One text. Raises: UserError if it is something else, or cannot be written as UTF-8."""
     if not isinstance(given, str):
-        hint = {"NoneType": ": write '' for none", "bytes": ": decode it, as in item.decode('utf-8')"}
-        raise UserError(f"{name} is {_shown(given)}, but {expected} was expected{hint.get(type(given).__name__, '')}")
+        hint = ""
+        if isinstance(given, bytes):
+            hint = ": decode it, as in item.decode('utf-8')"
+        elif given is None and expected == "a text":
+            hint = ": write '' for none"
+        elif isinstance(given, int | float | np.number):
+            hint = ": make one of it, as in str(item)"
+        raise UserError(f"{name} is {shown(given)}, but {expected} was expected{hint}")
     try:
         given.encode()
     except UnicodeEncodeError as error:
@@ -92,15 +111,16 @@ def text(given: Any, name: str, expected: str = "a text") -> str:
 
 def path(given: Any, name: str) -> Path:
     """The path of a directory. Raises: UserError if it is something else."""
-    if not isinstance(given, str | os.PathLike):
-        raise UserError(f"{name} is {_shown(given)}, but the path of a run directory was expected")
-    return Path(given)
+    text = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if isinstance(text, str) and text and "\0" not in text:
+        return Path(text)
+    raise UserError(f"{name} is {shown(given)}, but the path of a run directory was expected")
 
 
 def _target(item: Any, name: str) -> str | Hypothesis:
     if isinstance(item, list | tuple):
         raise UserError(
-            f"{name} is {_shown(item)}, but a text or a hypothesis was expected; of what decode returns take one for "
+            f"{name} is {shown(item)}, but a text or a hypothesis was expected; of what decode returns take one for "
             "each source: [hypotheses[0] for hypotheses in found]"
         )
     return _hypothesis(item, name) if isinstance(item, Hypothesis) else text(item, name, "a text or a hypothesis")
@@ -108,14 +128,7 @@ def _target(item: Any, name: str) -> str | Hypothesis:
 
 def _hypothesis(item: Any, name: str) -> Hypothesis:
     if not isinstance(item, Hypothesis):
-        raise UserError(f"{name} is {_shown(item)}, but a hypothesis that decode found was expected")
+        raise UserError(f"{name} is {shown(item)}, but a hypothesis that decode found was expected")
     if not (isinstance(item.ids, tuple | list) and all(type(i) is int and i >= 0 for i in item.ids)):
-        raise UserError(f"{name} has ids {_shown(item.ids)} that are no numbers of tokens; give one that decode found")
+        raise UserError(f"{name} has ids {shown(item.ids)} that are no numbers of tokens; give one that decode found")
     return item
-
-
-def _shown(value: Any) -> str:
-    """The value, or its type where it is long."""
-    plain = value is None or isinstance(value, str | bytes | int | float)
-    text = repr(value) if plain else ""
-    return text if 0 < len(text) <= 60 else f"{text[:50]}..." if text else f"of type {type(value).__name__}"

@@ -70,7 +70,7 @@ def test_any_ordered_collection_is_a_list():
         (lambda: inputs.texts(np.array("a"), "sources"), "sources is of type ndarray of 0 dimensions"),
         (lambda: inputs.texts(io.StringIO("a"), "sources"), "sources is an open file, whose lines keep their ends"),
         (lambda: inputs.targets([[hypothesis(4, 3)]], ["a"]), r"targets\[0\] is of type list, .*\[hypotheses\[0\] for"),
-        (lambda: inputs.targets(["a"], ["a", "b"]), "there are 1 targets for 2 sources; give one for each"),
+        (lambda: inputs.targets(["a"], ["a", "b"]), "targets: 1 item for 2 sources; give one for each"),
         (lambda: inputs.targets([hypothesis(4.5)], ["a"]), r"targets\[0\] has ids .* no numbers of tokens"),
         (lambda: inputs.targets([hypothesis(-1)], ["a"]), r"targets\[0\] has ids .* no numbers of tokens"),
         (lambda: inputs.hypotheses([hypothesis(4)], ["a"]), r"found\[0\] is one hypothesis, but a list of them"),
