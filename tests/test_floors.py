@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "s2sjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "vocabulary", "api", "config", "jsontext", "rundir", "paths", "one_or_several"}
+GROUND = {"errors", "vocabulary", "api", "config", "jsontext", "rundir", "paths", "one_or_several", "plural"}
 LEAVES = {
     "checkpoints",
     "optim",
