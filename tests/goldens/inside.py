@@ -1,0 +1,74 @@
+"""The program's internals that goldens need by name: what a move or a renaming has to follow, in one place."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from s2sjax import environment, models
+from s2sjax.data import pipeline
+from s2sjax.data.plan import make_plan
+from s2sjax.data.prepare import prepare
+from s2sjax.data.windows import windowed
+from s2sjax.experiment import Experiment, base_config, config_dict, resolve
+from s2sjax.inspection.subject import describe
+from tests.tiny import read_state
+
+VOCABULARY = 19
+
+
+def experiment(family: str, values: Mapping[str, Any]) -> Experiment:
+    """A family's base config with other values, by dotted keys."""
+    config = base_config(model=family)
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        (config[section] if section else config)[name] = value
+    return resolve(config)
+
+
+def fields_of(family: str) -> set[str]:
+    """Names of the fields of a family's config."""
+    return {field.name for field in dataclasses.fields(models.family(family).Config)}
+
+
+def step_text(experiment: Experiment, devices: int) -> str:
+    """StableHLO of the step that training runs, of a batch of the longest rows, on so many devices."""
+    subject = describe(experiment, jax.devices()[:devices], VOCABULARY, None)
+    with environment.exact_products():  # as in a process of the program's own
+        return subject.step.lower(subject.state, subject.batch).as_text()
+
+
+def config_values(config: Any) -> dict[str, Any]:
+    """A config as users hold it, resolved, by dotted keys, in the types of JSON."""
+    found = {}
+    for section, values in json.loads(json.dumps(config_dict(resolve(config)).to_dict())).items():
+        found |= {f"{section}.{k}": v for k, v in values.items()} if isinstance(values, dict) else {section: values}
+    return found
+
+
+def base_values(family: str) -> dict[str, Any]:
+    """Every config key of a family with its default."""
+    return config_values(base_config(model=family))
+
+
+def batches(experiment: Experiment, count: int) -> list[dict[str, np.ndarray]]:
+    """The first batches of training, as the plan has them."""
+    split = windowed(prepare(experiment.data, experiment.tokenizer, ("train",)).splits["train"], experiment.data)
+    plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed)
+    return list(pipeline.batches(plan, split, start=0, stop=count))
+
+
+def batch_text(batch: Mapping[str, np.ndarray]) -> str:
+    """A batch as a line for each of its arrays: type, shape, and a hash of its bytes."""
+    hashes = {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in batch.items()}
+    return "".join(f"{name} {batch[name].dtype} {list(batch[name].shape)} {hashes[name]}\n" for name in sorted(batch))
+
+
+def state_text(workdir: Path) -> str:
+    """The newest checkpoint of a run as a line for each of its arrays."""
+    return batch_text(read_state(workdir))

@@ -1,0 +1,82 @@
+"""What is made of integers and text only, and so is the same on every processor: batches, tokens, resolved configs."""
+
+import hashlib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s2sjax import models
+from tests.goldens.inside import base_values, batch_text, batches, config_values, experiment
+
+HERE = Path(__file__).parent
+DATA = HERE / "data"
+CONFIGS = HERE.parents[1] / "configs"
+
+_PAIRS = {"data.dir": str(DATA), "data.source": "{split}.en", "data.target": "{split}.de", "data.batch_tokens": 512}
+_TEXT = {
+    "data.dir": str(DATA), "data.source": "", "data.target": "{split}.count", "data.batch_tokens": 512,
+    "tokenizer.kind": "char", "evaluate.decode": False,
+}  # fmt: skip
+_BATCHINGS = {
+    "bucket": ("transformer", _PAIRS | {"tokenizer.kind": "word", "data.buckets": 3}),
+    "pack": ("transformer", _PAIRS | {"tokenizer.kind": "char", "data.batching": "pack", "data.pack_length": 40}),
+    "right to left": ("transformer", _PAIRS | {"tokenizer.kind": "byte", "data.target_order": "right_to_left"}),
+    "prompt": ("causal_lm", _PAIRS | {"tokenizer.kind": "word", "data.prompt": "German: {source}"}),
+    "lines": ("causal_lm", _TEXT),
+    "windows": ("causal_lm", _TEXT | {"data.join": True, "data.context": 12, "data.stride": 6}),
+    "windows with line ends": (
+        "causal_lm", _TEXT | {"data.join": True, "data.context": 12, "data.keep_line_ends": True}
+    ),
+    "windows, packed": (
+        "lstm_lm", _TEXT | {"data.join": True, "data.context": 8, "data.batching": "pack", "data.pack_length": 24}
+    ),
+}  # fmt: skip
+COUNT = 40
+"""Batches of each: more than an epoch of most."""
+
+
+def batch_lines(cache: Path) -> dict[str, list[str]]:
+    """Of each way to make batches, the first ones: the shape of the inputs and targets, and a hash of all arrays.
+
+    Args:
+        cache: where prepared data is kept.
+    """
+    found = {}
+    for name, (family, values) in _BATCHINGS.items():
+        made = batches(experiment(family, values | {"data.cache_dir": str(cache)}), COUNT)
+        found[name] = [hashlib.sha256(batch_text(batch).encode()).hexdigest()[:16] for batch in made]
+    return found
+
+
+def config_files() -> list[str]:
+    """Names of the example configs, without their folder and suffix."""
+    files = sorted(CONFIGS.rglob("*.py"))
+    return [str(path.relative_to(CONFIGS).with_suffix("")) for path in files if "def get_config" in path.read_text()]
+
+
+def config_of(name: str) -> Any:
+    """What a config file of `config_files` returns."""
+    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), CONFIGS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config("")
+
+
+def resolved_configs() -> dict[str, Any]:
+    """All defaults, of each family its own, and of each config file the values that are none."""
+    defaults = {family: base_values(family) for family in models.families()}
+    shared = {key: value for key, value in defaults["transformer"].items() if not key.startswith("model.")}
+    found: dict[str, Any] = {"defaults": shared}
+    for family, values in defaults.items():
+        found[f"defaults of {family}"] = _without(values, shared)
+    for name in config_files():
+        values = config_values(config_of(name))
+        found[name] = _without(values, defaults[values["model.name"]]) | {"model.name": values["model.name"]}
+    return found
+
+
+def _without(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    assert known.keys() <= values.keys(), "a config has every key"
+    return {key: value for key, value in values.items() if key not in known or known[key] != value}
