@@ -17,6 +17,7 @@ from s2sjax.api import Batch
 from s2sjax.experiment import Experiment
 from s2sjax.ops.dropout import rows_of_batch
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.losses import LossOptions
 from s2sjax.state import TrainState
 from s2sjax.tasks.gathering import gathering
 from s2sjax.tasks.likelihood import loss_sums, part_totals
@@ -36,7 +37,10 @@ def make_step(
     config, shards = experiment.train, sharding.batch_shards(mesh, split_time=experiment.splits_time)
     dropout = stream_key(experiment.seed, "dropout")
     rules = models.family(experiment.model_name).sharding_rules(experiment.model)
-    time_shards = mesh.shape["sequence"] if experiment.splits_time else 1
+    options = LossOptions(
+        label_smoothing=config.label_smoothing, z_loss=config.z_loss, chunk=config.loss_chunk, shards=shards,
+        time_shards=mesh.shape["sequence"] if experiment.splits_time else 1, precision=Precision(config.precision),
+    )  # fmt: skip
 
     def within_mesh() -> contextlib.AbstractContextManager:
         return sharding.known(mesh) if experiment.knows_mesh else contextlib.nullcontext()
@@ -47,11 +51,7 @@ def make_step(
 
     def loss(params, batch: Batch, key: Array, totals: Mapping[str, Any] | None = None):
         with within_mesh(), gathered(params) as ready:
-            sums = loss_sums(
-                model, ready, batch, dropout_key=key,
-                label_smoothing=config.label_smoothing, z_loss=config.z_loss, chunk=config.loss_chunk, shards=shards,
-                time_shards=time_shards, precision=Precision(config.precision), totals=totals,
-            )  # fmt: skip
+            sums = loss_sums(model, ready, batch, options, dropout_key=key, totals=totals)
         return sums.loss, sums
 
     def gradient(*args):

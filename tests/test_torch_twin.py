@@ -11,6 +11,7 @@ import pytest
 from s2sjax.data.examples import shift_right
 from s2sjax.models import transformer
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.losses import LossOptions
 from s2sjax.tasks.likelihood import loss_sums
 
 torch = pytest.importorskip("torch")
@@ -62,10 +63,7 @@ def test_the_twin_has_the_same_loss_and_the_same_gradients(lengths):
     @jax.jit
     @jax.value_and_grad
     def loss(params):
-        sums = loss_sums(
-            model, params, arrays, dropout_key=None, label_smoothing=0.1, z_loss=0.0, chunk=8, shards=1,
-            precision=Precision.FLOAT32,
-        )  # fmt: skip
+        sums = loss_sums(model, params, arrays, LossOptions(label_smoothing=0.1, chunk=8), dropout_key=None)
         return sums.loss / sums.weight
 
     ours, gradients = loss(params)

@@ -22,6 +22,7 @@ from s2sjax.data.prepare import prepare
 from s2sjax.errors import UserError
 from s2sjax.evaluate import LikelihoodEvaluator, Validator
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.losses import LossOptions
 from s2sjax.report import Reporter
 from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer, shardings
@@ -272,10 +273,7 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
     )
 
     nll = tokens = 0.0
-    sums = jax.jit(lambda p, batch: loss_sums(
-        model, p, batch, dropout_key=None, label_smoothing=0.0, z_loss=0.0, chunk=64, shards=1,
-        precision=Precision.FLOAT32,
-    ))  # fmt: skip
+    sums = jax.jit(lambda p, batch: loss_sums(model, p, batch, LossOptions(chunk=64), dropout_key=None))
     for i in range(len(split)):
         alone = assemble(PlannedBatch(Shape(1, 64, 64), np.array([i]), np.array([0])), split)
         nll, tokens = nll + float(sums(params, alone).nll), tokens + len(split.target[i])

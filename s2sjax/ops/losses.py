@@ -7,6 +7,7 @@ distributions instead of logits.
 """
 
 import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,28 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from s2sjax.ops.linear import Precision
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """What a loss adds to cross-entropy, and in which parts it is computed; static.
+
+    Attributes:
+        label_smoothing, z_loss: see `token_losses`.
+        chunk: tokens whose logits exist at a time on a device; need not divide anything.
+        shards: devices that share the rows, of which there must be a multiple.
+        time_shards: devices that share a row's positions, of which there must be a multiple.
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+    chunk: int = 256
+    shards: int = 1
+    time_shards: int = 1
+    precision: Precision = Precision.FLOAT32
+
+
+PLAIN_LOSS = LossOptions()
 
 
 class LossSums(NamedTuple):
@@ -53,14 +76,15 @@ def cross_entropy(
     bias: Float[Array, "V"] | None,
     targets: Int[Array, "B T"],
     weights: Float[Array, "B T"],
-    *,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
+    options: LossOptions = PLAIN_LOSS,
 ) -> LossSums:
-    """The plain form: all logits at once, float32, gradients by autodiff. The reference for `chunked_cross_entropy`."""
+    """The plain form: all logits at once, float32, gradients by autodiff. The reference for `chunked_cross_entropy`.
+
+    Of the options it takes `label_smoothing` and `z_loss`.
+    """
     logits = features.astype(jnp.float32) @ kernel.astype(jnp.float32)
     logits = logits if bias is None else logits + bias
-    losses, nll = token_losses(logits, targets, label_smoothing=label_smoothing, z_loss=z_loss)
+    losses, nll = token_losses(logits, targets, label_smoothing=options.label_smoothing, z_loss=options.z_loss)
     correct = jnp.argmax(logits, axis=-1) == targets
     sums = LossSums(*(jnp.sum(weights * value) for value in (losses, nll, correct, jnp.ones_like(nll))))
     return LossSums(sums.loss, *(lax.stop_gradient(value) for value in sums[1:]))
@@ -72,27 +96,20 @@ def chunked_cross_entropy(
     bias: Float[Array, "V"] | None,
     targets: Int[Array, "B T"],
     weights: Float[Array, "B T"],
-    *,
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    chunk: int = 256,
-    shards: int = 1,
-    time_shards: int = 1,
-    precision: Precision = Precision.FLOAT32,
+    options: LossOptions = PLAIN_LOSS,
 ) -> LossSums:
-    """`cross_entropy` in chunks of `chunk` tokens, its gradient formed in the forward pass.
+    """`cross_entropy` in chunks of tokens, its gradient formed in the forward pass.
 
-    Peak memory is `chunk * V` floats a shard instead of `B * T * V`. With `shards` equal to the number of devices that
-    share the rows, and `time_shards` to that of those that share a row's positions, each device loops over its own
-    tokens and the gradient of the kernel crosses devices once, at the end. `B` must be a multiple of `shards` and `T`
-    of `time_shards`; `chunk` need not divide anything.
+    Peak memory is `chunk * V` floats a shard instead of `B * T * V`. With as many shards as devices, each device loops
+    over its own tokens and the gradient of the kernel crosses devices once, at the end.
     """
     B, T, D = features.shape
+    shards, time_shards = options.shards, options.time_shards
     assert B % shards == 0, f"{B} rows over {shards} shards"
     assert T % time_shards == 0, f"{T} positions over {time_shards} shards"
     parts = shards * time_shards
     tokens = B * T // parts
-    chunk = min(chunk, tokens)
+    chunk = min(options.chunk, tokens)
     padding = -tokens % chunk
 
     def split(x: Array) -> Array:  # [B, T, ...] -> [parts, chunks, chunk, ...], padded with zeros: weight 0
@@ -106,7 +123,7 @@ def chunked_cross_entropy(
 
     has_bias = bias is not None
     bias = bias if has_bias else jnp.zeros(kernel.shape[1], jnp.float32)
-    config = _ChunkConfig(label_smoothing, z_loss, precision, has_bias)
+    config = _ChunkConfig(options.label_smoothing, options.z_loss, options.precision, has_bias)
     return LossSums(*_chunked(split(features), kernel, bias, split(targets), split(weights), config))
 
 

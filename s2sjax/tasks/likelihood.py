@@ -11,21 +11,16 @@ from jaxtyping import Float
 from s2sjax.api import Batch, Mixture, Output
 from s2sjax.nn.totals import TOTALS
 from s2sjax.ops.linear import Precision, project
-from s2sjax.ops.losses import LossSums, chunked_cross_entropy, finite_log, mixture_cross_entropy
+from s2sjax.ops.losses import LossOptions, LossSums, chunked_cross_entropy, finite_log, mixture_cross_entropy
 
 
 def loss_sums(
     model: nn.Module,
     params,
     batch: Batch,
+    options: LossOptions,
     *,
     dropout_key: Array | None,
-    label_smoothing: float,
-    z_loss: float,
-    chunk: int,
-    shards: int,
-    precision: Precision,
-    time_shards: int = 1,
     totals: Mapping[str, Any] | None = None,
 ) -> LossSums:
     """Sums of the loss over a batch's tokens; with a dropout key as in training, without one as in evaluation.
@@ -42,14 +37,16 @@ def loss_sums(
     assert isinstance(output, Output | Mixture), f"{type(model).__name__} returned {type(output).__name__}"
     if isinstance(output, Mixture):
         sums = mixture_cross_entropy(
-            output.features, output.kernel, batch["targets"], batch["weights"], label_smoothing=label_smoothing
+            output.features,
+            output.kernel,
+            batch["targets"],
+            batch["weights"],
+            label_smoothing=options.label_smoothing,
         )
     else:
         sums = chunked_cross_entropy(
-            output.features, output.kernel, output.bias, batch["targets"], batch["weights"],
-            label_smoothing=label_smoothing, z_loss=z_loss, chunk=chunk, shards=shards, time_shards=time_shards,
-            precision=precision,
-        )  # fmt: skip
+            output.features, output.kernel, output.bias, batch["targets"], batch["weights"], options
+        )
     return sums._replace(loss=sums.loss + output.aux) if train and output.aux is not None else sums
 
 

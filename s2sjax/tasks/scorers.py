@@ -21,7 +21,7 @@ from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.decode.ensemble import combine, ensemble_step
 from s2sjax.decode.stepping import StepFn
 from s2sjax.ops.linear import Precision
-from s2sjax.ops.losses import token_losses
+from s2sjax.ops.losses import LossOptions, token_losses
 from s2sjax.sharding import path_name
 from s2sjax.tasks.likelihood import logits, loss_sums
 from s2sjax.vocabulary import EOS
@@ -128,10 +128,8 @@ class Single:
         return _forced([self], [params], batch, lambda scores: scores[0], watch=True)
 
     def nll(self, params, batch: Batch, *, chunk: int, shards: int) -> Array:
-        return loss_sums(
-            self.model, params, batch, dropout_key=None, label_smoothing=0.0, z_loss=0.0, chunk=chunk, shards=shards,
-            precision=self.precision,
-        ).nll  # fmt: skip
+        options = LossOptions(chunk=chunk, shards=shards, precision=self.precision)
+        return loss_sums(self.model, params, batch, options, dropout_key=None).nll
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from s2sjax.decode.stepping import reorder
 from s2sjax.nn.gathering import layers_gathered
 from s2sjax.nn.transformer import MOST_ANCHORED
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.losses import LossOptions
 from s2sjax.tasks.forced import cross_attention
 from s2sjax.tasks.likelihood import logits, loss_sums
 from s2sjax.tasks.translate import source_batch
@@ -249,10 +250,8 @@ def dropping(subject, precision):
 
 def summed_loss(model, precision, params, batch, shards):
     # Another key, 3, puts a unit of the Transformer 4e-6 from its ReLU's kink, where rounding decides the gradient.
-    return loss_sums(
-        model, params, batch, dropout_key=jax.random.key(4), label_smoothing=0.1, z_loss=1e-4, chunk=5, shards=shards,
-        precision=precision,
-    ).loss  # fmt: skip
+    options = LossOptions(label_smoothing=0.1, z_loss=1e-4, chunk=5, shards=shards, precision=precision)
+    return loss_sums(model, params, batch, options, dropout_key=jax.random.key(4)).loss
 
 
 @functools.cache
@@ -399,10 +398,7 @@ def test_a_simple_task_is_learned_in_seconds(subject):
     optimizer = optax.adam(optax.linear_schedule(0, task.learning_rate, 40), b2=0.98)
 
     def loss(params, batch):
-        sums = loss_sums(
-            model, params, batch, dropout_key=None, label_smoothing=0.0, z_loss=0.0, chunk=256, shards=1,
-            precision=Precision.FLOAT32,
-        )  # fmt: skip
+        sums = loss_sums(model, params, batch, LossOptions(), dropout_key=None)
         return sums.loss / sums.weight, sums.correct / sums.weight
 
     @jax.jit

@@ -15,6 +15,7 @@ from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.errors import UserError
 from s2sjax.models import hmm
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.losses import LossOptions
 from s2sjax.optim import OptimizerConfig, make_optimizer
 from s2sjax.tasks.likelihood import loss_sums
 from s2sjax.vocabulary import BOS, EOS
@@ -75,10 +76,7 @@ def em_steps(batches, config, params=PARAMS):
     @jax.jit
     def step(params, state, batch):
         def loss(params):
-            sums = loss_sums(
-                model, params, batch, dropout_key=jax.random.key(0), label_smoothing=0.0, z_loss=0.0, chunk=8, shards=1,
-                precision=Precision.FLOAT32,
-            )  # fmt: skip
+            sums = loss_sums(model, params, batch, LossOptions(chunk=8), dropout_key=jax.random.key(0))
             return sums.loss, sums.weight
 
         (value, weight), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -139,10 +137,7 @@ def test_em_learning_changes_the_gradient_and_not_the_model():
     @functools.partial(jax.jit, static_argnums=1)
     @jax.value_and_grad
     def nll(params, learning):
-        return loss_sums(
-            build(learning=learning), params, batch, dropout_key=None, label_smoothing=0.0, z_loss=0.0, chunk=8,
-            shards=1, precision=Precision.FLOAT32,
-        ).loss  # fmt: skip
+        return loss_sums(build(learning=learning), params, batch, LossOptions(chunk=8), dropout_key=None).loss
 
     values, grads = zip(*(nll(PARAMS, learning) for learning in ("gradient", "em")), strict=True)
     assert float(values[0]) == pytest.approx(float(values[1]), rel=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from s2sjax.ops.linear import Precision
-from s2sjax.ops.losses import chunked_cross_entropy, cross_entropy, mixture_cross_entropy, token_losses
+from s2sjax.ops.losses import LossOptions, chunked_cross_entropy, cross_entropy, mixture_cross_entropy, token_losses
 
 B, T, D, V = 4, 7, 8, 23
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -22,7 +22,7 @@ def both(chunk, *, bias=BIAS, shards=1, time_shards=1, **options):
 
     def values(function, **more):
         def loss(features, kernel, bias):
-            sums = function(features, kernel, bias, TARGETS, WEIGHTS, **options, **more)
+            sums = function(features, kernel, bias, TARGETS, WEIGHTS, LossOptions(**options, **more))
             return 3.0 * sums.loss, sums  # 3: a cotangent that is not 1
 
         grads, sums = jax.grad(loss, argnums=(0, 1) if bias is None else (0, 1, 2), has_aux=True)(
@@ -55,14 +55,16 @@ def test_sharding_the_loop_over_tokens_changes_nothing(shards, time_shards):
 
 
 def test_without_gradients_the_sums_are_the_same():
-    plain = cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, label_smoothing=0.1, z_loss=0.01)
-    chunked = chunked_cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, label_smoothing=0.1, z_loss=0.01, chunk=5)
+    plain = cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, LossOptions(label_smoothing=0.1, z_loss=0.01))
+    options = LossOptions(label_smoothing=0.1, z_loss=0.01, chunk=5)
+    chunked = chunked_cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, options)
     np.testing.assert_allclose(jnp.stack(plain), jnp.stack(chunked), rtol=1e-5)
 
 
 def test_tokens_of_weight_zero_change_nothing_whatever_stands_there():
     def loss(features, targets):
-        return chunked_cross_entropy(features, KERNEL, BIAS, targets, WEIGHTS, label_smoothing=0.1, chunk=5).loss
+        options = LossOptions(label_smoothing=0.1, chunk=5)
+        return chunked_cross_entropy(features, KERNEL, BIAS, targets, WEIGHTS, options).loss
 
     masked = WEIGHTS == 0
     other = jnp.where(masked[..., None], FEATURES + 5, FEATURES), jnp.where(masked, (TARGETS + 1) % V, TARGETS)
@@ -76,10 +78,10 @@ def test_no_intermediate_holds_all_logits():
     B, T, V = 16, 64, 999
 
     def loss(features, kernel):
-        sums = chunked_cross_entropy(
-            features, kernel, None, jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)), label_smoothing=0.1, chunk=32
-        )
-        return sums.loss
+        options = LossOptions(label_smoothing=0.1, chunk=32)
+        return chunked_cross_entropy(
+            features, kernel, None, jnp.zeros((B, T), jnp.int32), jnp.ones((B, T)), options
+        ).loss
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(jnp.zeros((B, T, D)), jnp.zeros((D, V))).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * B * T * V / 4, "a quarter of [B, T, V] floats"
@@ -96,7 +98,7 @@ def test_smoothed_loss_of_a_perfect_and_of_a_uniform_model_by_hand():
 @pytest.mark.parametrize("precision", [Precision.BFLOAT16, Precision.BFLOAT16_PRODUCTS])
 def test_bfloat16_products_stay_within_their_rounding(precision):
     exact = cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS)
-    rounded = chunked_cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, chunk=8, precision=precision)
+    rounded = chunked_cross_entropy(FEATURES, KERNEL, BIAS, TARGETS, WEIGHTS, LossOptions(chunk=8, precision=precision))
     assert float(rounded.loss) == pytest.approx(float(exact.loss), rel=1e-2)
     assert float(rounded.loss) != float(exact.loss), "the policy had no effect"
 

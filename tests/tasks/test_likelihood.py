@@ -8,6 +8,7 @@ import pytest
 
 from s2sjax.api import Mixture, Output
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.losses import LossOptions
 from s2sjax.tasks.likelihood import logits, loss_sums
 from s2sjax.tasks.scorers import Single
 
@@ -49,10 +50,7 @@ def log_probs(name):
 
 
 def sums_of(model, *, train=False):
-    return loss_sums(
-        model, {}, BATCH, dropout_key=jax.random.key(0) if train else None, label_smoothing=0.0, z_loss=0.0, chunk=5,
-        shards=1, precision=Precision.FLOAT32,
-    )  # fmt: skip
+    return loss_sums(model, {}, BATCH, LossOptions(chunk=5), dropout_key=jax.random.key(0) if train else None)
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
