@@ -20,7 +20,7 @@ from s2sjax import home
 from s2sjax.cli import run_command
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
-from tests.tiny import command, config_file, environment, on_one_device, read_state, write_text
+from tests.tiny import command, config_file, environment, on_one_device, read_state, s2s, write_text
 
 OPTIONS = {
     "model__width": 32, "model__hidden": 64, "data__batch_tokens": 384, "data__max_source_length": 12,
@@ -28,13 +28,6 @@ OPTIONS = {
     "train__steps": 200, "train__log_every": 50, "evaluate__every_steps": 100, "checkpoint__every_steps": 100,
     "decode__beam_size": 4, "decode__batch_size": 8,
 }  # fmt: skip
-
-
-def s2s(*arguments) -> int:
-    """Run one command in this process; its exit code."""
-    with pytest.raises(SystemExit) as stopped:
-        run_command([str(argument) for argument in arguments])
-    return stopped.value.code
 
 
 @pytest.fixture(scope="module")

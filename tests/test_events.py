@@ -11,10 +11,7 @@ import pytest
 from s2sjax import events, goodput
 from s2sjax.cli import run_command
 from s2sjax.errors import UserError
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from tests.tiny import json_lines
 
 
 def test_a_ledger_only_grows_and_ends_with_a_stop_that_says_why(tmp_path):
@@ -26,7 +23,7 @@ def test_a_ledger_only_grows_and_ends_with_a_stop_that_says_why(tmp_path):
         ledger.add("preempt", step=6, reason="SIGTERM")
     with pytest.raises(UserError), events.Ledger(path, print):
         raise UserError("a full disk, for instance")
-    found = lines(path)
+    found = json_lines(path)
     assert [(e["event"], e.get("reason")) for e in found] == [
         ("start", None), ("save", None), ("stop", "done"), ("preempt", "SIGTERM"), ("stop", "preempted"),
         ("stop", "UserError: a full disk, for instance"),

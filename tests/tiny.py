@@ -18,6 +18,7 @@ from s2sjax import home, models, optim, sharding
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import CheckpointReader
+from s2sjax.cli import run_command
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.tokenizer import save as save_tokenizers
 from s2sjax.data.units import CharTokenizer
@@ -145,10 +146,21 @@ def assert_same_state(a: Path, b: Path) -> None:
     assert not differing, f"{len(differing)} of {len(left)} arrays differ: {differing[:5]}"
 
 
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of one JSON object a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def records(workdir: Path, kind: str = "train") -> list[dict[str, Any]]:
     """The lines of metrics.jsonl of one kind."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
+    return [line for line in json_lines(workdir / "metrics.jsonl") if line["kind"] == kind]
+
+
+def s2s(*arguments: Any) -> Any:
+    """Run one command in this process; its exit code."""
+    with pytest.raises(SystemExit) as stopped:
+        run_command([str(argument) for argument in arguments])
+    return stopped.value.code
 
 
 @contextlib.contextmanager

@@ -2,8 +2,7 @@
 
 import pytest
 
-from s2sjax.cli import run_command
-from tests.tiny import on_devices, random_state, tiny, write_run, write_text
+from tests.tiny import on_devices, random_state, s2s, tiny, write_run, write_text
 
 
 @pytest.fixture(scope="module")
@@ -15,12 +14,6 @@ def run(tmp_path_factory):
         patch.setenv("S2SJAX_CACHE", str(place / "cache"))
         on_devices(patch, 1)
         yield write_run(place / "run", experiment, states)
-
-
-def s2s(*arguments) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        run_command([str(argument) for argument in arguments])
-    return stopped.value.code
 
 
 def test_it_prints_which_parameters_of_which_steps_were_averaged(run, tmp_path, capsys):

@@ -9,11 +9,10 @@ import pytest
 
 import s2sjax
 from s2sjax import experiment as experiments
-from s2sjax.cli import run_command
 from s2sjax.data.tokenizer import TokenizerPair, save
 from s2sjax.data.units import CharTokenizer
 from s2sjax.errors import UserError
-from tests.tiny import on_one_device, random_state, tiny, write_run, write_text
+from tests.tiny import on_one_device, random_state, s2s, tiny, write_run, write_text
 
 OPTIONS = {"decode__beam_size": 2, "decode__nbest": 2, "decode__max_length_factor": 1.0, "decode__batch_size": 8}
 
@@ -39,12 +38,6 @@ def runs(place, setting):
         checkpoints = {10 * (number + 1): (random_state(experiment, number), {"loss": 1.0})}
         made.append(write_run(place / name, experiment, checkpoints))
     return made
-
-
-def s2s(*arguments) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        run_command([str(argument) for argument in arguments])
-    return stopped.value.code
 
 
 def test_an_ensemble_decodes_scores_and_evaluates_as_one(runs, capsys):

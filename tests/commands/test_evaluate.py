@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2sjax.cli import run_command
 from s2sjax.loading import load
 from s2sjax.metrics.text import TextMetrics, text_metrics
 from s2sjax.results import result_name, write_results
 from s2sjax.training import train
-from tests.tiny import on_one_device, random_state, records, tiny, write_run, write_split, write_text
+from tests.tiny import on_one_device, random_state, records, s2s, tiny, write_run, write_split, write_text
 
 PAIRS = {"data__source": "{split}.{source_language}", "data__target": "{split}.{target_language}",
          "data__pairs": ("a-b", "b-a"), "data__prompt": "{source}"}  # fmt: skip
@@ -36,12 +35,6 @@ def workdir(place):
         (place / "data" / f"test.{name}").write_text("".join(f"{line}\n" for line in lines))
     experiment = tiny(place / "data", "hmm", **PAIRS, **SHORT)
     return write_run(place / "run", experiment, {1: (random_state(experiment, 0), {"loss": 1.0})})
-
-
-def s2s(*arguments) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        run_command([str(argument) for argument in arguments])
-    return stopped.value.code
 
 
 def test_each_pair_of_languages_has_a_row_and_what_was_decoded_is_kept(workdir, capsys):

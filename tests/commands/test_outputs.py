@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 import s2sjax
-from s2sjax.cli import run_command
 from s2sjax.data.tokenizer import TokenizerPair, save
 from s2sjax.data.units import CharTokenizer
 from s2sjax.tasks.translate import Hypothesis
 from s2sjax.training import train
-from tests.tiny import compiling_once, on_devices, random_state, tiny, write_run, write_split
+from tests.tiny import compiling_once, json_lines, on_devices, random_state, s2s, tiny, write_run, write_split
 
 LINES = ["ab dc", "", "d", "c  ba\tz", "c d a b"]
 OPTIONS = {
@@ -46,22 +45,12 @@ def workdir(place):
     return workdir
 
 
-def s2s(*arguments) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        run_command([str(argument) for argument in arguments])
-    return stopped.value.code
-
-
-def records(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 @pytest.fixture(scope="module")
 def decoded(workdir, place):
     """All that decode says of the lines."""
     arguments = [f"--workdir={workdir}", f"--input={place / 'lines'}", f"--output={place / 'all.jsonl'}"]
     assert s2s("decode", *arguments, "--format=jsonl", "--details=attention") == 0
-    return records(place / "all.jsonl")
+    return json_lines(place / "all.jsonl")
 
 
 def test_a_split_is_decoded_as_its_records_are_read_with_its_references(workdir, place, tmp_path, capsys):
@@ -72,7 +61,7 @@ def test_a_split_is_decoded_as_its_records_are_read_with_its_references(workdir,
     data = [f"--config.data.{key}={value}" for key, value in keys.items()]
     arguments = [f"--workdir={workdir}", "--split=test[:3]", *data, f"--output={tmp_path / 'o'}"]
     assert s2s("decode", *arguments, "--format=jsonl") == 0
-    written = records(tmp_path / "o")
+    written = json_lines(tmp_path / "o")
     assert [(record["source"], record["references"]) for record in written] == [(r["s"], [r["t"]]) for r in rows[:3]]
     found = s2sjax.load(workdir).decode([row["s"] for row in rows[:3]])
     ids = [[tuple(h["ids"]) for h in record["hypotheses"]] for record in written]
@@ -87,7 +76,7 @@ def test_one_text_may_be_given_on_the_command_line_or_as_a_file(workdir, tmp_pat
     (tmp_path / "text").write_text("ab\n\\dc\n")
     for given in (r"--prompt=ab\n\\dc", f"--prompt-file={tmp_path / 'text'}"):
         assert s2s("decode", f"--workdir={workdir}", given, f"--output={tmp_path / 'o'}", "--format=jsonl") == 0
-        assert [record["source"] for record in records(tmp_path / "o")] == ["ab\n\\dc"]
+        assert [record["source"] for record in json_lines(tmp_path / "o")] == ["ab\n\\dc"]
 
 
 def test_a_blank_source_has_an_empty_output_with_its_prompt_too(workdir, monkeypatch):
@@ -140,7 +129,7 @@ def test_fewer_details_are_the_same_and_score_passes_over_them(workdir, place, d
     arguments = [f"--workdir={workdir}", f"--input={place / 'lines'}", f"--output={tmp_path / 'plain'}"]
     assert s2s("decode", *arguments, "--format=jsonl", "--details=tokens") == 0
     assert "2 of 5 sources were longer" in capsys.readouterr().err
-    for record, full in zip(records(tmp_path / "plain"), decoded, strict=True):
+    for record, full in zip(json_lines(tmp_path / "plain"), decoded, strict=True):
         for h, detailed in zip(record["hypotheses"], full["hypotheses"], strict=True):
             assert h.items() <= detailed.items() and detailed.keys() - h.keys() == {"source_tokens", "attention"}
     files = [f"--hypotheses={place / 'all.jsonl'}", f"--output={tmp_path / 'scores'}"]
@@ -157,7 +146,7 @@ def test_draws_have_the_same_details(workdir, place, tmp_path):
     asked = {"method": "sample", "nbest": 1, "samples": 2, "temperature": 0.5}
     drawing = [f"--config.decode.{name}={value}" for name, value in asked.items()]
     assert s2s("decode", *arguments, *drawing, "--format=jsonl", "--details=tokens") == 0
-    hypotheses = [h for record in records(tmp_path / "drawn") for h in record["hypotheses"]]
+    hypotheses = [h for record in json_lines(tmp_path / "drawn") for h in record["hypotheses"]]
     assert len(hypotheses) == 9
     for h in hypotheses:
         assert sum(h["token_log_probs"]) == pytest.approx(h["score"], abs=1e-4) == h["scores"]["none"]
@@ -182,7 +171,7 @@ def test_align_writes_a_line_of_links_for_every_pair(workdir, place, tmp_path, m
 
     files[1] = f"--source={place / 'lines'}"
     assert s2s("align", *files, "--format=jsonl", f"--output={tmp_path / 'o'}", f"--plot={tmp_path / 'p'}") == 0
-    written = records(tmp_path / "o")
+    written = json_lines(tmp_path / "o")
     assert [" ".join(f"{i}-{j}" for i, j in record["alignment"]) for record in written] == lines[:-1]
     assert [(record["source"], record["target"]) for record in written] == list(zip(LINES, targets, strict=True))
     for record in written:
@@ -192,7 +181,7 @@ def test_align_writes_a_line_of_links_for_every_pair(workdir, place, tmp_path, m
 
     # One layer is another thing than all of them, and the same from Python.
     assert s2s("align", *files, "--format=jsonl", "--layer=-1", f"--output={tmp_path / 'top'}") == 0
-    top = [np.array(record["attention"]) for record in records(tmp_path / "top")]
+    top = [np.array(record["attention"]) for record in json_lines(tmp_path / "top")]
     run = s2sjax.load(workdir)
     for ours, alignment, of_all in zip(top, run.align(LINES, targets, layer=2), written, strict=True):
         np.testing.assert_allclose(ours, alignment.attention, atol=1e-4)

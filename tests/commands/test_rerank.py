@@ -10,9 +10,8 @@ import pytest
 
 import s2sjax
 from s2sjax import experiment as experiments
-from s2sjax.cli import run_command
 from s2sjax.tasks.risk import expected_utilities
-from tests.tiny import on_one_device, random_state, tiny, write_run, write_text
+from tests.tiny import json_lines, on_one_device, random_state, s2s, tiny, write_run, write_text
 
 OPTIONS = {"decode__method": "stochastic", "decode__samples": 4, "decode__max_length_factor": 1.0}
 SOURCES = ["abc", "", "fed", "fa"]
@@ -57,19 +56,9 @@ def nbest(runs, place):
     files = [f"--input={place / 'in'}", f"--output={place / 'nbest.jsonl'}", "--format=jsonl"]
     assert s2s("decode", f"--workdir={runs['first']}", *files) == 0
     noted = [record | {"hypotheses": [h | {"note": i} for i, h in enumerate(record["hypotheses"])], "note": "?"}
-             for record in read(place / "nbest.jsonl")]  # fmt: skip
+             for record in json_lines(place / "nbest.jsonl")]  # fmt: skip
     (place / "nbest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in noted))
     return place / "nbest.jsonl"
-
-
-def s2s(*arguments) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        run_command([str(argument) for argument in arguments])
-    return stopped.value.code
-
-
-def read(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def rerank(nbest, tmp_path, *arguments):
@@ -78,7 +67,7 @@ def rerank(nbest, tmp_path, *arguments):
 
 
 def test_risk_needs_no_run_and_keeps_all_that_a_record_holds(nbest, tmp_path):
-    before, after = read(nbest), read(rerank(nbest, tmp_path, "--utility=chrf", "--format=jsonl"))
+    before, after = json_lines(nbest), json_lines(rerank(nbest, tmp_path, "--utility=chrf", "--format=jsonl"))
     assert [record["source"] for record in after] == SOURCES and all(record["note"] == "?" for record in after)
     for old, new in zip(before, after, strict=True):
         expected = dict(zip([h["text"] for h in old["hypotheses"]],
@@ -94,7 +83,7 @@ def test_risk_needs_no_run_and_keeps_all_that_a_record_holds(nbest, tmp_path):
 
 
 def test_the_weights_of_risk_may_be_the_models(nbest, tmp_path):
-    for record in read(rerank(nbest, tmp_path, "--utility=exact_match", "--weights=model", "--format=jsonl")):
+    for record in json_lines(rerank(nbest, tmp_path, "--utility=exact_match", "--weights=model", "--format=jsonl")):
         scores = np.exp([h["score"] for h in record["hypotheses"]])
         given = [h["components"]["probability"] for h in record["hypotheses"]]
         np.testing.assert_allclose(given, scores / scores.sum(), rtol=1e-5)
@@ -106,7 +95,7 @@ def test_runs_judge_as_their_configs_say_and_a_channel_as_it_is_told(runs, nbest
     arguments = [judges, f"--channel={runs['forward']}:2", "--original=0.75", "--format=jsonl"]
     forward, backwards, text = (s2sjax.load(runs[name]) for name in ("forward", "backwards", "text"))
     orders = []
-    for record in read(rerank(nbest, tmp_path, *arguments)):
+    for record in json_lines(rerank(nbest, tmp_path, *arguments)):
         ranking = [h["ranking_score"] for h in record["hypotheses"]]
         assert ranking == sorted(ranking, reverse=True)
         source, hypotheses = record["source"], record["hypotheses"]
@@ -124,12 +113,12 @@ def test_runs_judge_as_their_configs_say_and_a_channel_as_it_is_told(runs, nbest
         columns = np.array([[h["components"][name] for name in expected] for h in hypotheses])
         np.testing.assert_allclose(ranking, columns @ [0.75, 0.5, 0.25, 0.125, 2], atol=1e-6)
         orders.append(texts)
-    assert orders != [[h["text"] for h in record["hypotheses"]] for record in read(nbest)]
+    assert orders != [[h["text"] for h in record["hypotheses"]] for record in json_lines(nbest)]
 
 
 def test_scores_may_be_a_token(runs, nbest, tmp_path):
     arguments = [f"--channel={runs['forward']}:1", "--original=0", "--normalize=length", "--format=jsonl"]
-    for record in read(rerank(nbest, tmp_path, *arguments)):
+    for record in json_lines(rerank(nbest, tmp_path, *arguments)):
         tokens = len(record["source"]) + 1
         for h in record["hypotheses"]:
             assert h["ranking_score"] == pytest.approx(h["components"][f"channel:{runs['forward']}"] / tokens)
@@ -141,7 +130,7 @@ def test_a_run_of_several_languages_judges_as_the_pair_that_is_named_and_says_wh
     """There and back, by one run."""
     several = runs["several"]
     judges = [f"--runs={several}:a-b:1", f"--channel={several}:b-a:1", "--format=jsonl"]
-    reranked, said = read(rerank(nbest, tmp_path, *judges)), capsys.readouterr().err
+    reranked, said = json_lines(rerank(nbest, tmp_path, *judges)), capsys.readouterr().err
     pairs = [(record["source"], h["text"]) for record in reranked for h in record["hypotheses"]]
     components = [h["components"] for record in reranked for h in record["hypotheses"]]
     saved = experiments.load(several / "config.json")
@@ -172,7 +161,7 @@ def test_an_output_with_line_ends_is_one_line_of_text_and_itself_in_json(tmp_pat
     found = {"text": text, "tokens": ["a"], "score": -1.0, "ranking_score": -1.0, "ids": [4]}
     (tmp_path / "nbest").write_text(json.dumps({"source": "a", "hypotheses": [found]}) + "\n")
     assert rerank(tmp_path / "nbest", tmp_path, "--utility=chrf").read_text() == "a b c d \n"
-    (record,) = read(rerank(tmp_path / "nbest", tmp_path, "--utility=chrf", "--format=jsonl"))
+    (record,) = json_lines(rerank(tmp_path / "nbest", tmp_path, "--utility=chrf", "--format=jsonl"))
     assert record["hypotheses"][0]["text"] == text
 
 
