@@ -1,4 +1,4 @@
-"""The training loop, top to bottom: config, mesh, data, shapes, step function, restore, init, loop, close.
+"""The training loop: restore, or begin; steps, validations and checkpoints; roll-backs; close.
 
 A run is a pure function of its config and of the batches that it leaves out: batch and dropout of step `i` follow from
 the seed and from `i`, so a run that was interrupted anywhere and resumed ends with the same bits as one left alone.
@@ -10,47 +10,32 @@ import math
 import sys
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
-import optax
 from jax import Array
-from jax.sharding import Mesh
 
-from s2sjax import announcements, distributed, events, faults, home, models, optim, sharding
+from s2sjax import announcements, distributed, events, faults, sharding
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import replaces_best
 from s2sjax.data import pipeline
-from s2sjax.data.plan import Plan, make_plan
-from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
-from s2sjax.data.windows import windowed
-from s2sjax.display import progress
 from s2sjax.evaluate import Validator
 from s2sjax.experiment import Experiment
 from s2sjax.faults import TooManyBadSteps
-from s2sjax.ops.linear import Precision
 from s2sjax.plots import learning_curves
 from s2sjax.report import Reporter
-from s2sjax.state import TrainState, abstract_state, initializer, shardings
-from s2sjax.step import make_step, stream_key
+from s2sjax.skipped import Skipped, leave_out, read_skipped
+from s2sjax.state import TrainState, shardings
+from s2sjax.step import stream_key
 from s2sjax.stopping import Stopped, StopRequests
+from s2sjax.training_setup import Metrics, Setup, set_up
 from s2sjax.watchdog import Watchdog
 from s2sjax.window import Window
-from s2sjax.workdir import (
-    Skipped,
-    check_workdir,
-    claim_workdir,
-    discard_checkpoints,
-    open_copy,
-    own_tokenizers,
-    read_skipped,
-    write_skipped,
-)
+from s2sjax.workdir import open_copy
 
 INTERRUPTED = 75
 """Exit code of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"."""
-Metrics = Mapping[str, Array]
 
 
 def train(experiment: Experiment, workdir: Path, said: Collection[str] | None = None) -> int:
@@ -80,62 +65,13 @@ def train_until(
     try:
         with stop.raising():
             setup = set_up(experiment, workdir, said)
-        return go_on(setup, stop, began, watchdog=watchdog)
+        return train_loop(setup, stop, began, watchdog=watchdog)
     except Stopped as stopped:
         print(f"stopped {stopped} where there was nothing to save; the same command goes on", file=sys.stderr)
         return INTERRUPTED
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a run is made of, whatever step it is at."""
-
-    experiment: Experiment
-    held: Experiment | None
-    """What the workdir held before: of a run that goes on, the config of its last start."""
-    workdir: Path
-    mesh: Mesh
-    prepared: Prepared
-    split: TokenizedSplit
-    plan: Plan
-    init: Callable[[Array], TrainState]
-    abstract: TrainState
-    schedule: optax.Schedule
-    step: Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
-
-
-def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None = None) -> Setup:
-    # ---- Config and mesh ----
-    if said is not None:
-        home.check(workdir, experiment, said)
-    mesh = sharding.make_mesh(experiment.mesh)
-    held = check_workdir(experiment, workdir)
-    config, precision = experiment.train, Precision(experiment.train.precision)
-
-    # ---- Data ----
-    with progress("preparing data") as advance:
-        own = own_tokenizers(workdir)
-        prepared = prepare(experiment.data, experiment.tokenizer, own=own, progress=advance)
-    split = windowed(prepared.splits["train"], experiment.data)
-    divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * config.accumulate
-    plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed, divisor=divisor)
-
-    # ---- Model, optimizer, state ----
-    family = models.family(experiment.model_name)
-    vocabularies = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
-    model = family.build(experiment.model, *vocabularies, precision=precision)
-    optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
-    schedule = optim.make_schedule(experiment.optimizer, config.steps)
-    init = initializer(model, optimizer, ema=config.ema_decay > 0)
-    abstract = abstract_state(init, mesh, family.sharding_rules(experiment.model))
-    claim_workdir(experiment, workdir, prepared)
-
-    # ---- Step function ----
-    step = make_step(model, optimizer, experiment, mesh, shardings(abstract))
-    return Setup(experiment, held, workdir, mesh, prepared, split, plan, init, abstract, schedule, step)
-
-
-def go_on(setup: Setup, stop: StopRequests, began: float, *, watchdog: bool) -> int:
+def train_loop(setup: Setup, stop: StopRequests, began: float, *, watchdog: bool) -> int:
     """Train from the newest checkpoint, and again from an older one after every roll-back."""
     experiment, workdir = setup.experiment, setup.workdir
     with contextlib.ExitStack() as stack:
@@ -330,27 +266,21 @@ class Loop:
             raise TooManyBadSteps(step, reason)
 
     def roll_back(self, bad: TooManyBadSteps) -> None:
-        """Give up the steps in which too many were bad, for good. Raises: UserError if the run has to stop instead.
-
-        The record is written last. Whatever a kill leaves of this, the next start comes by the same steps again, and
-        does the same: what it goes on from is from before them, and is the same under the old record and the new.
-        """
-        config, roll_backs = self.experiment.faults, self.skipped.roll_backs
+        """Give up the steps in which too many were bad, for good. Raises: UserError if the run has to stop instead."""
+        config, before = self.experiment.faults, self.skipped
         self.checkpoints.wait()
-        faults.check_roll_back(config, bad, len(roll_backs), self.checkpoints.latest_step())
+        faults.check_roll_back(config, bad, len(before.roll_backs), self.checkpoints.latest_step())
         plan = self.plan.without(bad.before, bad.step)
+        self.skipped = Skipped(plan.left_out, (*before.roll_backs, f"step {bad.step}: {bad}"))
         if jax.process_index() == 0:
-            discard_checkpoints(self.checkpoints.directory, after=bad.before)
-        self.skipped = Skipped(plan.left_out, (*roll_backs, f"step {bad.step}: {bad}"))
-        if jax.process_index() == 0:
-            write_skipped(self.setup.workdir, self.skipped)
+            leave_out(self.setup.workdir, self.skipped, after=bad.before)
         distributed.barrier("rolled-back")
         self.ledger.add("rollback", step=bad.before, reason=str(bad))
         first, last = self.plan.number(bad.before), self.plan.number(bad.step - 1)
         self.plan = plan
         self.news = (
-            f"roll-back {len(roll_backs) + 1} of at most {config.max_rollbacks} (config.faults.max_rollbacks): back to "
-            f"before step {bad.before + 1}; batches {first} to {last} of the data are left out from now on",
+            f"roll-back {len(self.skipped.roll_backs)} of at most {config.max_rollbacks} "
+            f"(config.faults.max_rollbacks): back to before step {bad.before + 1}; batches {first} to {last} of the data are left out from now on",
         )
 
     def _asked(self, step: int) -> str | None:

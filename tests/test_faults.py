@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax import faults, training
+from s2sjax import faults, skipped, training, training_setup
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.errors import UserError
 from s2sjax.evaluate import Validator
 from s2sjax.faults import FaultsConfig, Health, healthy, judge
+from s2sjax.skipped import Skipped, read_skipped, write_skipped
 from s2sjax.training import INTERRUPTED, train
-from s2sjax.workdir import Skipped, check_workdir, read_skipped, write_skipped
+from s2sjax.workdir import check_workdir
 from tests.test_train import Update, terminated_at, train_with_interruptions
 from tests.tiny import assert_same_state, compiling_once, on_devices, read_state, records, tiny, write_text
 
@@ -256,13 +257,13 @@ def test_a_roll_back_that_a_kill_cuts_short_is_made_again(
     """The kill comes just after; and a request to stop at an odd step has left a checkpoint that nobody else has."""
     poison(12, 13, 14)
     with monkeypatch.context() as patch:
-        act = getattr(training, moment)
+        act = getattr(skipped, moment)
 
         def act_and_die(*args, **options):
             act(*args, **options)
             raise KeyboardInterrupt
 
-        patch.setattr(training, moment, act_and_die)
+        patch.setattr(skipped, moment, act_and_die)
         with terminated_at(3):
             assert train(tiny(data, **ROLLING), tmp_path) == INTERRUPTED
         with pytest.raises(KeyboardInterrupt):
@@ -300,8 +301,8 @@ def ask(number=signal.SIGUSR1):
 
 @pytest.mark.parametrize("phase", ["prepare", "make_plan", "claim_workdir"])
 def test_a_request_while_there_is_nothing_to_save_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys, phase):
-    act = getattr(training, phase)
-    monkeypatch.setattr(training, phase, lambda *args, **options: (ask(), act(*args, **options)))
+    act = getattr(training_setup, phase)
+    monkeypatch.setattr(training_setup, phase, lambda *args, **options: (ask(), act(*args, **options)))
     assert train(tiny(data), tmp_path / "run") == INTERRUPTED
     assert "stopped by SIGUSR1 where there was nothing to save; the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -323,8 +324,10 @@ def test_a_run_directory_that_was_only_just_begun_is_begun_again(data, tmp_path)
 def test_a_request_while_the_step_is_compiled_saves_the_first_step(data, tmp_path, monkeypatch):
     options = OPTIONS | {"train__steps": 2}
     with monkeypatch.context() as patch:
-        step = training.make_step
-        patch.setattr(training, "make_step", lambda *args: (lambda f: lambda *xs: (ask(), f(*xs))[1])(step(*args)))
+        step = training_setup.make_step
+        patch.setattr(
+            training_setup, "make_step", lambda *args: (lambda f: lambda *xs: (ask(), f(*xs))[1])(step(*args))
+        )
         assert train(tiny(data, **options), tmp_path) == INTERRUPTED
     assert read_state(tmp_path)["step"] == 1
     (preempted,) = events(tmp_path, "preempt")

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from s2sjax import average, events, flags, goodput, models, workdir
+from s2sjax import average, events, flags, goodput, models, skipped, workdir
 from s2sjax import experiment as experiments
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.checkpoints.retention import CheckpointConfig
@@ -84,7 +84,7 @@ def parts(rng: random.Random, run: Path, place: Path) -> Callable[[], object]:
     readers: dict[str, Callable[[], object]] = {
         "config.json": lambda: workdir.check_workdir(experiment, run),
         "data.json": lambda: workdir._recorded_data(run),
-        "skipped.json": lambda: workdir.read_skipped(run),
+        "skipped.json": lambda: skipped.read_skipped(run),
         "tokenizer/tokenizer.json": lambda: use_tokenizers(run),
         "tokenizer/source.model": lambda: use_tokenizers(run),
         "checkpoints/4/manifest.json": lambda: look_at_checkpoints(run),

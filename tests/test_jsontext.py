@@ -11,7 +11,7 @@ from s2sjax.average import Average
 from s2sjax.checkpoints import manifest
 from s2sjax.errors import UserError
 from s2sjax.results import write_results
-from s2sjax.workdir import Skipped, write_skipped
+from s2sjax.skipped import Skipped, write_skipped
 from tests.tiny import tiny
 
 

@@ -97,7 +97,7 @@ class Faults:
     def install(self) -> None:
         import jax
 
-        from s2sjax import training
+        from s2sjax import training, training_setup
         from s2sjax.checkpoints import checkpointer, copies, manifest
         from s2sjax.data import prepare
 
@@ -111,7 +111,7 @@ class Faults:
             lambda path, _: path.name.endswith("-old") and self.reach("deleting"),
         )  # fmt: skip
         self._before(copies, "LocalFileSystem.put_file", self._copying)
-        make_step = training.make_step
+        make_step = training_setup.make_step
 
         def faulty_step(*arguments, **options):
             step_fn = make_step(*arguments, **options)
@@ -123,7 +123,7 @@ class Faults:
 
             return step
 
-        training.make_step = faulty_step
+        training_setup.make_step = faulty_step
 
         def lowered(event: str, seconds: float, **details) -> None:
             if event.endswith("jaxpr_to_mlir_module_duration") and details.get("fun_name") == "jit(step)":
