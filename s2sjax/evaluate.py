@@ -149,7 +149,7 @@ class Validator:
                 report.message(f"warning: {remark}")
         self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
         self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
-        self._translator.put(None)  # these are about to be donated
+        self._translator.set_params(None)  # these are about to be donated
 
     def __call__(self, step: int, params) -> dict[str, float]:
         """Args:
@@ -164,15 +164,15 @@ class Validator:
         chosen = range(len(self._source)) if experiment.evaluate.decode else samples
         rows = [self._source[i] for i in chosen]
         if not experiment.data.source:
-            rows = [halves(row["target"]) for row in rows]
+            rows = [split_in_half(row["target"]) for row in rows]
         hypotheses: list[str] = []
         if rows:
             params = self._whole(params)
-            self._translator.put(params)
+            self._translator.set_params(params)
             try:
                 hypotheses = [best_text(found) for found in self._translator([row["source"] for row in rows])]
             finally:
-                self._translator.put(None)  # or they would be whole on each device until the next time
+                self._translator.set_params(None)  # or they would be whole on each device until the next time
         compared = (rows, hypotheses) if experiment.evaluate.decode else (self._source, None)
         measured = measure(self._how, *compared, nll=likelihood.nll, tokens=likelihood.tokens)
         metrics = {name: float(measured[name]) for name in self._how.names}
@@ -213,7 +213,7 @@ def sample_rows(source: Source, count: int) -> list[int]:
     return [(2 * n + 1) * len(source) // (2 * count) for n in range(count)]
 
 
-def halves(text: str) -> Record:
+def split_in_half(text: str) -> Record:
     """A text as a prompt and how it goes on: what a sample of a language model is made of."""
     words = text.split(" ")
     middle = (len(words) + 1) // 2

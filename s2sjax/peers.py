@@ -91,7 +91,7 @@ class Hub:
         self._ended: dict[int, tuple[int, str]] = {}
         self._first_ended = 0.0
         self._reached: dict[int, int] = {}
-        self._holding = self._told = False
+        self._holding = self._informed = False
         threading.Thread(target=self._run, name="hub", daemon=True).start()
 
     def _run(self) -> None:
@@ -153,8 +153,8 @@ class Hub:
             case "ended":
                 peer.left = True
                 self._first_ended = self._first_ended or time.monotonic()
-                told = message["text"] if peer.index == 0 or not message["text"] else f"{peer}: {message['text']}"
-                self._ended[peer.index] = message["code"], told
+                reason = message["text"] if peer.index == 0 or not message["text"] else f"{peer}: {message['text']}"
+                self._ended[peer.index] = message["code"], reason
             case "bye":
                 peer.left = True
                 for each in self._peers if peer.index == 0 else [peer]:
@@ -163,8 +163,8 @@ class Hub:
     def _settle(self) -> None:
         """Tell until when to go on, once all have said where they are who are still there."""
         arrived = self._joined == self._count and all(peer.index in self._reached for peer in self._peers)
-        if self._holding and arrived and not self._told:
-            self._told = True
+        if self._holding and arrived and not self._informed:
+            self._informed = True
             for each in self._peers:
                 each.send("until", call=max(self._reached.values()) + 1)
 

@@ -107,7 +107,7 @@ class Run:
         made = dataclasses.replace(made, said=self.said.union(changes))
         translator = made.translator  # a config that the model cannot follow is refused here
         if made.experiment.decode.precision == self.experiment.decode.precision:
-            translator.put(self.translator.params)  # rounded already, and once for all
+            translator.set_params(self.translator.params)  # rounded already, and once for all
         return made
 
     def _with_experiment(self, experiment: Experiment) -> "Run":

@@ -115,7 +115,7 @@ def batch_sharding(mesh: Mesh, *, split_time: bool = False) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(row_axes(split_time=split_time), *(["sequence"] if split_time else [])))
 
 
-def known(mesh: Mesh) -> contextlib.AbstractContextManager:
+def with_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
     """What is traced in this context may ask JAX for the mesh and part its work over it: see `ops.sequence_parallel`.
 
     On one device there is nothing to part, and programs are those without a mesh.

@@ -43,7 +43,7 @@ def make_step(
     )  # fmt: skip
 
     def within_mesh() -> contextlib.AbstractContextManager:
-        return sharding.known(mesh) if experiment.knows_mesh else contextlib.nullcontext()
+        return sharding.with_mesh(mesh) if experiment.knows_mesh else contextlib.nullcontext()
 
     # Without rematerialisation a layer's parameters are kept for the backward pass whenever they are gathered.
     by_layer = experiment.gathers_layers and experiment.model.remat != "none"

@@ -95,15 +95,15 @@ class _Notices(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        told = False
+        reported = False
         while not self._over.wait(_ASK_EVERY):
             try:
                 with self._opener.open(self._request, timeout=_ASK_EVERY) as answer:
                     taken = answer.read(10).strip().upper() == b"TRUE"
             except (OSError, http.client.HTTPException) as error:
-                if not told:
+                if not reported:
                     _log.warning("%s=%s cannot be asked (%s)", NOTICE, self._url, in_one_line(error))
-                told = True
+                reported = True
                 continue
             if taken and not self._over.is_set():
                 _log.warning("%s gives notice: this machine will be taken away", self._url)

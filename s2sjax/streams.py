@@ -40,7 +40,7 @@ class Output:
         self._stream, self._name = stream, name
 
     def write(self, text: str) -> None:
-        with _telling(self._name):
+        with _naming_errors(self._name):
             self._stream.write(text)
 
     def writelines(self, texts: Iterable[str]) -> None:
@@ -48,12 +48,12 @@ class Output:
             self.write(text)
 
     def flush(self) -> None:
-        with _telling(self._name):
+        with _naming_errors(self._name):
             self._stream.flush()
 
 
 @contextlib.contextmanager
-def _telling(name: str) -> Iterator[None]:
+def _naming_errors(name: str) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:  # whoever reads has gone, which is no mistake
@@ -82,7 +82,7 @@ def writing(path: str, *read: str) -> Iterator[Output]:
         output.flush()
         return
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
-    with _telling(path):
+    with _naming_errors(path):
         stream = openers.get(Path(path).suffix, open)(path, "wt", encoding="utf-8", newline="\n")
     try:
         yield Output(stream, path)
@@ -90,7 +90,7 @@ def writing(path: str, *read: str) -> Iterator[Output]:
         with contextlib.suppress(OSError):  # the first error is the one to tell
             stream.close()
         raise
-    with _telling(path):
+    with _naming_errors(path):
         stream.close()
 
 

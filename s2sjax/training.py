@@ -142,9 +142,9 @@ class Loop:
                 smoothed=experiment.train.label_smoothing > 0,
             )
         )
-        told = [text for split in setup.prepared.splits.values() for text in (split.unreadable, *split.remarks)]
-        told += announcements.rescheduled(setup.held, experiment, start)
-        for message in filter(None, (*self.news, *(restored.messages if restored else ()), *told)):
+        remarks = [text for split in setup.prepared.splits.values() for text in (split.unreadable, *split.remarks)]
+        remarks += announcements.rescheduled(setup.held, experiment, start)
+        for message in filter(None, (*self.news, *(restored.messages if restored else ()), *remarks)):
             self.report.message(message)
         self.best = None
         if restored:
@@ -280,7 +280,8 @@ class Loop:
         self.plan = plan
         self.news = (
             f"roll-back {len(self.skipped.roll_backs)} of at most {config.max_rollbacks} "
-            f"(config.faults.max_rollbacks): back to before step {bad.before + 1}; batches {first} to {last} of the data are left out from now on",
+            f"(config.faults.max_rollbacks): back to before step {bad.before + 1}; "
+            f"batches {first} to {last} of the data are left out from now on",
         )
 
     def _asked(self, step: int) -> str | None:

@@ -68,11 +68,11 @@ class Watchdog:
 
     Args:
         seconds: without a step, or four times as many within a phase, after which it acts; 0: never.
-        tell: is called with one sentence before the process ends.
+        report: is called with one sentence before the process ends.
     """
 
-    def __init__(self, workdir: Path, seconds: float, tell: Callable[[str], None]) -> None:
-        self._workdir, self._seconds, self._tell = workdir, seconds, tell
+    def __init__(self, workdir: Path, seconds: float, report: Callable[[str], None]) -> None:
+        self._workdir, self._seconds, self._report = workdir, seconds, report
         self._phase, self._limit = "starting", _PATIENCE * seconds
         self._beat = time.monotonic()
         self._steps: deque[tuple[int, float]] = deque(maxlen=20)
@@ -145,7 +145,7 @@ class Watchdog:
                 _write_stacks(file)
                 file.flush()
                 # The devices may be what is stuck, and then so is whoever asks them.
-                for task in (lambda: _write_devices(file), lambda: self._tell(message)):
+                for task in (lambda: _write_devices(file), lambda: self._report(message)):
                     asking = threading.Thread(target=task, daemon=True)
                     asking.start()
                     asking.join(_GRACE / 4)

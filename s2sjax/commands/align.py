@@ -6,7 +6,7 @@ from typing import Any
 
 from s2sjax import distributed
 from s2sjax.commands.opening import open_run
-from s2sjax.commands.remarks import say_read
+from s2sjax.commands.remarks import print_source_remarks
 from s2sjax.display import progress
 from s2sjax.errors import UserError
 from s2sjax.plots import attention_map
@@ -41,7 +41,7 @@ def run(values: dict[str, Any]) -> int:
                 if values["plot"] and alignment.links and distributed.index() == 0:
                     _plot(alignment, Path(values["plot"]) / f"attention_{number}.png")
             output.flush()
-    say_read(opened)
+    print_source_remarks(opened)
     return 0
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from s2sjax.commands.opening import open_run
-from s2sjax.commands.remarks import say, say_read
+from s2sjax.commands.remarks import print_remark, print_source_remarks
 from s2sjax.commands.sources import check_given, open_sources
 from s2sjax.display import progress
 from s2sjax.errors import UserError
@@ -59,9 +59,9 @@ def run(values: dict[str, Any]) -> int:
     for name, listed in beside.items():
         if listed is not None and done < len(listed):
             raise UserError(f"{values[name]} has {len(listed)} lines, but there were only {done} sources")
-    say_read(opened)
+    print_source_remarks(opened)
     if opened.translator.unmet:
-        say(
+        print_remark(
             f"for {opened.translator.unmet} of {done} sources nothing was found that meets the constraints; "
             f"their outputs are empty{_WIDER if opened.experiment.decode.method == 'beam' else ''}"
         )

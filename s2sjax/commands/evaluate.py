@@ -3,7 +3,7 @@
 from typing import Any
 
 from s2sjax.commands.opening import open_run
-from s2sjax.commands.remarks import say_read
+from s2sjax.commands.remarks import print_source_remarks
 from s2sjax.display import align
 
 
@@ -15,7 +15,7 @@ def run(values: dict[str, Any]) -> int:
     print(f"{values['workdir']}, {values['split']}:", *align(rows), sep="\n  ")
     if pairs:
         print("", *align(_by_pair(pairs, results)), sep="\n  ")
-    say_read(opened)
+    print_source_remarks(opened)
     return 0
 
 

@@ -6,21 +6,21 @@ from s2sjax.errors import without_controls
 from s2sjax.run import Run
 
 
-def say(remark: str) -> None:
+def print_remark(remark: str) -> None:
     """Say something that does not stop a command."""
     print(f"s2sjax: {without_controls(remark)}", file=sys.stderr)
 
 
-def say_read(run: Run) -> None:
+def print_source_remarks(run: Run) -> None:
     """Say what the run could not read of the sources it was given: what its vocabulary lacks, and what is too long."""
     translator = run.translator
     if translator.unknown:
-        say(translator.unknown.sentence("sources"))
+        print_remark(translator.unknown.sentence("sources"))
     if not translator.truncated:
         return
     limits = {member.experiment.data.max_source_length for member in (run, *run.others)}
     key = "data.max_source_length" if translator.max_source_length in limits else "model.max_positions"
-    say(
+    print_remark(
         f"{translator.truncated} of {translator.sources} sources were longer than config.{key} "
         f"{translator.max_source_length} tokens of {run.workdir} and were cut there"
     )

@@ -10,7 +10,7 @@ from typing import Any
 from s2sjax import experiment as experiments
 from s2sjax import jax_settings
 from s2sjax.commands.records import read_record
-from s2sjax.commands.remarks import say, say_read
+from s2sjax.commands.remarks import print_remark, print_source_remarks
 from s2sjax.commands.table import COMMANDS
 from s2sjax.display import progress
 from s2sjax.errors import UserError
@@ -50,7 +50,7 @@ def run(values: dict[str, Any]) -> int:
                     if not done and utility == "bleu":
                         texts = [[hypothesis.text for hypothesis in hypotheses] for hypotheses in found]
                         for remark in unsuitable(texts, TextMetrics(("bleu",), tokenize), bleu_key="--tokenize"):
-                            say(remark)
+                            print_remark(remark)
                     ranked = minimum_bayes_risk(found, utility=utility, weights=weights, bleu_tokenize=tokenize)
                 else:
                     sources = [record["source"] for record, _ in read]
@@ -63,7 +63,7 @@ def run(values: dict[str, Any]) -> int:
                 advance(len(read))
     for judge in judges:
         assert isinstance(judge.run, Run)
-        say_read(judge.run)
+        print_source_remarks(judge.run)
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.records import read_record
-from s2sjax.commands.remarks import say_read
+from s2sjax.commands.remarks import print_source_remarks
 from s2sjax.commands.table import COMMANDS
 from s2sjax.display import progress
 from s2sjax.errors import UserError
@@ -41,7 +41,7 @@ def run(values: dict[str, Any]) -> int:
         advance = stack.enter_context(progress("scoring", len(pairs)))
         for score in opened.score([source for source, _ in pairs], [target for _, target in pairs], progress=advance):
             output.write(f"{score:.6f}\n")
-    say_read(opened)
+    print_source_remarks(opened)
     return 0
 
 

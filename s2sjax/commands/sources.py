@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2sjax import distributed, home
-from s2sjax.commands.remarks import say
+from s2sjax.commands.remarks import print_remark
 from s2sjax.data.records import Source
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
@@ -62,7 +62,7 @@ def open_sources(values: dict[str, Any], run: Run, stack: contextlib.ExitStack) 
         home.check_data(run.workdir, data, run.saved, run.said)
         split = open_split(dataclasses.replace(data, prompt="{source}"), values["split"])  # the run adds its prompt
         if split.unreadable:
-            say(split.unreadable)
+            print_remark(split.unreadable)
         return Sources((record["source"] for record in split), len(split), split)
     stream = stack.enter_context(reading(values["input"]))
     return Sources(read_lines(stream, values["input"]), count_lines(values["input"]))

@@ -117,7 +117,7 @@ class Value:
       kind: a row of the table above.
       key: what it is, apart from how it is written. Values with one key stand in one split.
       parts: what it is made of and how it is written; each part of a held-out value is also in a training value.
-      say: takes `locale=` and returns the phrase.
+      render: takes `locale=` and returns the phrase.
       share: of the languages that a training value is said in.
       train_only: never held out, for what is itself a part of other values or has a form that no other value has.
     """
@@ -125,7 +125,7 @@ class Value:
     kind: str
     key: str
     parts: tuple[str, ...]
-    say: Callable[..., str]
+    render: Callable[..., str]
     share: float = _LANGUAGE_SHARE
     train_only: bool = False
 
@@ -169,14 +169,14 @@ def _tables() -> dict[str, tuple[Phrase, ...]]:
     locales = {language: Locale(language) for language in LANGUAGES}
     values: dict[str, Value] = {}
     for value in _values():
-        values.setdefault(_plain(value.say(locale=english)), value)  # the first to say it keeps it
+        values.setdefault(_plain(value.render(locale=english)), value)  # the first to say it keeps it
 
     tables: dict[str, list[Phrase]] = {split: [] for split in SPLITS}
     for source, value in values.items():
         for language, tag in zip(LANGUAGES, TAGS, strict=True):
             if value.split == "train" and _hash("language", language, source) >= value.share:
                 continue
-            target = _plain(value.say(locale=locales[language]))
+            target = _plain(value.render(locale=locales[language]))
             tables[value.split].append(Phrase(value, language, f"{tag} {source}", target))
     # Sources are unique, so this order is total; by hash, so the first few phrases of a split are a sample of it.
     return {split: tuple(sorted(rows, key=lambda row: _hash("order", row.source))) for split, rows in tables.items()}
@@ -192,8 +192,8 @@ def _values() -> Iterator[Value]:
 
 
 def _dates(draw: "_Draw") -> Iterator[Value]:
-    def value(key: str, pattern: str, say: Callable[..., str], *parts: str) -> Value:
-        return Value("date", key, (f"as {pattern}", *parts), say)
+    def value(key: str, pattern: str, render: Callable[..., str], *parts: str) -> Value:
+        return Value("date", key, (f"as {pattern}", *parts), render)
 
     # Pattern by pattern, full and long dates twice as often: their month names inflect.
     for pattern, count in (("full", 1200), ("long", 1200), ("medium", 600), ("yMd", 600), ("yMMMEd", 500)):
@@ -202,17 +202,17 @@ def _dates(draw: "_Draw") -> Iterator[Value]:
             if pattern == "medium" and day.month == 5:
                 continue  # in English the same as long
             if pattern in ("full", "long", "medium"):
-                say = functools.partial(format_date, day, pattern)
+                render = functools.partial(format_date, day, pattern)
             else:
-                say = functools.partial(format_skeleton, pattern, day)
+                render = functools.partial(format_skeleton, pattern, day)
             parts = [f"year {day.year}", f"month {day.month}", f"day {day.day}"]
             if pattern in ("full", "yMMMEd"):
                 parts.append(f"weekday {day.weekday()}")
-            yield value(f"{day:%Y-%m-%d}", pattern, say, *parts)
+            yield value(f"{day:%Y-%m-%d}", pattern, render, *parts)
     for _ in range(500):
         day = draw.day().replace(day=1)
-        say = functools.partial(format_skeleton, "yMMMM", day)
-        yield value(f"{day:%Y-%m}", "yMMMM", say, f"year {day.year}", f"month {day.month}")
+        render = functools.partial(format_skeleton, "yMMMM", day)
+        yield value(f"{day:%Y-%m}", "yMMMM", render, f"year {day.year}", f"month {day.month}")
     for pattern, count in (("MMMMd", 400), ("MMMEd", 450)):
         for _ in range(count):
             day = draw.day()
@@ -233,12 +233,12 @@ def _times(draw: "_Draw") -> Iterator[Value]:
                 parts.append(f"second {moment.second}")
                 key = f"{moment:%H:%M:%S}"
             if pattern in ("short", "medium"):
-                say = functools.partial(format_time, moment.time(), pattern)
+                render = functools.partial(format_time, moment.time(), pattern)
             else:
-                say = functools.partial(format_skeleton, pattern, moment)
+                render = functools.partial(format_skeleton, pattern, moment)
             if pattern == "Ehm":
                 parts.append(f"weekday {moment.weekday()}")
-            yield Value("time", key, tuple(parts), say)
+            yield Value("time", key, tuple(parts), render)
 
 
 def _durations(draw: "_Draw") -> Iterator[Value]:
@@ -246,27 +246,27 @@ def _durations(draw: "_Draw") -> Iterator[Value]:
         for count in range(1, largest + 1):
             for direction, sign in (("", 1), ("in", 1), ("ago", -1)):
                 delta = datetime.timedelta(seconds=sign * count * _SECONDS[unit])
-                say = functools.partial(format_timedelta, delta, threshold=1, add_direction=bool(direction))
+                render = functools.partial(format_timedelta, delta, threshold=1, add_direction=bool(direction))
                 parts = (f"unit {unit}", f"direction {direction}", *_digits(count))
-                yield Value("duration", f"{count} {unit}", parts, say, _MORE_LANGUAGES, count in _OWN_FORMS)
+                yield Value("duration", f"{count} {unit}", parts, render, _MORE_LANGUAGES, count in _OWN_FORMS)
     for _ in range(1300):
         large, small = draw.one_of(_DURATION_PAIRS)
         counts = {unit: draw.integer(1, min(_DURATIONS[unit], 30)) for unit in (large, small)}
         parts = (f"pair {large} {small}", *(d for count in counts.values() for d in _digits(count)))
         key = " ".join(f"{count} {unit}" for unit, count in counts.items())
-        yield Value("duration", key, parts, functools.partial(_say_durations, counts), _MORE_LANGUAGES)
+        yield Value("duration", key, parts, functools.partial(_render_durations, counts), _MORE_LANGUAGES)
 
 
-def _say_durations(counts: dict[str, int], *, locale: Locale) -> str:
+def _render_durations(counts: dict[str, int], *, locale: Locale) -> str:
     deltas = [datetime.timedelta(seconds=count * _SECONDS[unit]) for unit, count in counts.items()]
     # Joined with "and": CLDR's own list of units comes out of Babel 2.18 with its last item twice in Arabic.
     return format_list([format_timedelta(delta, threshold=1, locale=locale) for delta in deltas], locale=locale)
 
 
 def _money(draw: "_Draw") -> Iterator[Value]:
-    def value(amount: Decimal, currency: str, style: str, say: Callable[..., str]) -> Value:
+    def value(amount: Decimal, currency: str, style: str, render: Callable[..., str]) -> Value:
         parts = (f"{style} {currency}", *_digits(amount))
-        return Value("money", f"{amount.normalize():f} {currency}", parts, say, train_only=amount in _OWN_FORMS)
+        return Value("money", f"{amount.normalize():f} {currency}", parts, render, train_only=amount in _OWN_FORMS)
 
     for _ in range(1400):
         currency = draw.one_of(_SYMBOL_CURRENCIES)
@@ -281,8 +281,8 @@ def _money(draw: "_Draw") -> Iterator[Value]:
         if currency in _ZERO_DIGIT_CURRENCIES:
             amount = Decimal(int(amount) or 1)
         # Without currency_digits a whole amount is written whole, and takes the plural that it should.
-        say = functools.partial(format_currency, amount, currency, format_type="name", currency_digits=False)
-        yield value(amount, currency, "name", say)
+        render = functools.partial(format_currency, amount, currency, format_type="name", currency_digits=False)
+        yield value(amount, currency, "name", render)
 
 
 def _measurements(draw: "_Draw") -> Iterator[Value]:
@@ -293,15 +293,15 @@ def _measurements(draw: "_Draw") -> Iterator[Value]:
             unit = draw.one_of(units)
             amount = Decimal(draw.integer(-40, 110)) if unit.startswith("temperature") else draw.amount()
             parts = (f"{length} {unit}", *_digits(amount))
-            say = functools.partial(format_unit, amount, unit, length)
-            yield Value("measurement", f"{unit} {amount}", parts, say, train_only=abs(amount) in _OWN_FORMS)
+            render = functools.partial(format_unit, amount, unit, length)
+            yield Value("measurement", f"{unit} {amount}", parts, render, train_only=abs(amount) in _OWN_FORMS)
 
 
 def _territories(draw: "_Draw") -> Iterator[Value]:
     def value(codes: Sequence[str], style: _Conjunction, *, alone: bool = False) -> Value:
         parts = (f"{len(codes)} {style}", *codes)
-        say, share = functools.partial(_say_territories, codes, style), 1 if alone else _MORE_LANGUAGES
-        return Value("territories", " ".join(sorted(codes)), parts, say, share, train_only=alone)
+        render, share = functools.partial(_render_territories, codes, style), 1 if alone else _MORE_LANGUAGES
+        return Value("territories", " ".join(sorted(codes)), parts, render, share, train_only=alone)
 
     for code in _TERRITORIES:
         yield value([code], "standard", alone=True)
@@ -311,7 +311,7 @@ def _territories(draw: "_Draw") -> Iterator[Value]:
             yield value(codes, "or" if draw.chance(0.35) else "standard")
 
 
-def _say_territories(codes: Sequence[str], style: _Conjunction, *, locale: Locale) -> str:
+def _render_territories(codes: Sequence[str], style: _Conjunction, *, locale: Locale) -> str:
     return format_list([locale.territories[code] for code in codes], style=style, locale=locale)
 
 

@@ -46,7 +46,7 @@ from jax import Array, lax
 from jaxtyping import Float, Int
 
 from s2sjax.decode.candidates import Candidates, chosen, rows, top_k
-from s2sjax.decode.phrases import BLANK, Phrases, Progress, enough, fewest, go_on, next_tokens
+from s2sjax.decode.phrases import BLANK, Phrases, Progress, enough, fewest, next_tokens, update_progress
 
 
 def asked_for(phrases: Phrases, progress: Progress, *, eos_id: int, pad_id: int) -> Int[Array, "B K E"]:
@@ -76,7 +76,7 @@ def choose_by_bank(
     """
     _, order = top_k(candidates.totals, candidates.totals.shape[1])
     candidates = chosen(candidates, order)
-    after = go_on(phrases, jax.tree.map(lambda x: rows(x, candidates.parents), progress), candidates.tokens)
+    after = update_progress(phrases, jax.tree.map(lambda x: rows(x, candidates.parents), progress), candidates.tokens)
     bank, ends = enough(phrases, after), candidates.tokens == eos_id
     lost = ~ends & (fewest(phrases, after) + 1 > left[:, None])
     totals = jnp.where(lost, -jnp.inf, candidates.totals)

@@ -100,7 +100,7 @@ def no_progress(phrases: Phrases, width: int) -> Progress:
     return Progress(none, jnp.zeros((B, width, C, L), bool))
 
 
-def go_on(phrases: Phrases, progress: Progress, tokens: Int[Array, "B K"]) -> Progress:
+def update_progress(phrases: Phrases, progress: Progress, tokens: Int[Array, "B K"]) -> Progress:
     """The progress of every hypothesis after one more token."""
     wanted = phrases.tokens[:, None]
     last = (wanted != BLANK) & (jnp.pad(wanted[..., 1:], [(0, 0)] * 3 + [(0, 1)], constant_values=BLANK) == BLANK)

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 
 from s2sjax.api import ROW_AXES
 from s2sjax.nn.layers import ACTIVATIONS
-from s2sjax.nn.totals import known_total, put_total
+from s2sjax.nn.totals import batch_total, record_total
 from s2sjax.ops.dropout import dropout_from, row_numbers
 from s2sjax.ops.experts import Routing, dropless, route, with_capacity
 from s2sjax.ops.linear import Precision
@@ -57,14 +57,14 @@ class Experts(nn.Module):
         key = self.make_rng("dropout") if train and self.dropout > 0 else None
         # What a token is called in the whole batch: what dropout draws for it does not depend on where it is computed.
         numbers = row_numbers(B)[:, None] * jnp.uint32(T) + jnp.arange(T, dtype=jnp.uint32)
-        load = known_total(self, "load")
+        load = batch_total(self, "load")
         on_mesh = "expert" in jax.sharding.get_abstract_mesh().axis_names
         if self.routing == "capacity" and train:
             run = self._with_capacity
         else:
             run = self._on_devices if on_mesh else self._dropless
         y, balance, load = run(x, filled, router, kernels, key, numbers, load)
-        put_total(self, "load", load)
+        record_total(self, "load", load)
         return y, balance
 
     def _on_devices(

@@ -13,16 +13,16 @@ TOTALS = "totals"
 
 def total(module: nn.Module, name: str, own: Array) -> Array:
     """The sum over the whole batch; `own` is that over the batch at hand."""
-    put_total(module, name, own)
-    known = known_total(module, name)
+    record_total(module, name, own)
+    known = batch_total(module, name)
     return own if known is None else known
 
 
-def known_total(module: nn.Module, name: str):
+def batch_total(module: nn.Module, name: str):
     """What was given under this name, or None."""
     return module.get_variable(TOTALS, name) if module.has_variable(TOTALS, name) else None
 
 
-def put_total(module: nn.Module, name: str, own) -> None:
+def record_total(module: nn.Module, name: str, own) -> None:
     if module.is_mutable_collection(TOTALS):
         module.put_variable(TOTALS, name, own)

@@ -21,7 +21,7 @@ from s2sjax.nn.gathering import gathered
 from s2sjax.nn.layers import MLP, Dropout, LayerNorm, RMSNorm
 from s2sjax.nn.positions import Positions
 from s2sjax.nn.remat import rematerialised
-from s2sjax.nn.totals import TOTALS, known_total, put_total
+from s2sjax.nn.totals import TOTALS, batch_total, record_total
 from s2sjax.ops.linear import Precision
 
 MOST_ANCHORED = 16
@@ -105,7 +105,7 @@ class Block(nn.Module):
             h, keys_values = self.around_cross.before(x), self.cross_attention.keys_values(source)
             weights = self.cross_attention.weights(h, keys_values, source_view) if watch else None
             x = self.around_cross.after(x, self.cross_attention.attend(h, keys_values, source_view), train=train)
-        return self._think(x, filled, train=train, weights=weights)
+        return self._feed_forward(x, filled, train=train, weights=weights)
 
     def source_memory(self, source: Array) -> KeyValue:
         return self.cross_attention.keys_values(source).shared()
@@ -115,7 +115,7 @@ class Block(nn.Module):
         h = self.around_attention.before(x)
         keys_values = self.attention.keys_values(h, view.rotation)
         x = self.around_attention.after(x, self.attention.attend(h, keys_values, view), train=False)
-        return self._think(x, filled, train=False).x, keys_values.shared()
+        return self._feed_forward(x, filled, train=False).x, keys_values.shared()
 
     def step(
         self, x: Array, place: Array | None, slot: Array, cache: KeyValue | Anchored, view: View, memory: KeyValue,
@@ -135,9 +135,9 @@ class Block(nn.Module):
             assert source_view is not None
             y, weights = self.cross_attention.attend_shared(self.around_cross.before(x), source, source_view)
             x = self.around_cross.after(x, y, train=False)
-        return StepOutput(self._think(x, jnp.ones(slot.shape, bool), train=False).x, cache, weights)
+        return StepOutput(self._feed_forward(x, jnp.ones(slot.shape, bool), train=False).x, cache, weights)
 
-    def _think(self, x: Array, filled: Array, *, train: bool, weights: Array | None = None) -> BlockOutput:
+    def _feed_forward(self, x: Array, filled: Array, *, train: bool, weights: Array | None = None) -> BlockOutput:
         h = self.around_mlp.before(x)
         if self.config.experts:
             y, balance = self.experts(h, filled, train=train)
@@ -214,7 +214,7 @@ class Stack(nn.Module):
         keys = jax.random.split(self.make_rng("dropout"), self.depth) if train and self.has_rng("dropout") else None
         watch = self.cross and self.is_mutable_collection("attention")
         count = bool(self.config.experts) and self.is_mutable_collection(TOTALS)
-        totals = known_total(self, "layers") or {}
+        totals = batch_total(self, "layers") or {}
 
         first = "layers" if self.config.scan else "layers_0"  # all layers are stored alike
 
@@ -241,7 +241,7 @@ class Stack(nn.Module):
             weights, each = zip(*seen, strict=True)
             counted = jax.tree.map(lambda *x: jnp.stack(x), *each)
         if count:
-            put_total(self, "layers", counted)
+            record_total(self, "layers", counted)
         if watch:
             for i in range(self.depth):  # one leaf a layer in either case
                 self.sow("attention", "weights", weights[i])

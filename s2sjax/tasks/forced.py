@@ -120,8 +120,8 @@ def forced_pairs(
         split = dataclasses.replace(split, target=Ragged.from_rows(rows))
     pairs: list[Forced] = [Forced(np.zeros(0, np.float32), None)] * len(split)
     for examples, batch in batches(split, batch_size):
-        told = force_logits(scorer, params, batch) if layers is None else force(scorer, params, batch, layers=layers)
-        forced = to_host(told)
+        result = force_logits(scorer, params, batch) if layers is None else force(scorer, params, batch, layers=layers)
+        forced = to_host(result)
         for row, example in enumerate(examples):
             first = 0 if split.given is None else int(split.given[example])
             predicted = slice(first, int(split.target.lengths[example]))

@@ -116,10 +116,10 @@ def rerank(
     if len(set(names)) < len(names):
         raise UserError(f"two judges have the same name: {', '.join(names)}; name each once, with one weight")
     weights = [original, *(judge.weight for judge in judges)]
-    said = [_log_probs(judge, sources, found, progress) for judge in judges]
+    of_judges = [_log_probs(judge, sources, found, progress) for judge in judges]
     ranked = []
     for number, hypotheses in enumerate(found):
-        columns = [[(h.score, len(h.ids)) for h in hypotheses], *(each[number] for each in said)]
+        columns = [[(h.score, len(h.ids)) for h in hypotheses], *(each[number] for each in of_judges)]
         scores, components = np.zeros(len(hypotheses)), []
         for weight, column in zip(weights, columns, strict=True):
             scores += [weight * log_prob / (max(tokens, 1) if normalize else 1) for log_prob, tokens in column]
@@ -148,8 +148,8 @@ def _log_probs(
     given, scored = [first for first, _ in distinct], [second for _, second in distinct]
     log_probs = judge.run.score(given, scored, progress=progress)
     lengths = [len(row) + 1 for row in judge.run.tokenizers.target.encode(scored)]
-    said = dict(zip(distinct, zip(log_probs, lengths, strict=True), strict=True))
-    return [[said[each] for each in listed] for listed in pairs]
+    by_pair = dict(zip(distinct, zip(log_probs, lengths, strict=True), strict=True))
+    return [[by_pair[each] for each in listed] for listed in pairs]
 
 
 def _best_first(

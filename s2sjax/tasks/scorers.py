@@ -122,7 +122,7 @@ class Single:
         return _forced([self], [params], batch, lambda scores: scores[0])[0]
 
     def target_logits(self, params, batch: Batch) -> Array:
-        return _forced([self], [params], batch, lambda scores: scores[0], say=_logits)[0]
+        return _forced([self], [params], batch, lambda scores: scores[0], per_position=_logits)[0]
 
     def watched_log_probs(self, params, batch: Batch) -> tuple[Array, list[list[Array]]]:
         return _forced([self], [params], batch, lambda scores: scores[0], watch=True)
@@ -171,7 +171,7 @@ class Ensemble:
 
     def target_logits(self, params, batch: Batch) -> Array:
         """Log-probabilities, as the members' distributions make them."""
-        return _forced(self.members, params, batch, lambda scores: combine(scores, self.kind), say=_logits)[0]
+        return _forced(self.members, params, batch, lambda scores: combine(scores, self.kind), per_position=_logits)[0]
 
     def watched_log_probs(self, params, batch: Batch) -> tuple[Array, list[list[Array]]]:
         return _forced(self.members, params, batch, lambda scores: combine(scores, self.kind), watch=True)
@@ -217,13 +217,13 @@ def _forced(
     together: Callable[[list[Array]], Array],
     *,
     watch: bool = False,
-    say: Callable[[Array, Array], Array] = _target_log_prob,
+    per_position: Callable[[Array, Array], Array] = _target_log_prob,
 ) -> tuple[Array, list[list[Array]]]:
     """`Scorer.watched_log_probs` of what several models' logits `[B, V]` are `together`; those of one position at a
     time, since the members' whole distributions are needed, and not only what they say of the targets.
 
     Args:
-        say: what is told of a position, given its logits `[B, V]` and targets `[B]`; `[B, ...]`.
+        per_position: what is wanted of a position, given its logits `[B, V]` and targets `[B]`; `[B, ...]`.
     """
     applied: list[Any] = [
         each.model.apply({"params": own}, batch, train=False, mutable=["attention"] if watch else [])
@@ -237,8 +237,8 @@ def _forced(
             logits(output._replace(features=own), each.precision)
             for each, output, own in zip(models, outputs, features, strict=True)
         ]
-        return say(together(scores), targets)
+        return per_position(together(scores), targets)
 
     features = [output.features.swapaxes(0, 1) for output in outputs]
-    said = jax.lax.map(one_position, (features, batch["targets"].T)).swapaxes(0, 1)
-    return said, [jax.tree.leaves(sown) for _, sown in applied]
+    values = jax.lax.map(one_position, (features, batch["targets"].T)).swapaxes(0, 1)
+    return values, [jax.tree.leaves(sown) for _, sown in applied]

@@ -107,7 +107,7 @@ class Translator:
                 "it by; set config.decode.coverage=0"
             )
         self.scorer = scorer
-        self.put(params)
+        self.set_params(params)
         self.sources = 0
         """Sources so far."""
         self.truncated = 0
@@ -162,7 +162,7 @@ class Translator:
 
         self._search = jax.jit(search, static_argnums=3)
 
-    def put(self, params) -> None:
+    def set_params(self, params) -> None:
         """Go on with other parameters, the scorer's again; with None, keep none until there are others."""
         self.params = None if params is None else self.scorer.rounded(params)
 

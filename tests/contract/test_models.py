@@ -290,7 +290,7 @@ def test_eight_devices_equal_one(subject, axes, precision):
             return gather(path, layer)
 
         with (
-            sharding.known(mesh) if knows_mesh else contextlib.nullcontext(),
+            sharding.with_mesh(mesh) if knows_mesh else contextlib.nullcontext(),
             layers_gathered(gather_and_tell if by_layer else None),
         ):
             ready = sharding.gather(mesh, params, rules, layers=not by_layer)

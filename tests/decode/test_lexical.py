@@ -16,7 +16,16 @@ from s2sjax.decode.beam import BeamConfig
 from s2sjax.decode.candidates import best_candidates
 from s2sjax.decode.constraints import FREE, Constraints
 from s2sjax.decode.lexical import holds_place
-from s2sjax.decode.phrases import BLANK, Phrases, build_phrases, enough, fewest, go_on, next_tokens, no_progress
+from s2sjax.decode.phrases import (
+    BLANK,
+    Phrases,
+    build_phrases,
+    enough,
+    fewest,
+    next_tokens,
+    no_progress,
+    update_progress,
+)
 from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
@@ -234,7 +243,7 @@ def test_the_lattice_of_the_docstring():
 
 
 needs = jax.jit(lambda phrases, progress: (enough(phrases, progress), fewest(phrases, progress)))
-step = jax.jit(lambda *state: (new := go_on(*state), next_tokens(state[0], new)))
+step = jax.jit(lambda *state: (new := update_progress(*state), next_tokens(state[0], new)))
 empty = jax.jit(lambda phrases: no_progress(phrases, 1))
 
 

@@ -46,7 +46,7 @@ def test_split_attention_and_its_gradients_equal_those_of_one_device(name):
 
     @jax.jit
     def split(*operands):
-        with sharding.known(mesh):
+        with sharding.with_mesh(mesh):
             return sums(split_attention)(*operands)
 
     rows = NamedSharding(mesh, PartitionSpec("data", "sequence"))
