@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from s2sjax import environment, models
+from s2sjax import jax_settings, models
 from s2sjax.data import pipeline
 from s2sjax.data.plan import make_plan
 from s2sjax.data.prepare import prepare
@@ -39,7 +39,7 @@ def fields_of(family: str) -> set[str]:
 def step_text(experiment: Experiment, devices: int) -> str:
     """StableHLO of the step that training runs, of a batch of the longest rows, on so many devices."""
     subject = describe(experiment, jax.devices()[:devices], VOCABULARY, None)
-    with environment.exact_products():  # as in a process of the program's own
+    with jax_settings.exact_products():  # as in a process of the program's own
         return subject.step.lower(subject.state, subject.batch).as_text()
 
 
