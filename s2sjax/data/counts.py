@@ -45,15 +45,15 @@ class Counts:
 
     def remarks(self, split: str) -> tuple[str, ...]:
         """A sentence for each thing that is worth telling; none if nothing is."""
-        remarks = [found.sentence(f"{side}s of split {split!r}") for side, found in self.unknown.items() if found]
+        sentences = [found.sentence(f"{side}s of split {split!r}") for side, found in self.unknown.items() if found]
         for side, number in self.blank.items():
             other = "target" if side == "source" else "source"
             if number:
-                remarks.append(
+                sentences.append(
                     f"{number:,} of {self.rows:,} pairs of split {split!r} have a blank {side} and a {other} that is "
                     "not; they are kept"
                 )
-        return tuple(remarks)
+        return tuple(sentences)
 
 
 def count(path: Path, sides: Mapping[str, Side]) -> Counts:

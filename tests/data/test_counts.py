@@ -30,7 +30,7 @@ def directory(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=8)
+@settings(max_examples=8, deadline=None)
 @given(pairs=st.lists(st.tuples(SIDE, SIDE), max_size=5))
 def test_pairs_with_one_blank_side_are_counted(directory, kind, pairs):
     sides = [[bool(text.strip()) for text in pair] for pair in pairs]
