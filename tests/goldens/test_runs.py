@@ -19,8 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from s2sjax.cli import run_command
-from tests.tiny import on_one_device, records
+from tests.tiny import on_one_device, records, s2s
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
@@ -52,10 +51,8 @@ def asked(place, capsys, monkeypatch):
     monkeypatch.chdir(place)
 
     def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            run_command(arguments)
-        found = capsys.readouterr()
-        assert stopped.value.code == 0, found.err
+        code, found = s2s(*arguments), capsys.readouterr()
+        assert code == 0, found.err
         return found.out
 
     return run
