@@ -45,7 +45,7 @@ FLOORS = (
     LEAVES,
     {"tasks"},
     {"experiment"},
-    {"flags", "streams", "unused", "home", "depth"},
+    {"flags", "streams", "unused", "home", "depth", "recipes"},
     {"evaluate", "average", "results"},
     {"step", "skipped", "workdir", "announcements", "comparison", "forcing", "assembly", "measurement"},
     {"training_setup", "inspection"},

@@ -9,22 +9,14 @@ Reached 38.1 BLEU, 61.9 chrF on test_2016_flickr (sacreBLEU 13a, cased, beam 5) 
 (Zen 5) core with other work beside it, stopped and resumed once, 2026-11-21, commit fb2e5b8.
 """
 
-from s2sjax.experiment import base_config
+from s2sjax import recipes
 
 
 def get_config(argument: str = ""):
-    config = base_config(model="causal_lm")
+    config = recipes.multi30k(model="causal_lm")
 
-    config.data.source = "{split}.en"
-    config.data.target = "{split}.de"
-    config.data.validation = "val"
-    config.data.test = "test_2016_flickr"
     config.data.batching = "pack"
     config.data.pack_length = 64
-    config.data.batch_tokens = 2560
-
-    config.tokenizer.kind = "bpe"
-    config.tokenizer.vocab_size = 8000
 
     config.model.layers = 6
     config.model.prefix = True
@@ -32,17 +24,12 @@ def get_config(argument: str = ""):
     config.model.dropout = 0.2
 
     config.optimizer.learning_rate = 3e-3
-    config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 800
-    config.optimizer.clip_norm = 1.0
 
     config.train.steps = 4000
-    config.train.precision = "bfloat16_products"
     config.train.ema_decay = 0.998
 
     config.evaluate.every_steps = 2000
-    config.evaluate.decode = False
-    config.checkpoint.every_steps = 1000
 
     config.decode.alpha = 1.0
     return config

@@ -6,22 +6,14 @@ Reached: 34.65 sacreBLEU (13a, cased), 59.9 chrF on test_2016_flickr with beam 5
 other work beside it, 2026-11-21, commit 3a1eec1. One seed.
 """
 
-from s2sjax.experiment import base_config
+from s2sjax import recipes
 
 
 def get_config(argument: str = ""):
-    config = base_config(model="rnn_seq2seq")
+    config = recipes.multi30k(model="rnn_seq2seq")
 
-    config.data.source = "{split}.en"
-    config.data.target = "{split}.de"
-    config.data.validation = "val"
-    config.data.test = "test_2016_flickr"
     config.data.batching = "bucket"
     config.data.buckets = 5
-    config.data.batch_tokens = 2560
-
-    config.tokenizer.kind = "bpe"
-    config.tokenizer.vocab_size = 8000
 
     config.model.cell = "lstm"
     config.model.attention = "general"
@@ -34,16 +26,11 @@ def get_config(argument: str = ""):
     config.model.dropout = 0.3
 
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 400
-    config.optimizer.clip_norm = 1.0
 
     config.train.steps = 3000
-    config.train.precision = "bfloat16_products"
 
     config.evaluate.every_steps = 1000
-    config.evaluate.decode = False
-    config.checkpoint.every_steps = 1000
 
     config.decode.alpha = 1.0
     return config

@@ -10,22 +10,14 @@ Reached: 39.32 sacreBLEU (13a, cased), 63.7 chrF on test_2016_flickr with beam 5
 other work beside it, 2026-11-21, commit 3a1eec1. One seed.
 """
 
-from s2sjax.experiment import base_config
+from s2sjax import recipes
 
 
 def get_config(argument: str = ""):
-    config = base_config(model="transformer")
+    config = recipes.multi30k(model="transformer")
 
-    config.data.source = "{split}.en"
-    config.data.target = "{split}.de"
-    config.data.validation = "val"
-    config.data.test = "test_2016_flickr"
     config.data.batching = "pack"
     config.data.pack_length = 64
-    config.data.batch_tokens = 2560
-
-    config.tokenizer.kind = "bpe"
-    config.tokenizer.vocab_size = 8000
 
     config.model.positions = "rotary"
     config.model.norm_kind = "rms"
@@ -37,17 +29,12 @@ def get_config(argument: str = ""):
     config.model.dropout = 0.2
 
     config.optimizer.learning_rate = 3e-3
-    config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 800
-    config.optimizer.clip_norm = 1.0
 
     config.train.steps = 4000
-    config.train.precision = "bfloat16_products"
     config.train.ema_decay = 0.998
 
     config.evaluate.every_steps = 2000
-    config.evaluate.decode = False
-    config.checkpoint.every_steps = 1000
 
     config.decode.alpha = 1.0
     return config

@@ -17,8 +17,8 @@ What is longer than `data.max_source_length` tokens is left out of training, whi
 
 import json
 
+from s2sjax import recipes
 from s2sjax.data.cache import write
-from s2sjax.experiment import base_config
 from s2sjax.paths import cache_root
 
 EXAMPLE = [
@@ -38,7 +38,7 @@ EXAMPLE = [
 
 
 def get_config(argument: str = ""):
-    config = base_config(model="transformer")
+    config = recipes.own_pairs(steps=10_000 if argument else 150, validations=10 if argument else 3)
 
     config.data.format = "jsonl"
     config.data.source, config.data.target = "{about}: {question}", "answers"
@@ -48,7 +48,6 @@ def get_config(argument: str = ""):
         config.data.batch_tokens = 4096
         config.tokenizer.vocab_size = 8000
         config.model.encoder_layers = config.model.decoder_layers = 3
-        config.train.steps, config.evaluate.every_steps = 10_000, 1000
     else:
         path = cache_root() / "own" / "pairs.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,20 +59,7 @@ def get_config(argument: str = ""):
         config.data.batch_tokens, config.data.buckets = 512, 1
         config.tokenizer.vocab_size = 120
         config.model.encoder_layers = config.model.decoder_layers = 1
-        config.train.steps, config.evaluate.every_steps = 150, 50
 
     config.tokenizer.kind = "bpe"
-
-    config.model.width = 128
-    config.model.hidden = 256
-    config.model.dropout = 0.1
-
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 20
-    config.optimizer.clip_norm = 1.0
-
-    config.train.log_every = config.evaluate.every_steps
-    config.checkpoint.every_steps = config.evaluate.every_steps
     config.evaluate.metrics = ("exact_match", "rougeL", "chrf")
     return config

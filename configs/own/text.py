@@ -18,8 +18,8 @@ compares with all. Lines are text as they are: blank ones at the end of both fil
 end. Text to go on with, rather than to translate: see configs/tinyshakespeare/gpt2.py.
 """
 
+from s2sjax import recipes
 from s2sjax.data.cache import write
-from s2sjax.experiment import base_config
 from s2sjax.paths import cache_root
 
 EXAMPLE = """\
@@ -39,7 +39,7 @@ Thank you very much.|Vielen Dank.
 
 
 def get_config(argument: str = ""):
-    config = base_config(model="transformer")
+    config = recipes.own_pairs(steps=10_000 if argument else 150, validations=10 if argument else 3)
 
     config.data.source, config.data.target = "{split}.en", "{split}.de"
     if argument:
@@ -47,7 +47,6 @@ def get_config(argument: str = ""):
         config.data.batch_tokens = 4096
         config.tokenizer.vocab_size = 8000
         config.model.encoder_layers = config.model.decoder_layers = 3
-        config.train.steps, config.evaluate.every_steps = 10_000, 1000
     else:
         directory = cache_root() / "own"
         directory.mkdir(parents=True, exist_ok=True)
@@ -59,19 +58,6 @@ def get_config(argument: str = ""):
         config.data.batch_tokens, config.data.buckets = 512, 1
         config.tokenizer.vocab_size = 100
         config.model.encoder_layers = config.model.decoder_layers = 1
-        config.train.steps, config.evaluate.every_steps = 150, 50
 
     config.tokenizer.kind = "bpe"
-
-    config.model.width = 128
-    config.model.hidden = 256
-    config.model.dropout = 0.1
-
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 20
-    config.optimizer.clip_norm = 1.0
-
-    config.train.log_every = config.evaluate.every_steps
-    config.checkpoint.every_steps = config.evaluate.every_steps
     return config

@@ -18,8 +18,8 @@ For sentences rather than words: `--config.tokenizer.kind=bpe --config.tokenizer
 """
 
 
+from s2sjax import recipes
 from s2sjax.data.cache import write
-from s2sjax.experiment import base_config
 from s2sjax.paths import cache_root
 
 EXAMPLE = """\
@@ -40,7 +40,7 @@ dog	N;PL	dogs
 
 
 def get_config(argument: str = ""):
-    config = base_config(model="transformer")
+    config = recipes.own_pairs(steps=4000 if argument else 150, validations=8 if argument else 3)
 
     config.data.format = "tsv"
     config.data.source = "{lemma}#{features}"
@@ -50,7 +50,6 @@ def get_config(argument: str = ""):
         config.data.train, config.data.validation, config.data.test = "all[:90%]", "all[90%:95%]", "all[95%:]"
         config.data.batch_tokens = 2048
         config.model.encoder_layers = config.model.decoder_layers = 3
-        config.train.steps, config.evaluate.every_steps = 4000, 500
     else:
         path = cache_root() / "own" / "pairs.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,21 +58,8 @@ def get_config(argument: str = ""):
         config.data.train = config.data.validation = config.data.test = "all[:]"
         config.data.batch_tokens, config.data.buckets = 512, 1
         config.model.encoder_layers = config.model.decoder_layers = 1
-        config.train.steps, config.evaluate.every_steps = 150, 50
 
     config.tokenizer.kind = "char"
     config.tokenizer.symbol_pattern = "[#;][^#;]+"
-
-    config.model.width = 128
-    config.model.hidden = 256
-    config.model.dropout = 0.1
-
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 20
-    config.optimizer.clip_norm = 1.0
-
-    config.train.log_every = config.evaluate.every_steps
-    config.checkpoint.every_steps = config.evaluate.every_steps
     config.evaluate.metrics = ("accuracy", "character_error_rate")
     return config

@@ -1,0 +1,79 @@
+"""What the configs of one data set share: its files and tokens, the size of its batches, and how a run of it is paced.
+
+A config file begins with one of these, and sets what it is about; what it sets anew counts.
+"""
+
+from ml_collections import ConfigDict
+
+from s2sjax.experiment import base_config
+
+
+def multi30k(*, model: str) -> ConfigDict:
+    """English to German in the files of Multi30k (Elliott et al. 2016, arXiv:1605.00459), `train.en`, `val.en`,
+    `test_2016_flickr.en` and their like: 8,000 subwords, 2,560 tokens a batch, bfloat16 products."""
+    config = base_config(model=model)
+
+    config.data.source = "{split}.en"
+    config.data.target = "{split}.de"
+    config.data.validation = "val"
+    config.data.test = "test_2016_flickr"
+    config.data.batch_tokens = 2560
+
+    config.tokenizer.kind = "bpe"
+    config.tokenizer.vocab_size = 8000
+
+    config.optimizer.schedule = "cosine"
+    config.optimizer.clip_norm = 1.0
+
+    config.train.precision = "bfloat16_products"
+
+    config.evaluate.decode = False
+    config.checkpoint.every_steps = 1000
+    return config
+
+
+def wikitext2(*, model: str) -> ConfigDict:
+    """WikiText-2 (Merity et al. 2016, arXiv:1609.07843) as one running text, `train.txt` and its like, in windows of
+    64 words of which evaluation only reads half; about two epochs."""
+    config = base_config(model=model)
+
+    config.data.source = ""
+    config.data.target = "{split}.txt"
+    config.data.validation = "valid"
+    config.data.join = True
+    config.data.context = 64
+    config.data.stride = 32
+    config.data.batching = "bucket"
+    config.data.buckets = 1
+    config.data.batch_tokens = 2048
+
+    config.tokenizer.kind = "word"
+    config.tokenizer.vocab_size = 40_000  # more than there are: 33,278
+
+    config.train.steps = 2000
+    config.train.label_smoothing = 0.0
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.evaluate.samples = 0
+    config.checkpoint.every_steps = 1000
+    return config
+
+
+def own_pairs(*, steps: int, validations: int) -> ConfigDict:
+    """A Transformer of width 128 for pairs of one's own, validated so many times while it is trained."""
+    config = base_config(model="transformer")
+
+    config.model.width = 128
+    config.model.hidden = 256
+    config.model.dropout = 0.1
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 20
+    config.optimizer.clip_norm = 1.0
+
+    config.train.steps = steps
+    config.evaluate.every_steps = steps // validations
+    config.train.log_every = config.checkpoint.every_steps = config.evaluate.every_steps
+    return config
