@@ -75,7 +75,7 @@ def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(overview(COMMANDS), end="", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
-    if argv[0] in ("--version", "-V"):
+    if argv[0] in ("--version", "-V") or (argv[0] in COMMANDS and "--version" in argv[1:]):
         print(_versions())
         return 0
     if argv[0] not in COMMANDS:

@@ -1,8 +1,10 @@
 """Flags of one command, overrides of the config among them, and what is said when they are wrong."""
 
-import contextlib
+import functools
 import itertools
-from collections.abc import Iterable, Sequence
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,15 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from s2sjax.config import choose, nearest
-from s2sjax.errors import UserError
+from s2sjax.config_file import read_config_file
+from s2sjax.errors import UserError, in_one_line, shown
 from s2sjax.helptext import explain
 from s2sjax.options import Command
+from s2sjax.reference import config_keys
 
+_WORDS = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple, as in \"('a', 'b')\","}
+_OF_ABSL = ("flagfile", "undefok")
+"""Flags that absl has by itself. One reads more flags from a file, the other lets unknown ones pass."""
 _NOT_EXPECTED = "'{}' is not expected: options are written --name=value, and a run directory is --workdir=DIR"
 
 
@@ -32,13 +39,15 @@ def parse(argv: Sequence[str], command: Command) -> dict[str, Any]:
     found["given"] = frozenset(name for name in _names(command) if values[name].present)
     if command.arguments:
         found["arguments"] = rest
-    missing = [o.name for o in command.options if o.default is None and found[o.name] is None]
-    if "config" in found and found["config"] is None:
+    missing = [o.name for o in command.options if o.default is None and not found[o.name]]
+    if command.config != "none" and found.get("config") is None:
         missing.append("config" if command.config == "file" else "workdir")
     if missing:
         raise command.misuse(f"--{missing[0]} is missing")
     if "config" in found:
         found["said"] = None if _given(argv, "config") else _overridden(argv)
+        if "config.model.name" in _overridden(argv):
+            _check_family(found["config"])
     for option in command.options:
         if option.choices and (value := found[option.name]) != option.default:
             choose(str(value), option.choices, f"--{option.name}")
@@ -49,7 +58,7 @@ def help_for(argv: Sequence[str], command: Command, prefix: str) -> str:
     """The help of a command, with the values of the config if its run or its config file is given."""
     config = None
     workdir, path = _given(argv, "workdir"), _given(argv, "config")
-    if command.config != "none" and (path or (workdir and (Path(workdir) / "config.json").is_file())):
+    if command.config != "none" and (path or (workdir and _holds_config(workdir))):
         values, _ = _read([argument for argument in argv if not argument.startswith(("--help", "-h"))], command)
         config = values["config"].value
     shown: dict[str, Any] = {}
@@ -73,30 +82,56 @@ def _read(argv: Sequence[str], command: Command) -> tuple[flags.FlagValues, list
             flags.DEFINE_bool(option.name, False, option.meaning, flag_values=values)
         else:
             flags.DEFINE_string(option.name, option.default, option.meaning, flag_values=values)
-    argv = ["s2sjax", *argv]
+    for argument in argv:
+        if (name := argument.partition("=")[0].lstrip("-")) in _OF_ABSL and argument.startswith("-"):
+            raise command.misuse(f"--{name} is no option: {nearest(name, _names(command))}")
+    config = None if command.config == "none" else _config(argv, command)
+    if config is not None:
+        # ml-collections would read the file by itself, and wrap what goes wrong in it.
+        argv = list(_without(argv, "config")) if command.config == "file" else list(argv)
+        _check_overrides(argv, config)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["s2sjax", *argv])
+    try:
+        rest = values(["s2sjax", *argv])
+    except flags.Error as error:
+        raise _mistake(error, argv, config, command) from error
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, SyntaxError, MemoryError) as error:
+        raise command.misuse(f"an option cannot be read: {in_one_line(error)}") from error
+    return values, rest[1:]
+
+
+def _config(argv: Sequence[str], command: Command) -> ConfigDict | None:
+    """The config that the command begins with: that of its run, or of its config file; None if there is neither."""
     workdir, path = _given(argv, "workdir"), _given(argv, "config")
     # Training begins from a config file; a run that exists, from the config that it keeps.
-    saved = path is None and workdir is not None and (Path(workdir) / "config.json").is_file()
-    if command.config == "file" and not saved:
-        if path is not None and not Path(path.partition(":")[0]).is_file():
-            raise UserError(f"there is no config file {path}; give --config=FILE.py, for instance one in configs/")
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    elif command.config != "none":
-        if workdir is None:
-            bare = [argument for argument in argv[1:] if not argument.startswith("-")]
-            raise command.misuse(_NOT_EXPECTED.format(bare[0]) if bare else "--workdir is missing")
-        config = _saved_config(Path(workdir))
-        _check_overrides(argv, config)
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
-    try:
-        rest = values(argv)
-    except UserError:
-        raise
-    except flags.Error as error:
-        raise command.misuse(_flag_message(error, argv, values)) from error
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, OSError, SyntaxError, NameError) as error:
-        raise UserError(_flag_message(error, argv, values)) from error
-    return values, rest[1:]
+    if command.config == "file" and path is not None:
+        return read_config_file(path)
+    if command.config == "run" and path is not None:
+        raise command.misuse(
+            f"--config is for train and inspect, and {command.name} takes the config of the run in --workdir: set keys "
+            "of it with --config.KEY=VALUE"
+        )
+    if command.config == "file" and not (workdir and _holds_config(workdir)):
+        return None
+    if not workdir:
+        bare = [argument for argument in argv if not argument.startswith("-")]
+        raise command.misuse(_NOT_EXPECTED.format(bare[0]) if bare else "--workdir is missing")
+    return _saved_config(Path(workdir))
+
+
+def _holds_config(workdir: str) -> bool:
+    return os.path.isfile(os.path.join(workdir, "config.json"))
+
+
+def _without(argv: Sequence[str], name: str) -> Iterator[str]:
+    """The arguments that are neither `--name=value` nor the two of `--name value`."""
+    left = iter(argv)
+    for argument in left:
+        flag, equals, _ = argument.partition("=")
+        if flag not in (f"--{name}", f"-{name}"):
+            yield argument
+        elif not equals:
+            next(left, None)
 
 
 def _given(argv: Sequence[str], name: str) -> str | None:
@@ -124,13 +159,26 @@ def _saved_config(workdir: Path) -> ConfigDict:
 def _check_overrides(argv: Iterable[str], config: ConfigDict) -> None:
     """Raise a `UserError` for the first `--config.a.b` that names no key."""
     for argument in argv:
-        if argument.startswith(("--config.", "-config.")):
+        if argument.startswith(("--config.", "-config.", "--noconfig.", "-noconfig.")):
             section, where = config, "config"
             for key in argument.split("=", 1)[0].split(".")[1:]:
                 if not isinstance(section, ConfigDict) or key not in section:
                     meant = _sections_with(key, config) or nearest(key, _keys(section))
                     raise UserError(f"{where}.{key} is not a config key: {meant}")
                 section, where = section[key], f"{where}.{key}"
+            if isinstance(section, ConfigDict):
+                raise UserError(f"{where} is a section of the config: set its keys, such as {where}.{min(section)}")
+
+
+def _check_family(config: ConfigDict) -> None:
+    """Raise a `UserError` if `model.name` was changed to a family that has other keys than `config.model` has."""
+    family = config.model.name
+    keys = {key.name for key in config_keys() if key.family == family}
+    if keys and keys != {f"model.{key}" for key in config.model if key != "name"}:
+        raise UserError(
+            f"config.model.name is '{family}', but the other keys of config.model are those of another family: begin "
+            f"with a config of this one, as s2sjax.base_config('{family}') makes; a run that exists keeps its family"
+        )
 
 
 def _sections_with(key: str, config: ConfigDict) -> str:
@@ -143,25 +191,22 @@ def _keys(section: Any) -> Iterable[str]:
     return section.keys() if isinstance(section, ConfigDict) else ()
 
 
-def _flag_message(error: Exception, argv: list[str], values: flags.FlagValues) -> str:
-    """An absl or ml-collections error as one sentence of ours."""
-    config = values["config"].value if "config" in values else None
-    unknown = error.flagname if isinstance(error, flags.UnrecognizedFlagError) else ""
-    if isinstance(config, ConfigDict) and (meant := _sections_with(unknown, config)):
-        return f"--{unknown} is no option: {meant}"
-    path = _given(argv, "config")
-    if path is not None and "config" in values:
-        config = None
-        with contextlib.suppress(Exception):  # a mistake in the file itself is what `error` is about
-            config = _run_config_file(path)
-        if config:
-            _check_overrides(argv, config)
-    text = str(error).strip()
-    return text if len(text) <= 500 else f"{text[:400]} ... {text[-80:]}"
-
-
-def _run_config_file(path: str) -> ConfigDict:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["s2sjax"])
-    values(["s2sjax", f"--config={path}"])
-    return values["config"].value
+def _mistake(error: flags.Error, argv: Sequence[str], config: ConfigDict | None, command: Command) -> UserError:
+    """An error of absl, as one sentence of ours."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        unknown = error.flagname.partition("=")[0]
+        meant = _sections_with(unknown, config) if config is not None else ""
+        return command.misuse(f"--{unknown} is no option: {meant or nearest(unknown, _names(command))}")
+    if found := re.match(r"flag --([^=]+)=", str(error)):  # a value that could not be read
+        name = found[1]
+        value = _given(argv, name) or ""
+        kind: type = bool  # of the options only switches have a type
+        if config is not None and name.startswith("config."):
+            kind = type(functools.reduce(lambda section, key: section[key], name.split(".")[1:], config))
+        expected = _WORDS.get(kind, "a value as Python writes it")
+        if kind is int and re.fullmatch(r"[-+]?[0-9]+", value):
+            expected = "a smaller number"
+        return command.misuse(f"--{name} is {shown(value)}, but {expected} was expected")
+    if found := re.fullmatch(r"Missing value for flag --(.+)", str(error)):
+        return command.misuse(f"--{found[1]} has no value: write --{found[1]}=VALUE")
+    return command.misuse(str(error).splitlines()[0][:400])

@@ -24,6 +24,7 @@ class Option:
       value: what stands for its value in help, such as "FILE".
       default: the value if it is not given; None if it must be given.
       choices: all values that it takes; empty: any.
+      known: values that a shell offers where others are possible too.
       switch: it is on when it is named, and takes no value.
     """
 
@@ -32,6 +33,7 @@ class Option:
     value: str = "VALUE"
     default: str | None = ""
     choices: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
     switch: bool = False
 
     @property

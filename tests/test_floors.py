@@ -34,6 +34,7 @@ LEAVES = {
     "options",
     "pace",
     "reference",
+    "config_file",
     "helptext",
 }
 """They stand beside the floors: they know the ground and each other, and only `tasks` and what is above know them."""

@@ -153,3 +153,14 @@ def test_help_does_not_load_jax():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and result.stderr == "", result.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_prints_versions_as_the_program_does(name, capsys):
+    said = []
+    for argv in (["--version"], [name, "--version"]):
+        with pytest.raises(SystemExit) as stopped:
+            run_command(argv)
+        assert stopped.value.code == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and said[0].startswith("s2sjax ")

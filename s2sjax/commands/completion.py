@@ -7,6 +7,9 @@ from typing import Any
 from s2sjax.commands.table import COMMANDS
 from s2sjax.reference import config_keys, sections
 
+_KNOWN = {"decode.checkpoint": ("best", "last")}
+"""Values of config keys that take others too."""
+
 
 def run(values: dict[str, Any]) -> int:
     named = values["arguments"]
@@ -27,8 +30,8 @@ def _keys() -> dict[str, tuple[str, ...]]:
     """All config keys, "--config.decode.method", with the values that each takes as far as they can be listed."""
     found: dict[str, tuple[str, ...]] = {}
     for key in config_keys():
-        values = ("True", "False") if key.type == "True or False" else key.choices
-        listed = tuple(value for value in values if value) if not key.type.startswith("tuple") else ()
+        values = ("True", "False") if key.type == "True or False" else key.choices or _KNOWN.get(key.name, ())
+        listed = tuple(value for value in values if value)  # of a tuple, what is written alone is its only item
         found[f"--config.{key.name}"] = tuple(dict.fromkeys((*found.get(f"--config.{key.name}", ()), *listed)))
     return found
 
@@ -36,10 +39,10 @@ def _keys() -> dict[str, tuple[str, ...]]:
 def _values() -> dict[str, tuple[str, ...]]:
     """Values by shell pattern of command and option, "decode --format"; "*" is any command."""
     options = {
-        f"{name} --{option.name}": option.choices
+        f"{name} --{option.name}": option.choices or option.known
         for name, command in COMMANDS.items()
         for option in command.options
-        if option.choices
+        if option.choices or option.known
     }
     return options | {f"* {key}": values for key, values in _keys().items() if values}
 
@@ -167,7 +170,8 @@ def _fish() -> str:
         summary = shlex.quote(command.summary)
         lines.append(f"complete -c s2sjax -n __fish_use_subcommand -a {name} -d {summary}")
         for option in command.options:
-            takes = f" -x -a {shlex.quote(' '.join(option.choices))}" if option.choices else " -rF"
+            listed = option.choices or option.known
+            takes = f" -x -a {shlex.quote(' '.join(listed))}" if listed else " -rF"
             takes = "" if option.switch else takes
             meaning = shlex.quote(option.meaning.split(". ")[0])
             seen = f"'__fish_seen_subcommand_from {name}'"
@@ -177,9 +181,9 @@ def _fish() -> str:
     seen = shlex.quote("__fish_seen_subcommand_from " + " ".join(n for n, c in COMMANDS.items() if c.config != "none"))
     meanings = {f"--config.{key.name}": key.meaning for key in config_keys()}
     for key, values in _keys().items():
-        listed = f" -a {shlex.quote(' '.join(values))}" if values else ""
+        known = f" -a {shlex.quote(' '.join(values))}" if values else ""
         meaning = shlex.quote(meanings[key].split(". ")[0][:80])
-        lines.append(f"complete -c s2sjax -n {seen} -l {key.removeprefix('--')} -x{listed} -d {meaning}")
+        lines.append(f"complete -c s2sjax -n {seen} -l {key.removeprefix('--')} -x{known} -d {meaning}")
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ _OUTPUT = Option("output", "File to write; - is standard output.", "FILE|-", def
 _ENSEMBLE = Option(
     "ensemble", "More run directories with the same vocabularies, which are used together with the first.", "DIR,DIR"
 )
+_SPLITS = ("train", "validation", "test")
 _TEXT_OR_JSONL = ("text", "jsonl")
 _CONFIG = Option(
     "config",
@@ -79,7 +80,7 @@ _DECODE = Command(
         Option("prompt-file", "A file that is one source, with all its lines, in place of --input.", "FILE"),
         Option("split", "Sources of the run's data in place of --input: train, validation, test, or a name as files "
                "have it; slices work: test[:100]. They are read as in training, line ends within a field too; with "
-               "--format=jsonl their references are written too.", "SPLIT"),
+               "--format=jsonl their references are written too.", "SPLIT", known=_SPLITS),
         _OUTPUT,
         Option("format", "Texts alone; or a JSON object for each source, with all hypotheses, their tokens and "
                "scores.", default="text", choices=_TEXT_OR_JSONL),
@@ -115,7 +116,7 @@ _EVALUATE = Command(
     options=(
         _WORKDIR,
         Option("split", "train, validation, test, or a name as the files have it; slices work: test[:100].", "SPLIT",
-               default="test"),
+               default="test", known=_SPLITS),
         _ENSEMBLE,
     ),
     examples=(
@@ -193,7 +194,7 @@ _ALIGN = Command(
         Option("format", "Pairs of numbers, or a JSON object a line with tokens and attention.", default="pharaoh",
                choices=("pharaoh", "jsonl")),
         Option("layer", "Decoder layer whose attention counts: 1 is the lowest, -1 the highest, all is their mean.",
-               "all|N", default="all"),
+               "all|N", default="all", known=("all",)),
         Option("plot", "Directory to draw each pair's attention into.", "DIR"),
     ),
     examples=(("Align a corpus.", "align --workdir=runs/m30k --source=test.en --target=test.de"),),

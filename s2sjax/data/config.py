@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from s2sjax.config import check_at_least, check_choices, one_of
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, shown
 
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
 BATCHINGS = ("bucket", "pack")
@@ -147,7 +147,7 @@ class DataConfig:
                 raise UserError(f"config.data.pairs holds {pair!r}; expected languages as in 'en-de'")
         if "{source}" not in self.prompt:
             raise UserError(
-                f"config.data.prompt is {self.prompt!r}; expected {{source}} in it, where the source belongs"
+                f"config.data.prompt is {shown(self.prompt)}; expected {{source}} in it, where the source belongs"
             )
 
     def _check_separator(self) -> None:

@@ -50,13 +50,13 @@ def test_bash_offers_every_command_option_choice_and_config_key(complete):
         dashes = {f"--{option.name}" + ("" if option.switch else "=") for option in command.options}
         lines[f"s2sjax {name} --"] = {*dashes, "--help", *(["--config."] if command.config != "none" else [])}
         for option in command.options:
-            if option.choices:
-                lines[f"s2sjax {name} --{option.name}="] = set(option.choices)
+            if listed := option.choices or option.known:
+                lines[f"s2sjax {name} --{option.name}="] = set(listed)
         keys = {f"--config.{key.name}=" for key in config_keys()} if command.config != "none" else set()
         for section in ("decode.", "model.", "data."):
             lines[f"s2sjax {name} --config.{section}"] = {key for key in keys if key.startswith(f"--config.{section}")}
     for key in config_keys():
-        if key.choices and not key.family and not key.type.startswith("tuple"):
+        if key.choices and not key.family:
             lines[f"s2sjax train --config.{key.name}="] = {choice for choice in key.choices if choice}
     assert [set(words) for words in complete(*lines)] == list(lines.values())
 
@@ -67,6 +67,11 @@ def test_bash_offers_what_begins_so_and_files(complete, tmp_path):
         "s2sjax de": ["decode"],
         "s2sjax decode --inp": ["--input="],
         "s2sjax decode --format=j": ["jsonl"],
+        "s2sjax decode --split=t": ["train", "test"],
+        "s2sjax evaluate --split=v": ["validation"],
+        "s2sjax align --layer=": ["all"],
+        "s2sjax evaluate --config.decode.checkpoint=l": ["last"],
+        "s2sjax evaluate --config.evaluate.metrics=rouge": ["rouge1", "rouge2", "rougeL", "rougeLsum"],
         "s2sjax train --config.mod": ["--config.model."],
         "s2sjax train --config.data.shuffle=T": ["True"],
         f"s2sjax decode --input={tmp_path}/inp": [f"{tmp_path}/input.txt"],
