@@ -11,6 +11,7 @@ import typing
 import pytest
 
 from s2sjax import models
+from s2sjax.cli import run_command
 from s2sjax.commands.table import COMMANDS
 from s2sjax.config import build
 from s2sjax.decode.beam_config import BeamConfig
