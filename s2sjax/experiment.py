@@ -227,6 +227,12 @@ class Experiment:
                 f"config.mesh.sequence is {sequence}, but rows have multiples of {multiple} positions; set "
                 f"config.data.length_multiple={math.lcm(multiple, sequence)}"
             )
+        window = getattr(self.model, "encoder_window", 0)
+        if self.splits_time and window:
+            raise UserError(
+                f"config.mesh.sequence is {sequence}, but config.model.encoder_window is {window}, and devices cannot "
+                "share the positions of its rows: set config.mesh.sequence=1, or config.model.encoder_window=0"
+            )
         experts, expert = getattr(self.model, "experts", 0), self.mesh.expert
         if expert > 0 and experts % expert:
             raise UserError(

@@ -72,6 +72,10 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ({"model": {"name": "transformer", "dropout": 1.5}}, "config.model.dropout is 1.5"),
         ({"model": {"name": "rnn_seq2seq", "dropout": -0.1}}, "config.model.dropout is -0.1"),
         (
+            {"model": {"name": "transformer", "encoder_window": 8}, "mesh": {"sequence": 2}},
+            "sequence is 2, but config.model.encoder_window is 8.*set config.mesh.sequence=1",
+        ),
+        (
             {"model": {"name": "transformer"}, "mesh": {"sequence": 3}},
             "sequence is 3, but rows have multiples of 4 positions; set config.data.length_multiple=12",
         ),

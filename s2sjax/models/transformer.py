@@ -9,6 +9,7 @@ Each is a few values of `Config`, all others as they are:
                 arXiv:1910.13461, without its normalisation of embeddings)
     Marian      norm="post", mlp="swish" (Junczys-Dowmunt et al. 2018, arXiv:1804.00344)
     modern      norm_kind="rms", positions="rotary", mlp="swiglu", kv_heads=2, qk_norm=True, biases=False
+    long inputs encoder_window=128, encoder_global_tokens=1: see `ops.local_attention`
 """
 
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from jax import Array
 
 from s2sjax.api import Batch, Output, Rules
 from s2sjax.config import check_at_least, one_of
+from s2sjax.errors import UserError
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.layers import Embedding, Kernel
 from s2sjax.nn.totals import total
 from s2sjax.nn.transformer import Stack, StackOutput, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision, project
+from s2sjax.ops.local_attention import make_band
 from s2sjax.vocabulary import TIED, check_tied
 
 SPLITS_TIME = True
@@ -40,15 +43,33 @@ class Config(BlockConfig):
       decoder_layers: Blocks of the decoder.
       tied: Which embeddings share one table: "all" (source, target, output; needs a joint vocabulary), "decoder"
         (target and output) or "none".
+      encoder_window: Self-attention of the encoder sees this many positions on each side, and takes time and memory
+        in proportion to the length of a source, not to its square; 0 is all of them. A few hundred suit thousands of
+        tokens (Beltagy et al. 2020, arXiv:2004.05150).
+      encoder_global_tokens: With encoder_window: the first tokens of each source, so many, see all of it and are seen
+        by all of it; at most encoder_window.
     """
 
     encoder_layers: int = 4
     decoder_layers: int = 4
     tied: str = one_of(TIED, "all")
+    encoder_window: int = 0
+    encoder_global_tokens: int = 0
 
     def __post_init__(self):
         super().__post_init__()
         check_at_least(1, self, "encoder_layers", "decoder_layers")
+        check_at_least(0, self, "encoder_window", "encoder_global_tokens")
+        if self.encoder_window and self.window:
+            raise UserError(
+                f"config.model.window is {self.window} and bounds the encoder too, but config.model.encoder_window is "
+                f"{self.encoder_window}: set one of them to 0"
+            )
+        if self.encoder_global_tokens > self.encoder_window:
+            raise UserError(
+                f"config.model.encoder_global_tokens is {self.encoder_global_tokens}, but must be at most "
+                f"config.model.encoder_window, {self.encoder_window}: lower the one or raise the other"
+            )
 
 
 def sharding_rules(config: Config) -> Rules:
@@ -91,9 +112,14 @@ class Transformer(nn.Module):
         return self.projection() if self.config.tied == "none" else self.target_embedding.projection_kernel()
 
     def _encode(self, batch: Batch, *, train: bool) -> StackOutput:
-        segments = batch["input_segments"]
-        x, mask = self._embed(self.source_embedding, batch["inputs"]), segment_mask(segments, segments)
-        return self.encoder(x, batch["input_positions"], segments > 0, mask, train=train)
+        c, segments, positions = self.config, batch["input_segments"], batch["input_positions"]
+        if c.encoder_window:
+            mask = make_band(segments, positions, c.encoder_window, c.encoder_global_tokens)
+        else:
+            mask = segment_mask(segments, segments)
+        return self.encoder(
+            self._embed(self.source_embedding, batch["inputs"]), positions, segments > 0, mask, train=train
+        )
 
     def __call__(self, batch: Batch, *, train: bool) -> Output:
         source, source_balance = self._encode(batch, train=train)

@@ -9,6 +9,7 @@ from jax import Array, lax
 from s2sjax.nn.layers import Dense, RMSNorm
 from s2sjax.ops.attention import attention_weights, shared_attention, step_attention
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.local_attention import Band, BandBias, local_attention
 from s2sjax.ops.position import Rotation, rotate
 from s2sjax.ops.sequence_parallel import split_attention
 
@@ -37,6 +38,15 @@ class View(NamedTuple):
     """[B, H, T, S] or [1, H, T, S] float32, added to the scores."""
     rotation: Rotation | None = None
     """Of queries, and of keys made at the same positions."""
+
+
+class LocalView(NamedTuple):
+    """What the positions of a sequence see of each other, where that is a band."""
+
+    band: Band
+    bias: BandBias | None = None
+    rotation: Rotation | None = None
+    """Of queries and keys."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -85,10 +95,13 @@ class MultiHeadAttention(nn.Module):
         value = self._split(self.value(x), self.kv_heads)
         return KeyValue(key if rotation is None else rotate(key, rotation), value)
 
-    def attend(self, x: Array, memory: KeyValue, view: View) -> Array:
-        """Attend from `x` [B, T, D] to keys and values `[B, S, G, C]`: [B, T, D]."""
+    def attend(self, x: Array, memory: KeyValue, view: View | LocalView) -> Array:
+        """Attend from `x` [B, T, D] to keys and values `[B, S, G, C]`: [B, T, D]. A local view is of `x` itself."""
         query = self._queries(x, view.rotation)
-        context = split_attention(query, *memory, view.mask, bias=view.bias, scale=self._scale)
+        if isinstance(view, LocalView):
+            context = local_attention(query, *memory, view.band, bias=view.bias, scale=self._scale)
+        else:
+            context = split_attention(query, *memory, view.mask, bias=view.bias, scale=self._scale)
         return self.output(self._join(context))
 
     def weights(self, x: Array, memory: KeyValue, view: View) -> Array:
@@ -97,7 +110,7 @@ class MultiHeadAttention(nn.Module):
         weights = attention_weights(query, memory.key, view.mask, bias=view.bias, scale=self._scale)
         return jnp.mean(weights, axis=1)
 
-    def __call__(self, x: Array, view: View) -> Array:
+    def __call__(self, x: Array, view: View | LocalView) -> Array:
         """Self-attention over `x` [B, T, D]."""
         return self.attend(x, self.keys_values(x, view.rotation), view)
 

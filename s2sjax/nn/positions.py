@@ -4,11 +4,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.nn.attention import View
+from s2sjax.nn.attention import LocalView, View
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.layers import Embedding
 from s2sjax.ops.attention import window_mask
-from s2sjax.ops.position import alibi_slopes, relative_buckets, rotary_frequencies, rotation, sinusoids
+from s2sjax.ops.local_attention import Band, BandBias
+from s2sjax.ops.position import Rotation, alibi_slopes, relative_buckets, rotary_frequencies, rotation, sinusoids
 
 
 class Positions(nn.Module):
@@ -41,22 +42,35 @@ class Positions(nn.Module):
             query, key: [B, T] and [B, S], or [1, T] and [1, S] for all rows: numbers whose differences are distances
                 wherever `mask` is True. Indices will do, since segments are contiguous.
         """
+        if self.config.window:
+            mask = mask & window_mask(query, key, self.config.window)
+        return View(mask, self._bias(key[:, None, :] - query[:, :, None]), self._rotation(positions))
+
+    def local_view(self, band: Band, positions: Array) -> LocalView:
+        """How tokens at `positions` [B, T] see each other within a band."""
+        near = self._bias(band.near_distances())
+        if near is None or band.far is None:
+            return LocalView(band, None if near is None else BandBias(near), self._rotation(positions))
+        far = band.far_distances()
+        bias = BandBias(near, self._bias(far), self._bias(-far.swapaxes(2, 3)))
+        return LocalView(band, bias, self._rotation(positions))
+
+    def _rotation(self, positions: Array) -> Rotation | None:
         c = self.config
-        bias = angles = None
-        if c.window:
-            mask = mask & window_mask(query, key, c.window)
-        if c.positions == "rotary":
-            angles = rotation(
-                positions,
-                rotary_frequencies(
-                    c.query_width,
-                    base=c.rotary_base,
-                    scaling=c.rotary_scaling,
-                    factor=c.rotary_factor,
-                    original_length=c.rotary_length,
-                ),
-            )
-        distance = key[:, None, :] - query[:, :, None]
+        if c.positions != "rotary":
+            return None
+        frequencies = rotary_frequencies(
+            c.query_width,
+            base=c.rotary_base,
+            scaling=c.rotary_scaling,
+            factor=c.rotary_factor,
+            original_length=c.rotary_length,
+        )
+        return rotation(positions, frequencies)
+
+    def _bias(self, distance: Array) -> Array | None:
+        """What is added to scores, float32 [..., H, T, S], at distances from query to key [..., T, S]."""
+        c = self.config
         if c.positions == "relative":
             buckets = relative_buckets(
                 distance,
@@ -64,7 +78,7 @@ class Positions(nn.Module):
                 buckets=c.relative_buckets,
                 max_distance=c.relative_distance,
             )
-            bias = jnp.moveaxis(self.relative_bias[buckets], -1, 1)
+            return jnp.moveaxis(self.relative_bias[buckets], -1, -3)
         if c.positions == "alibi":
-            bias = -alibi_slopes(c.heads)[:, None, None] * jnp.abs(distance)[:, None]
-        return View(mask, bias, angles)
+            return -alibi_slopes(c.heads)[:, None, None] * jnp.abs(distance)[..., None, :, :]
+        return None

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from s2sjax.api import Anchored, Rules
-from s2sjax.nn.attention import KeyValue, MultiHeadAttention, View
+from s2sjax.nn.attention import KeyValue, LocalView, MultiHeadAttention, View
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.experts import Experts
 from s2sjax.nn.gathering import gathered
@@ -23,6 +23,7 @@ from s2sjax.nn.positions import Positions
 from s2sjax.nn.remat import rematerialised
 from s2sjax.nn.totals import TOTALS, batch_total, record_total
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.local_attention import Band
 
 MOST_ANCHORED = 16
 """Hypotheses of a row, beyond which each has keys and values of its own."""
@@ -93,8 +94,8 @@ class Block(nn.Module):
         self.around_mlp = Residual(c)
 
     def __call__(
-        self, x: Array, view: View, filled: Array, source: Array | None, source_view: View | None, *, train: bool,
-        watch: bool = False,
+        self, x: Array, view: View | LocalView, filled: Array, source: Array | None, source_view: View | None, *,
+        train: bool, watch: bool = False,
     ) -> BlockOutput:  # fmt: skip
         """`x` [B, T, D], of which `filled` [B, T] are tokens, with cross-attention to the source [B, S, D]."""
         y = self.attention(self.around_attention.before(x), view)
@@ -110,7 +111,7 @@ class Block(nn.Module):
     def source_memory(self, source: Array) -> KeyValue:
         return self.cross_attention.keys_values(source).shared()
 
-    def read(self, x: Array, view: View, filled: Array) -> tuple[Array, KeyValue]:
+    def read(self, x: Array, view: View | LocalView, filled: Array) -> tuple[Array, KeyValue]:
         """A prompt, and its keys and values [B, G, S, C]."""
         h = self.around_attention.before(x)
         keys_values = self.attention.keys_values(h, view.rotation)
@@ -199,14 +200,14 @@ class Stack(nn.Module):
         return self.unstacked
 
     def __call__(
-        self, x: Array, positions: Array, filled: Array, mask: Array, source: Array | None = None,
+        self, x: Array, positions: Array, filled: Array, mask: Array | Band, source: Array | None = None,
         source_mask: Array | None = None, *, train: bool,
     ) -> StackOutput:  # fmt: skip
         """Teacher forcing.
 
         Args:
             x: embeddings [B, T, D] of tokens at `positions` [B, T], of which `filled` [B, T] are no padding.
-            mask: [B, T, T], what they may see of each other.
+            mask: [B, T, T], or a band of T positions: what they may see of each other.
             source: what blocks with cross-attention see, [B, S, D], under `source_mask` [B, T, S].
         """
         x, view = self._begin(x, positions, filled, mask)
@@ -247,11 +248,14 @@ class Stack(nn.Module):
                 self.sow("attention", "weights", weights[i])
         return state._replace(x=self._end(state.x))
 
-    def _begin(self, x: Array, positions: Array, filled: Array, mask: Array) -> tuple[Array, View]:
+    def _begin(self, x: Array, positions: Array, filled: Array, mask: Array | Band) -> tuple[Array, View | LocalView]:
         """What enters the first block, and how tokens see each other."""
         # Padding may be numbered beyond a learned table; its NaN would reach others, since 0 * NaN is NaN.
         positions, index = jnp.where(filled, positions, 0), jnp.arange(x.shape[1])[None]
-        return self.positions.add(x, positions), self.positions.view(mask, positions, index, index)
+        x = self.positions.add(x, positions)
+        if isinstance(mask, Band):
+            return x, self.positions.local_view(mask, positions)
+        return x, self.positions.view(mask, positions, index, index)
 
     def _end(self, x: Array) -> Array:
         return self.norm(x) if self.config.norm == "pre" else x

@@ -13,7 +13,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
 # Finite, so that a row without any allowed key stays finite before it is zeroed; fits bfloat16 and float32.
-_MASKED = -1e9
+MASKED = -1e9
 
 
 def segment_mask(query: Int[Array, "B T"], key: Int[Array, "B S"], *, causal: bool = False) -> Bool[Array, "B T S"]:
@@ -30,9 +30,9 @@ def segment_mask(query: Int[Array, "B T"], key: Int[Array, "B S"], *, causal: bo
 
 def masked_softmax(scores: Float[Array, "*any S"], mask: Bool[Array, "*any2 S"]) -> Float[Array, "*any S"]:
     """Softmax over the last axis in float32, zero where `mask` is False, and all zero where nothing is allowed."""
-    scores = jnp.where(mask, scores.astype(jnp.float32), _MASKED)
+    scores = jnp.where(mask, scores.astype(jnp.float32), MASKED)
     # With an initial value there may also be no keys at all: an empty prompt.
-    most = jnp.max(scores, axis=-1, keepdims=True, initial=_MASKED)
+    most = jnp.max(scores, axis=-1, keepdims=True, initial=MASKED)
     scores = jnp.exp(scores - lax.stop_gradient(most))
     scores = jnp.where(mask, scores, 0.0)
     return scores / jnp.maximum(jnp.sum(scores, axis=-1, keepdims=True), 1e-30)

@@ -46,6 +46,7 @@ VARIANTS = {
             "scan": True,
             "remat": "dots",
         },
+        {"positions": "relative", "kv_heads": 1, "encoder_window": 1, "encoder_global_tokens": 1},
     ],
     "causal_lm": [
         {
@@ -102,6 +103,7 @@ SLOW_VARIANTS = {
     "transformer": [
         {"norm": "post", "positions": "alibi", "mlp": "swish", "encoder_layers": 3, "decoder_layers": 1},
         {"norm": "post", "mlp": "swish"},  # Marian
+        {"positions": "rotary", "encoder_window": 2, "encoder_global_tokens": 2, "scan": True, "remat": "full"},
     ],
     "griffin": [
         {"pattern": ("recurrent", "attention"), "repeats": 2, "window": 3, "recurrent_width": 20, "remat": "full"}

@@ -10,13 +10,16 @@ import pytest
 from s2sjax.errors import UserError
 from s2sjax.models import transformer
 from s2sjax.nn.attention import MultiHeadAttention
+from s2sjax.nn.block_config import POSITIONS as POSITION_SCHEMES
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.transformer import Positions
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision
+from s2sjax.ops.local_attention import make_band
 from s2sjax.sharding import path_name
 from s2sjax.tasks.forced import cross_attention
 from tests.contract.conftest import VOCAB, bucketed, packed
+from tests.tolerance import allowed
 
 D = 16
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1, 1]])
@@ -34,8 +37,12 @@ CHOICES = [
 ]
 
 
-def self_attention_loop(c: BlockConfig, params, table, x, *, causal: bool):
-    """Self-attention from its definition, one query, head and key at a time, in float64."""
+def self_attention_loop(c: BlockConfig, params, table, x, *, causal: bool, band: tuple[int, int] | None = None):
+    """Self-attention from its definition, one query, head and key at a time, in float64.
+
+    Args:
+        band: positions seen on each side, and global tokens.
+    """
     H, G, C = c.heads, c.key_value_heads, c.query_width
     B, N, _ = x.shape
 
@@ -74,6 +81,8 @@ def self_attention_loop(c: BlockConfig, params, table, x, *, causal: bool):
                 continue
             if c.window and abs(distance) >= c.window:
                 continue
+            if band and abs(distance) > band[0] and min(POSITIONS[b, t], POSITIONS[b, s]) >= band[1]:
+                continue
             key = turn(normalise("key_norm", project("key", x[b, s])[g]), POSITIONS[b, s])
             scores.append(query @ key / (np.sqrt(C) if c.scale_attention else 1) + bias(h, distance))
             values.append(project("value", x[b, s])[g])
@@ -83,10 +92,16 @@ def self_attention_loop(c: BlockConfig, params, table, x, *, causal: bool):
     return y.reshape(B, N, -1) @ params["output"]["kernel"] + params["output"]["bias"]
 
 
-@pytest.mark.parametrize("causal", [True, False], ids=["causal", "both ways"])
+WAYS = {"causal": None, "both ways": None, "in a band": (2, 0), "in a band, one global": (1, 1)}
+"""How positions see each other, and the band."""
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("choices", CHOICES, ids=lambda c: "-".join(map(str, c.values())) or "plain")
-def test_self_attention_equals_a_float64_loop(choices, causal):
-    c = BlockConfig(width=D, heads=4, **choices)
+def test_self_attention_equals_a_float64_loop(choices, way):
+    causal, band = way == "causal", WAYS[way]
+    # A band takes the window's place: the config refuses both.
+    c = BlockConfig(width=D, heads=4, **(choices | {"window": 0} if band else choices))
     rng = np.random.default_rng(0)
     attention = MultiHeadAttention(
         D, c.heads, c.key_value_heads, c.query_width, Precision.FLOAT32, qk_norm=c.qk_norm, scale=c.scale_attention
@@ -95,9 +110,12 @@ def test_self_attention_equals_a_float64_loop(choices, causal):
 
     @jax.jit
     def run(params, tables, x, segments, where):
-        mask = segment_mask(segments, segments, causal=causal)
         index = jnp.arange(segments.shape[1])[None]
-        view = positions.apply({"params": tables}, mask, where, index, index, method="view")
+        if band:
+            view = positions.apply({"params": tables}, make_band(segments, where, *band), where, method="local_view")
+        else:
+            mask = segment_mask(segments, segments, causal=causal)
+            view = positions.apply({"params": tables}, mask, where, index, index, method="view")
         return attention.apply({"params": params}, x, view)
 
     def init():
@@ -107,7 +125,7 @@ def test_self_attention_equals_a_float64_loop(choices, causal):
 
     params, tables = jax.tree.map(lambda p: rng.normal(size=p.shape), jax.eval_shape(init))
     x = rng.normal(size=(2, 9, D))
-    expected = self_attention_loop(c, params, tables.get("relative_bias"), x, causal=causal)
+    expected = self_attention_loop(c, params, tables.get("relative_bias"), x, causal=causal, band=band)
     got = run(*jax.tree.map(lambda a: jnp.array(a, jnp.float32), (params, tables, x)), SEGMENTS, POSITIONS)
     np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
 
@@ -208,6 +226,27 @@ def test_the_balance_loss_is_of_the_size_of_a_sum_over_target_tokens(plain):
     assert 5 * 1.0 <= aux / (0.01 * tokens) < 5 * 3.0
 
 
+@pytest.mark.parametrize("positions", [pytest.param(p, marks=[] if p == "relative" else pytest.mark.slow)
+                                       for p in POSITION_SCHEMES])  # fmt: skip
+def test_a_window_that_covers_all_sources_is_full_attention(positions):
+    """Loss and gradients in training, with dropout; parameters are the same."""
+    options = {"positions": positions, "dropout": 0.2, "encoder_layers": 1, "decoder_layers": 1}
+    full, windowed = build(**options), build(**options, encoder_window=5, encoder_global_tokens=2)
+    params = jax.jit(lambda: full.init(jax.random.key(0), BUCKETED, train=False))()["params"]
+
+    def differentiated(model):
+        def loss(params):
+            output = model.apply({"params": params}, PACKED, train=True, rngs={"dropout": jax.random.key(1)})
+            return jnp.sum(jnp.sin(output.features) * PACKED["weights"][..., None])
+
+        return jax.jit(jax.value_and_grad(loss))
+
+    expected, tolerances = differentiated(full)(params), allowed(differentiated(full), params)
+    found = differentiated(windowed)(params)
+    for a, b, tolerance in zip(*map(jax.tree.leaves, (found, expected, tolerances)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
 def test_dense_models_have_no_auxiliary_loss():
     output = jax.eval_shape(lambda: build().init_with_output(jax.random.key(0), BUCKETED, train=False)[0])
     assert output.aux is None
@@ -251,6 +290,9 @@ def test_a_learned_table_is_loud_about_positions_beyond_it():
         ({"capacity_factor": 0.0}, "capacity_factor is 0.0, but must be above 0"),
         ({"positions": "relative", "relative_buckets": 2}, "relative_buckets is 2, but must be between 4 and"),
         ({"encoder_layers": 0}, "config.model.encoder_layers is 0"),
+        ({"encoder_window": -1}, "config.model.encoder_window is -1, but must be at least 0"),
+        ({"encoder_window": 4, "window": 5}, "model.window is 5 and bounds the encoder too.* set one of them to 0"),
+        ({"encoder_global_tokens": 1}, "global_tokens is 1, but must be at most config.model.encoder_window, 0"),
         ({"tied": "both"}, "config.model.tied is 'both'"),
     ],
 )
