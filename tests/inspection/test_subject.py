@@ -230,6 +230,8 @@ LARGER |= {"data__batch_tokens": 2048, "train__loss_chunk": 256, "model__scan": 
         LARGER | {"model__scan": False, "train__precision": "bfloat16"},
         LARGER | {"mesh__tensor": 4},
         {"family": "transformer", "devices": 1, "data__batch_tokens": 1024},
+        {"family": "transformer", "devices": 1, "model__encoder_window": 16, "model__encoder_global_tokens": 1}
+        | {"data__batching": "bucket", "data__batch_tokens": 2048, "data__row_multiple": 4},
         {"family": "rnn_seq2seq", "devices": 1},
         {"family": "lstm_lm", "devices": 1},
         {"family": "griffin", "devices": 1},
@@ -249,6 +251,36 @@ def test_so_is_that_of_every_config(path):
     config = resolve(runpy.run_path(str(path))["get_config"](""))
     described = describe(config, jax.devices()[:1], vocabularies.get(path.parent.name, 8000), None)
     assert estimate_cost(described, "cpu").memory.peak == pytest.approx(compile_step(described).peak, rel=0.15)
+
+
+def long_source(tokens, **overrides):
+    """A step on one long source, of an encoder and a decoder of one block each."""
+    values = {"model__encoder_layers": 1, "model__decoder_layers": 1, "model__width": 64, "data__buckets": 1}
+    values |= {"data__batching": "bucket", "data__row_multiple": 1, "data__length_multiple": 32}
+    values |= {"data__max_source_length": tokens, "data__batch_tokens": tokens, "data__max_target_length": 32}
+    return {"family": "transformer", "devices": 1} | values | overrides
+
+
+WINDOW = {"model__encoder_window": 64, "model__encoder_global_tokens": 1}
+
+
+def test_with_a_window_a_steps_memory_and_operations_are_linear_in_the_length_of_sources():
+    def growth(**overrides):
+        short, long = (estimate_cost(subject(**long_source(n, **overrides)), "cpu") for n in (2048, 4096))
+        return long.memory.step / short.memory.step, long.flops.total / short.flops.total
+
+    memory, flops = growth(**WINDOW)
+    assert memory < 2.2 and flops < 2.2
+    assert min(growth()) > 2.8, "of full attention"
+
+
+@pytest.mark.slow
+def test_so_are_xlas_temporaries():
+    def temporaries(tokens, **overrides):
+        return compiled(**long_source(tokens, **overrides))[1].temporaries
+
+    assert temporaries(4096, **WINDOW) < 2.2 * temporaries(2048, **WINDOW)
+    assert temporaries(2048, **WINDOW) < 0.4 * temporaries(2048)
 
 
 @pytest.mark.slow
