@@ -27,7 +27,7 @@ from s2sjax.nn.totals import total
 from s2sjax.nn.transformer import Stack, StackOutput, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision, project
-from s2sjax.ops.local_attention import make_band
+from s2sjax.ops.local_attention import Band, make_band
 from s2sjax.vocabulary import TIED, check_tied
 
 SPLITS_TIME = True
@@ -113,13 +113,13 @@ class Transformer(nn.Module):
 
     def _encode(self, batch: Batch, *, train: bool) -> StackOutput:
         c, segments, positions = self.config, batch["input_segments"], batch["input_positions"]
+        x = self._embed(self.source_embedding, batch["inputs"])
+        mask: Array | Band
         if c.encoder_window:
             mask = make_band(segments, positions, c.encoder_window, c.encoder_global_tokens)
         else:
             mask = segment_mask(segments, segments)
-        return self.encoder(
-            self._embed(self.source_embedding, batch["inputs"]), positions, segments > 0, mask, train=train
-        )
+        return self.encoder(x, positions, segments > 0, mask, train=train)
 
     def __call__(self, batch: Batch, *, train: bool) -> Output:
         source, source_balance = self._encode(batch, train=train)

@@ -44,7 +44,7 @@ class LocalView(NamedTuple):
     """What the positions of a sequence see of each other, where that is a band."""
 
     band: Band
-    bias: BandBias | None = None
+    bias: BandBias = BandBias()
     rotation: Rotation | None = None
     """Of queries and keys."""
 

@@ -44,15 +44,16 @@ class Positions(nn.Module):
         """
         if self.config.window:
             mask = mask & window_mask(query, key, self.config.window)
-        return View(mask, self._bias(key[:, None, :] - query[:, :, None]), self._rotation(positions))
+        turned = self._rotation(positions)
+        return View(mask, self._bias(key[:, None, :] - query[:, :, None]), turned)
 
     def local_view(self, band: Band, positions: Array) -> LocalView:
         """How tokens at `positions` [B, T] see each other within a band."""
-        near = self._bias(band.near_distances())
-        if near is None or band.far is None:
-            return LocalView(band, None if near is None else BandBias(near), self._rotation(positions))
-        far = band.far_distances()
-        bias = BandBias(near, self._bias(far), self._bias(-far.swapaxes(2, 3)))
+        far = back = None
+        if band.far is not None:
+            far = band.far_distances()
+            back = -far.swapaxes(2, 3)
+        bias = BandBias(*(None if each is None else self._bias(each) for each in (band.near_distances(), far, back)))
         return LocalView(band, bias, self._rotation(positions))
 
     def _rotation(self, positions: Array) -> Rotation | None:

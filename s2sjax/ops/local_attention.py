@@ -89,7 +89,7 @@ def local_attention(
     value: Float[Array, "B T G C"],
     band: Band,
     *,
-    bias: BandBias | None = None,
+    bias: BandBias = BandBias(),  # noqa: B008 (immutable)
     scale: float | None = None,
 ) -> Float[Array, "B T H C"]:
     """`ops.attention.dot_product_attention` under the mask that `band` stands for, with as many heads of keys or fewer.
@@ -97,7 +97,7 @@ def local_attention(
     Products are in the operands' type, the softmax in float32.
     """
     (B, T, H, C), (n, b) = query.shape, band.near.shape[1:3]
-    scale, bias = C**-0.5 if scale is None else scale, bias or BandBias()
+    scale = C**-0.5 if scale is None else scale
     queries, keys, values = (_blocks(x, b) for x in (query, key, value))
     near, near_values = _scores(queries, _with_neighbours(keys), scale, bias.near), _with_neighbours(values)
     if band.far is None or band.places is None:
@@ -120,8 +120,8 @@ def _joint_softmax(near: Array, far: Array, back: Array, band: Band) -> tuple[Ar
     assert band.far is not None and band.places is not None
     masks = [mask[:, :, None] for mask in (band.near, band.far, band.far.swapaxes(2, 3))]
     near, far, back = (jnp.where(mask, x, MASKED) for mask, x in zip(masks, (near, far, back), strict=True))
-    most = jnp.maximum(jnp.max(near, axis=-1), jnp.max(far, axis=-1))
-    most, most_of_far = _gathered("max", *map(lax.stop_gradient, (most, jnp.max(back, axis=-1))), band.places)
+    most = lax.stop_gradient(jnp.maximum(jnp.max(near, axis=-1), jnp.max(far, axis=-1)))
+    most, most_of_far = _gathered("max", most, lax.stop_gradient(jnp.max(back, axis=-1)), band.places)
     near, far, back = (
         jnp.where(mask, jnp.exp(x - most[..., None]), 0.0)
         for mask, x, most in zip(masks, (near, far, back), (most, most, most_of_far), strict=True)

@@ -66,7 +66,12 @@ def case(T, window, global_tokens, G, biased):
     segments, positions = rows(T)
     operands = [jnp.array(rng.normal(size=(len(ROWS), T, heads, C)), jnp.float32) for heads in (H, G, G)]
     band = make_band(jnp.array(segments), jnp.array(positions), window, global_tokens)
-    mask, bias, dense_bias, index = full_mask(segments, positions, window, global_tokens), None, None, jnp.arange(T)
+    mask, bias, dense_bias, index = (
+        full_mask(segments, positions, window, global_tokens),
+        BandBias(),
+        None,
+        jnp.arange(T),
+    )
     if biased:
         dense_bias, bias = slope_bias((index - index[:, None])[None]), BandBias(slope_bias(band.near_distances()))
         if band.far is not None:
