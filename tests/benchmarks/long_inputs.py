@@ -114,14 +114,14 @@ def work(length: int, window: int, remat: str) -> None:
     import jax
     import numpy as np
 
-    from s2sjax import environment
+    from s2sjax import jax_settings
     from s2sjax import step as update
     from s2sjax.experiment import base_config, resolve
     from s2sjax.inspection.compiled import compile_step
     from s2sjax.inspection.cost import estimate_cost
     from s2sjax.inspection.subject import describe
 
-    environment.configure_jax()
+    jax_settings.configure_jax()
     config = base_config("transformer")
     config.data.max_source_length = config.data.batch_tokens = length
     config.data.max_target_length = config.data.length_multiple = TARGET
