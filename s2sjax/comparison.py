@@ -19,6 +19,9 @@ from s2sjax.errors import UserError
 from s2sjax.history import History, is_number, read_history
 from s2sjax.pace import duration
 
+_RESULTS = 1 << 22
+"""Bytes of all the files of results of a run: 10,000 pairs of languages have 3 MB."""
+
 Value = float | int | str | bool | None
 
 
@@ -67,14 +70,16 @@ def read_run(workdir: Path, name: str) -> Recorded:
     history = History((), (), 0)
     with rundir.telling(workdir / "metrics.jsonl"), contextlib.suppress(FileNotFoundError):
         history = read_history(workdir / "metrics.jsonl")
-    results = {}
+    results, left = {}, _RESULTS
     with rundir.telling(workdir / "results"):
         files = rundir.names(workdir, "results")
     for file in files:
         if file.endswith(".json"):
             path = workdir / "results" / file
             with rundir.telling(path):
-                values = jsontext.parse(rundir.read(workdir, f"results/{file}"), path)
+                content = rundir.read(workdir, f"results/{file}", most=left)
+            left -= len(content)
+            values = jsontext.parse(content, path)
             results[file.removesuffix(".json")] = {k: v for k, v in values.items() if not math.isnan(_number(v))}
     return Recorded(name, config, experiment.checkpoint.metric, history.train, history.validation, results)
 

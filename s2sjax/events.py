@@ -111,7 +111,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     entries = []
     for number, line in enumerate(rundir.read(path.parent, path.name).splitlines(), start=1):
         try:
-            entry = jsontext.parse(line, f"{path}, line {number}")
+            entry = jsontext.parse(line, f"{path}, line {number}", most=jsontext.LINE)
             numbers = {name: float(entry.get(name, 0)) for name in ("step", "seconds")}
             at = datetime.datetime.fromisoformat(entry["time"]).timestamp()
             if not 0 <= numbers["step"] < _BEYOND or not 0 <= numbers["seconds"] <= at < _BEYOND:

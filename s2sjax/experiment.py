@@ -53,7 +53,9 @@ from s2sjax.optim import OptimizerConfig
 from s2sjax.sharding import MeshConfig
 from s2sjax.tasks.decoding import DecodeConfig
 
-LARGEST = 1 << 24  # bytes of a saved config; it has a few thousand, and what tokenizer.user_symbols has
+LARGEST = jsontext.Bound(1 << 22, 200_000)
+"""What a saved config may have. It has a few thousand bytes, and what `tokenizer.user_symbols` and `data.pairs` have:
+100,000 symbols have some 3 MB."""
 
 
 @dataclass(frozen=True)
@@ -340,8 +342,14 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 
 def save(experiment: Experiment, path: Path) -> None:
-    """Write the config as JSON, whole or not at all, the form that a run directory keeps it in."""
-    rundir.write_json(path.parent, path.name, config_dict(experiment).to_dict(), sort_keys=True)
+    """Write the config as JSON, whole or not at all, the form that a run directory keeps it in.
+
+    Raises:
+        OSError: it cannot be written. UserError: it is larger than `load` would read.
+    """
+    values = config_dict(experiment).to_dict()
+    jsontext.check(jsontext.dumps(values, indent=2), path, LARGEST)
+    rundir.write_json(path.parent, path.name, values, sort_keys=True)
 
 
 def load(path: Path) -> Experiment:
@@ -352,14 +360,13 @@ def load(path: Path) -> Experiment:
     """
     try:
         rundir.check(path.parent)
-        content = rundir.read(path.parent, path.name, most=LARGEST)
+        values = rundir.read_json(path.parent, path.name, most=LARGEST)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{path.parent} is not a run directory: it has no {path.name}; give one that train wrote"
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    values = jsontext.parse(content, path)
     if isinstance(values.get("data"), dict):
         # Where this machine caches is for this machine to say, not for a directory that may come from elsewhere.
         values["data"].pop("cache_dir", None)

@@ -2,11 +2,14 @@
 goes into one can be read by any other program.
 
 `json.loads` alone lets through what fails later, each in its own way: NaN and infinities, integers that no float can
-hold, lone surrogates that cannot be printed, nesting that ends in a RecursionError.
+hold, lone surrogates that cannot be printed, nesting that ends in a RecursionError. It also takes more memory than the
+text has: an empty list of three characters becomes 64 bytes. So a text is held to a `Bound` before it is parsed.
 """
 
 import json
 import math
+import re
+from dataclasses import dataclass
 from typing import Any
 
 from s2sjax.errors import UserError
@@ -16,18 +19,46 @@ DEEPEST = 64
 _LEAST, _BEYOND = -(2**63), 2**64
 
 
-def parse(content: bytes | str, where: object, *, of: type = dict, strict: bool = True) -> Any:
+@dataclass(frozen=True)
+class Bound:
+    """What a JSON text may have: far more than an honest one of its kind, and little enough to be held.
+
+    Parsed, it takes up to 9 bytes for each byte (text with one character beyond U+FFFF has 4 bytes a character, and so
+    have the strings in it) and 90 for each separator (measured in CPython 3.11: 88 for a list or a short string).
+
+    Attributes:
+      size: bytes.
+      separators: how many of `[{,:` stand outside of strings. Every value but the first has one before it.
+    """
+
+    size: int
+    separators: int
+
+
+SMALL = Bound(1 << 22, 100_000)
+"""For a file of a few lines: 100,000 entries would be some 3 MB."""
+LINE = Bound(1 << 20, 10_000)
+"""For a line of a file that grows. Ours have at most some 50 values, and a text or two."""
+
+
+def parse(
+    content: bytes | str, where: object, *, most: Bound | None = SMALL, of: type = dict, strict: bool = True
+) -> Any:
     """The value in a JSON text.
 
     Args:
         where: the file, and the line if it is one of many, for the message.
+        most: what the text may have; None: it is as large as its reader likes it to be.
         of: the type that the whole has to be, such as `dict`; `object` for any.
         strict: refuse too what only fails when it is used: NaN, numbers beyond 64 bits, lone surrogates. Records of a
             data set are not read so: most of their fields are none of our business.
 
     Raises:
-        UserError: it is not valid UTF-8 or not JSON, is nested deeper than `DEEPEST`, or is of another type.
+        UserError: it is not valid UTF-8 or not JSON, is nested deeper than `DEEPEST`, is of another type, or has more
+            than `most`.
     """
+    if most is not None:
+        check(content, where, most)
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
         value = (_STRICT if strict else _PLAIN).decode(text)
@@ -85,6 +116,29 @@ def _with_nulls(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_with_nulls(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check(content: bytes | str, where: object, most: Bound) -> None:
+    """Raise a UserError if a JSON text has more than `most`. It takes no memory to speak of; whether the text is valid
+    is not looked at. Who writes a file that will be read within a bound checks it too, before it is too late."""
+    if len(content) > most.size:  # of a str, which has no more characters than bytes
+        raise UserError(f"{where} has {len(content):,} bytes, expected at most {most.size:,}")
+    kind = str if isinstance(content, str) else bytes
+    marks: Any = "[{,:" if kind is str else [b"[", b"{", b",", b":"]
+    if sum(map(content.count, marks)) <= most.separators:  # quick, and enough for most: strings are counted too
+        return
+    found = 0
+    for match in _SEPARATORS[kind].finditer(content):
+        found += match.lastindex is not None
+        if found > most.separators:
+            raise UserError(f"{where} holds more than {most.separators:,} values, which no file of its kind does")
+
+
+_PATTERN = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|([\[{,:])'
+"""A string, also one that does not end, or a separator. Nothing in it is tried twice."""
+_SEPARATORS: dict[type, re.Pattern] = {
+    str: re.compile(_PATTERN, re.DOTALL), bytes: re.compile(_PATTERN.encode(), re.DOTALL),
+}  # fmt: skip
 
 
 NAMES: dict[type, str] = {  # what a user calls values of JSON

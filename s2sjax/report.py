@@ -190,6 +190,6 @@ class Reporter:
 def _seconds_of(line: bytes) -> float:
     """`seconds` of a line of JSON; 0 if it has none, as those of older runs."""
     try:
-        return float(jsontext.parse(line, "a line")["seconds"])
+        return float(jsontext.parse(line, "a line", most=jsontext.LINE)["seconds"])
     except (ValueError, TypeError, KeyError):
         return 0.0

@@ -23,8 +23,8 @@ from typing import Any
 from s2sjax import jsontext
 from s2sjax.errors import UserError
 
-LARGEST = 1 << 28
-"""Bytes of a file that is read as a whole. A manifest of 100,000 arrays has 20 MB."""
+LARGEST = 1 << 26
+"""Bytes of a file that is read as a whole: three times what a vocabulary of a million pieces has."""
 LARGEST_RECORD = 1 << 30
 """Bytes of a file that grows. A million steps that are recorded one by one have some 300 MB."""
 _PIECE = 1 << 20
@@ -89,6 +89,11 @@ def read(workdir: Path, name: str, *, most: int = LARGEST) -> bytes:
             raise UserError(f"{workdir / name} has {size:,} bytes, expected at most {most:,}")
         with open(handle, "rb", closefd=False) as file:
             return file.read(most)
+
+
+def read_json(workdir: Path, name: str, *, most: jsontext.Bound = jsontext.SMALL) -> dict[str, Any]:
+    """The object in a JSON file. Raises: as `read` and `jsontext.parse`."""
+    return jsontext.parse(read(workdir, name, most=most.size), workdir / name, most=most)
 
 
 @contextlib.contextmanager

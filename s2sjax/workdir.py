@@ -102,7 +102,10 @@ def open_copy(experiment: Experiment, workdir: Path) -> SecondCopy | None:
     def check(records: Mapping[str, bytes]) -> None:
         here = f"{copy.url}, where config.checkpoint.copy_to puts the second copy,"
         try:
-            found = {name: jsontext.parse(content, f"{copy.url}/{name}") for name, content in records.items()}
+            found = {
+                name: jsontext.parse(content, f"{copy.url}/{name}", most=experiments.LARGEST)
+                for name, content in records.items()
+            }
             changed = _changed(experiments.resolve(found["config.json"]), experiment) if "config.json" in found else ""
             fingerprint = found.get("data.json", {}).get("train")
         except ValueError as error:
@@ -179,7 +182,7 @@ def _recorded_data(workdir: Path) -> str:
     """The fingerprint of the training data that a run began with. Raises: UserError if it cannot be read."""
     path = workdir / "data.json"
     try:
-        fingerprint = jsontext.parse(rundir.read(workdir, path.name), path).get("train")
+        fingerprint = rundir.read_json(workdir, path.name).get("train")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; restore it or use another workdir") from error
     if not isinstance(fingerprint, str):

@@ -95,7 +95,7 @@ def _white(tokenizer: Tokenizer) -> np.ndarray:
 
 def _read(path: Path, sides: Mapping[str, Side]) -> Counts | None:
     try:
-        record = jsontext.parse(path.read_bytes(), path)
+        record = jsontext.parse(path.read_bytes(), path, most=None)
         unknown = {side: Unknown(**record["unknown"][side]) for side in sides}
         numbers = [record["rows"], *(record["blank"][side] for side in sides)]
         for each in unknown.values():

@@ -106,7 +106,7 @@ class _JsonLines(Source):
         text = self._lines[line]
         try:
             # Without a name, which takes time and is needed for messages only: they go on after it.
-            record = jsontext.parse(text, "", of=object, strict=False)
+            record = jsontext.parse(text, "", most=None, of=object, strict=False)
             return self._fields.record(record, _field)
         except BadRecord as error:
             raise BadRecord(f"{self._lines.where(line)}: {error}") from None
