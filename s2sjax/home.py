@@ -74,7 +74,8 @@ def is_home(workdir: Path, experiment: Experiment, said: Collection[str] = (), *
     try:
         with rundir.open_for_reading(workdir, RECORD) as handle, open(handle, "rb", closefd=False) as file:
             owner = os.fstat(handle).st_uid  # of the very file that is read: its name may be another's by then
-            values = jsontext.parse(file.read(experiments.LARGEST), workdir / RECORD)
+            content = file.read(experiments.LARGEST.size)
+            values = jsontext.parse(content, workdir / RECORD, most=experiments.LARGEST)
         moved = in_place and values.get("path") != str(workdir.resolve())
         if owner != os.getuid() or values.get("inode") != os.stat(workdir).st_ino or moved:
             return False

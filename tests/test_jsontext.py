@@ -1,12 +1,16 @@
+import contextlib
 import json
 import math
 import random
+import re
+import time
+import tracemalloc
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from s2sjax import home, jsontext, rundir
+from s2sjax import experiment, home, jsontext, rundir
 from s2sjax.average import Average
 from s2sjax.checkpoints import manifest
 from s2sjax.errors import UserError
@@ -100,7 +104,10 @@ ELSEWHERE = {
 
 def test_everything_else_is_written_by_one_function():
     """So that no file of a run directory holds a NaN that other readers refuse."""
-    found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if "json.dump" in path.read_text("utf-8")}
+    writers = re.compile(r"json\.dump|JSONEncoder")
+    found = {
+        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if writers.search(path.read_text("utf-8"))
+    }
     assert found == {"jsontext.py", *ELSEWHERE}
 
 
@@ -133,3 +140,78 @@ def test_files_of_a_run_directory_have_the_bytes_that_they_always_had(tmp_path):
         ' "format": "s2sjax-manifest",\n'
         ' "sha256": "e3188904681670f78142e71821971ac4eee8d9f29ac30bd3fe0b3a407c2bb55b",\n "version": 1\n}\n'
     )
+
+
+# ---- What a text may have ----
+
+FEW = jsontext.Bound(1 << 26, 10)
+UNITS = ("[]", "{}", "[0]", '{"":0}', '"ab"', '"\u65e5\u672c"', "1.5", "null", "[[]]", '[{"":[]}]')
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_text_takes_the_memory_that_its_bound_says(unit):
+    """9 bytes for each byte, 90 for each separator: some 6 MB here, of which nothing is left when it is refused."""
+    text = "[" + ",".join([unit] * (60_000 // (1 + sum(map(unit.count, "[{,:"))))) + "]"
+    tracemalloc.start()
+    try:
+        jsontext.parse(text, "it", of=list, most=jsontext.Bound(1 << 22, 60_000))
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        with pytest.raises(UserError, match="it holds more than 1,000 values"):
+            jsontext.parse(text, "it", of=list, most=jsontext.Bound(1 << 22, 1_000))
+        refused = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert taken < 9 * len(text.encode()) + 90 * 60_000
+    assert refused < 1 << 20
+
+
+@pytest.mark.parametrize("most", [jsontext.SMALL, jsontext.LINE, experiment.LARGEST])
+def test_what_is_within_a_bound_takes_less_than_300_mb(most):
+    assert 9 * most.size + 90 * most.separators < 300e6
+
+
+def test_what_is_within_the_bound_of_a_manifest_does_too():
+    """It is ASCII, so that its text and its strings have a byte a character."""
+    assert 3 * manifest.LARGEST.size + 90 * manifest.LARGEST.separators < 300e6
+
+
+def test_separators_within_strings_are_text():
+    text = json.dumps(["[{,:" * 100_000, 'a"b\\', "\\"])
+    for content in (text, text.encode()):
+        assert jsontext.parse(content, "it", of=list, most=FEW) == json.loads(text)
+
+
+def test_separators_are_counted_as_a_parser_would():
+    rng = random.Random(3)
+
+    def value(depth: int):
+        kind = rng.randrange(7 if depth else 4)
+        if kind < 4:
+            return rng.choice(["", 'a"', "\\", "x,y:[{", 1.5, None, "\u2028", '\\"'])
+        items = [value(depth - 1) for _ in range(rng.randrange(4))]
+        return items if kind < 6 else {f'{i}"\\,': item for i, item in enumerate(items)}
+
+    def separators(found) -> int:
+        if not isinstance(found, list | dict):
+            return 0
+        inner = found.values() if isinstance(found, dict) else found
+        return max(len(found), 1) + isinstance(found, dict) * len(found) + sum(map(separators, inner))
+
+    for _ in range(500):
+        found = value(4)
+        for text in (json.dumps(found), json.dumps(found, indent=1).encode()):
+            jsontext.check(text, "it", jsontext.Bound(1 << 20, separators(found)))
+            if separators(found):
+                with pytest.raises(UserError):
+                    jsontext.check(text, "it", jsontext.Bound(1 << 20, separators(found) - 1))
+
+
+@pytest.mark.parametrize(
+    "content", [b'"' * 2_000_001, b'"' + b'\\"' * 1_000_000, b'["' + b"\\" * 2_000_001, b",[" * 10**6]
+)
+def test_strings_that_do_not_end_are_counted_in_one_pass(content):
+    began = time.monotonic()
+    with contextlib.suppress(UserError):
+        jsontext.check(content, "it", FEW)
+    assert time.monotonic() - began < 2

@@ -29,7 +29,7 @@ from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.copies import Copier, SecondCopy
 from s2sjax.checkpoints.lock import RunLock
 from s2sjax.checkpoints.quiet import quieten_orbax
-from s2sjax.checkpoints.restore import CheckpointReader, PyTree, Restored, flatten, passed_over
+from s2sjax.checkpoints.restore import Asked, CheckpointReader, PyTree, Restored, flatten, passed_over
 from s2sjax.checkpoints.retention import CheckpointConfig, staying
 from s2sjax.checkpoints.saving import Save, open_again, remove
 from s2sjax.errors import UserError, in_one_line
@@ -185,10 +185,11 @@ class Checkpointer(CheckpointReader):
         cast = cast or self._config.cast
         if step is not None:
             return super().restore(abstract_state, step, partial=partial, cast=cast)
-        newest, messages = self._agree()
+        asked = Asked(abstract_state, partial, cast)
+        newest, messages = self._agree(asked)
         if newest is None:
             return None
-        restored = self._read(abstract_state, newest, messages, partial, cast)
+        restored = self._read(asked, newest, messages)
         if set_aside:
             distributed.barrier("checkpoint-restored")  # nobody still reads what is renamed now
             for candidate in self._candidates():
@@ -259,17 +260,17 @@ class Checkpointer(CheckpointReader):
         except (OSError, UserError) as error:
             self._report(f"old checkpoints in {self.directory} could not be removed: {in_one_line(error)}")
 
-    def _agree(self) -> tuple[int | None, tuple[str, ...]]:
+    def _agree(self, asked: Asked) -> tuple[int | None, tuple[str, ...]]:
         """`_choose`, by process 0 for all: two that read a failing disk may see different things."""
         if jax.process_count() == 1:
-            return self._choose()
+            return self._choose(asked)
         none, failed = -1, -2
         chosen = failed
         messages: tuple[str, ...] = ()
         error: UserError | None = None
         if jax.process_index() == 0:
             try:
-                newest, messages = self._choose()
+                newest, messages = self._choose(asked)
                 chosen = none if newest is None else newest
             except UserError as raised:
                 error = raised
@@ -278,9 +279,9 @@ class Checkpointer(CheckpointReader):
             raise error or UserError(f"process 0 found no good checkpoint in {self.directory}; it says why")
         return (None if chosen == none else chosen), messages
 
-    def _choose(self) -> tuple[int | None, tuple[str, ...]]:
+    def _choose(self, asked: Asked) -> tuple[int | None, tuple[str, ...]]:
         """The step to go on from, fetched from the second copy if need be, and what the user should know of it."""
-        newest, damaged = self._newest()
+        newest, damaged = self._newest(asked)
         fetched: int | None = None
         failures: tuple[str, ...] = ()
         if self._copy is not None and (damaged or newest is None):

@@ -9,9 +9,10 @@ walking the directory, and a manifest's paths are only compared with what was fo
 """
 
 import hashlib
+import itertools
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +22,8 @@ from s2sjax.errors import UserError, in_one_line
 NAME = "manifest.json"
 FORMAT = "s2sjax-manifest"
 VERSION = 1
+LARGEST = jsontext.Bound(1 << 25, 2_000_000)
+"""What a manifest may have. One of 100,000 arrays has 14 MB and 1.1 million separators."""
 
 
 class DamagedError(Exception):
@@ -37,10 +40,10 @@ def seal(directory: Path, body: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full, read-only or broken.
     """
-    listed = {name: {"size": size, "sha256": _checksum(directory, name)} for name, size in _walk(directory).items()}
-    document = {"format": FORMAT, "version": VERSION, "body": dict(body), "files": listed}
+    listed = {name: {"size": size, "sha256": _checksum(directory, name)} for name, size in sizes(directory).items()}
+    document = {"format": FORMAT, "version": VERSION, "body": jsontext.with_nulls(dict(body)), "files": listed}
     with open(directory / NAME, "xb") as out:
-        out.write(_serialise(document | {"sha256": _digest(document)}))
+        out.writelines(_serialised(document | {"sha256": _digest(document)}))
     flush(directory)
 
 
@@ -53,15 +56,21 @@ def read(directory: Path) -> dict[str, Any]:
     return _read(directory)["body"]
 
 
-def verify(directory: Path) -> dict[str, Any]:
-    """As `read`, after comparing every file with the manifest: names, sizes, checksums.
+def verify(
+    directory: Path, check: Callable[[dict[str, Any], Mapping[str, int]], None] = lambda body, files: None
+) -> dict[str, Any]:
+    """As `read`, after comparing every file with the manifest: names and sizes of all, then checksums.
+
+    Args:
+        check: is given the body, and the size of each file by its relative path, before the first of them is read; it
+            may raise what it likes.
 
     Raises:
         DamagedError: for the first file that is missing, added, of another size or of another content.
     """
     document = _read(directory)
     try:
-        listed, found = document["files"], _walk(directory)
+        listed, found = document["files"], sizes(directory)
     except OSError as error:  # somebody deletes it at this moment
         raise DamagedError(error.strerror) from error
     found.pop(NAME, None)
@@ -72,6 +81,8 @@ def verify(directory: Path) -> dict[str, Any]:
     for name, size in found.items():
         if size != listed[name]["size"]:
             raise DamagedError(f"file {name}: {size} bytes instead of {listed[name]['size']}")
+    check(document["body"], found)
+    for name in found:
         try:
             checksum = _checksum(directory, name)
         except OSError as error:
@@ -89,15 +100,10 @@ def files(directory: Path) -> dict[str, str]:
     return {name: str(entry["sha256"]) for name, entry in _read(directory)["files"].items()}
 
 
-def stored(directory: Path) -> int:
-    """Bytes of all files. Raises: DamagedError for links and devices; OSError."""
-    return sum(_walk(directory).values())
-
-
 def flush(directory: Path) -> None:
     """Make every file and folder of `directory` survive a power cut. Raises: OSError."""
     folders = {"."}
-    for name in _walk(directory):
+    for name in sizes(directory):
         with rundir.open_for_reading(directory, name) as handle:
             os.fsync(handle)
         folders.update(str(parent) for parent in PurePosixPath(name).parents)
@@ -115,14 +121,16 @@ def _read(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise DamagedError("not a directory")
     try:
-        content = rundir.read(directory, NAME)
+        content = rundir.read(directory, NAME, most=LARGEST.size)
     except (OSError, UserError) as error:
         raise DamagedError(f"file {NAME}: {in_one_line(error)}") from error
     try:
-        document = jsontext.parse(content, NAME)
+        if not content.isascii():
+            raise ValueError("a manifest has no other characters, which would take four times the memory")
+        document = jsontext.parse(content, NAME, most=LARGEST)
         digest = document.pop("sha256")
         # Compared as bytes too: 1e-05 and 1E-05 are one flipped bit apart and mean the same.
-        intact = digest == _digest(document) and content == _serialise(document | {"sha256": digest})
+        intact = digest == _digest(document) and _is_serialised(document | {"sha256": digest}, content)
     except (ValueError, KeyError) as error:
         raise DamagedError(f"file {NAME}: cannot be read as a manifest") from error
     if not intact:
@@ -140,9 +148,9 @@ def _read(directory: Path) -> dict[str, Any]:
     return document
 
 
-def _walk(directory: Path) -> dict[str, int]:
-    """The size of every file below `directory` by its relative posix path, sorted. Raises DamagedError for links and
-    devices."""
+def sizes(directory: Path) -> dict[str, int]:
+    """The bytes of every file below `directory` by its relative posix path, sorted. Raises: DamagedError for links and
+    devices; OSError."""
     found = {}
     with rundir.open_folder(directory) as root:
         for folder, folders, files, handle in os.fwalk(".", dir_fd=root, follow_symlinks=False):
@@ -162,8 +170,24 @@ def _checksum(directory: Path, name: str) -> str:
 
 
 def _digest(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_serialise(document)).hexdigest()
+    digest = hashlib.sha256()
+    for part in _serialised(document):
+        digest.update(part)
+    return digest.hexdigest()
 
 
-def _serialise(document: Mapping[str, Any]) -> bytes:
-    return (jsontext.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+def _is_serialised(document: Mapping[str, Any], content: bytes) -> bool:
+    """Whether a file that says this has this very content."""
+    end = 0
+    for part in _serialised(document):
+        if not content.startswith(part, end):
+            return False
+        end += len(part)
+    return end == len(content)
+
+
+def _serialised(document: Mapping[str, Any]) -> Iterator[bytes]:
+    """What a file has that says this, in parts of some 100 kB."""
+    pieces = itertools.chain(jsontext.pieces(document, indent=1, sort_keys=True), "\n")
+    while part := "".join(itertools.islice(pieces, 10_000)):
+        yield part.encode()

@@ -23,12 +23,14 @@ import orbax.checkpoint as ocp
 from s2sjax import rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.manifest import DamagedError
-from s2sjax.checkpoints.sizes import check_sizes, parse_arrays
+from s2sjax.checkpoints.sizes import Arrays, bytes_of, check_files, check_sizes, parse_arrays
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.metrics.names import METRIC_SIGNS
 
 PyTree = Any
 
+_MOST_BESIDE = 16
+"""How many times the parameters a whole state may have: with moments and averages it has up to 6."""
 _CHOICES = 20
 """How often another checkpoint is chosen when the one that was chosen has gone."""
 STEP = re.compile(r"[1-9][0-9]{0,17}|0")
@@ -50,6 +52,15 @@ def replaces_best(metric: str, value: float, best: float) -> bool:
 
 class GoneError(UserError):
     """A checkpoint is not there, or not any more: a training keeps a few only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a checkpoint is read for: see `CheckpointReader.restore`."""
+
+    state: PyTree
+    partial: bool
+    cast: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,17 +143,24 @@ class CheckpointReader:
         """
         try:
             with self._inside(step) as directory, rundir.open_for_reading(directory, manifest.NAME) as handle:
-                return os.fstat(handle).st_mtime, manifest.stored(directory)
+                return os.fstat(handle).st_mtime, sum(manifest.sizes(directory).values())
         except (DamagedError, OSError, rundir.ForeignError) as error:
             self._check_there(step)
             raise UserError(
                 f"checkpoint {step} in {self.directory}: {in_one_line(error)}; {self._others(step)}"
             ) from error
 
-    def verify(self, step: int) -> str | None:
-        """Read every byte of a checkpoint: what is wrong ("file X: checksum differs"), or None if nothing is."""
+    def verify(self, step: int, asked: Asked | None = None) -> str | None:
+        """Read every byte of a checkpoint: what is wrong ("file X: checksum differs"), or None if nothing is.
+
+        Args:
+            asked: what will be read of it.
+
+        Raises:
+            UserError: by its manifest it is of another model than asked for, so that none of its files is read.
+        """
         try:
-            self._body(step, whole=True)
+            self._body(step, whole=True, asked=asked)
         except DamagedError as damage:
             return str(damage)
         return None
@@ -167,20 +185,21 @@ class CheckpointReader:
             GoneError: the step does not exist, perhaps since a moment ago.
             UserError: the step is damaged, all are damaged, or the checkpoint is of another model.
         """
+        asked = Asked(abstract_state, partial, cast)
         if step is not None:
-            damage = self.verify(step)
+            damage = self.verify(step, asked)
             if damage is not None:
                 self._check_there(step)
                 raise UserError(f"checkpoint {step} in {self.directory} is damaged: {damage}; {self._others(step)}")
-            return self._read(abstract_state, step, (), partial, cast)
+            return self._read(asked, step, ())
         for _ in range(_CHOICES):
-            newest, damaged = self._newest()
+            newest, damaged = self._newest(asked)
             if newest is None:
                 if damaged:
                     raise self._all_damaged(damaged)
                 return None
             with contextlib.suppress(GoneError):
-                return self._read(abstract_state, newest, passed_over(damaged, f"checkpoint {newest}"), partial, cast)
+                return self._read(asked, newest, passed_over(damaged, f"checkpoint {newest}"))
         raise UserError(f"checkpoints in {self.directory} are deleted faster than they can be read; try again")
 
     def restore_chosen(
@@ -195,11 +214,11 @@ class CheckpointReader:
                     raise
         raise UserError(f"checkpoints in {self.directory} are deleted faster than they can be read; try again")
 
-    def _newest(self) -> tuple[int | None, dict[int, str]]:
+    def _newest(self, asked: Asked) -> tuple[int | None, dict[int, str]]:
         """The newest undamaged step, every byte of which was read, and by step what is wrong with the newer ones."""
         damaged: dict[int, str] = {}
         for candidate in reversed(self._candidates()):
-            damage = self.verify(candidate)
+            damage = self.verify(candidate, asked)
             if damage is None:
                 return candidate, damaged
             if self._is_there(candidate):
@@ -221,25 +240,13 @@ class CheckpointReader:
             "Move them away to begin anew, or choose another workdir."
         )
 
-    def _read(
-        self, abstract_state: PyTree, step: int, messages: tuple[str, ...], partial: bool, cast: bool
-    ) -> Restored:
+    def _read(self, asked: Asked, step: int, messages: tuple[str, ...]) -> Restored:
         try:
-            body = self._body(step)
+            body = self._body(step, asked=asked)
         except DamagedError as damage:
             raise self._unreadable(step, str(damage)) from damage
-        saved, expected = parse_arrays(body["arrays"]), flatten(abstract_state)
-        casts = _casts(saved, expected) if cast else {}
-        kept = {name: array for name, array in saved.items() if name not in casts}
-        asked = {name: leaf for name, leaf in expected.items() if name not in casts}
-        differing = _differences(kept, asked, partial)  # which orbax would cast, cut or pad without a word
-        if differing:
-            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-            hint = "" if cast or not _casts(saved, expected) else " (types alone: config.checkpoint.cast=True)"
-            raise UserError(
-                f"checkpoint {step} in {self.directory} is of another model or optimizer: "
-                f"{'; '.join(differing[:5])}{more}. Use the config it was trained with{hint}, or another workdir."
-            )
+        saved, expected = parse_arrays(body["arrays"]), flatten(asked.state)
+        casts = _casts(saved, expected) if asked.cast else {}
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         placed = {
             name: jax.ShapeDtypeStruct(leaf.shape, casts.get(name, leaf.dtype), sharding=leaf.sharding or here)
@@ -248,13 +255,13 @@ class CheckpointReader:
         filled = {name: leaf for name, leaf in placed.items() if leaf.size}
         try:
             with self._inside(step) as directory, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                check_sizes(directory / "state", {name: saved[name] for name in filled}, manifest.stored(directory))
+                check_sizes(directory, saved, filled)
                 arrays = reader.restore(
                     directory / "state",
                     args=ocp.args.PyTreeRestore(
                         item=filled,
                         restore_args=ocp.checkpoint_utils.construct_restore_args(filled),
-                        partial_restore=partial,
+                        partial_restore=asked.partial,
                     ),
                 )
         except DamagedError as damage:
@@ -269,7 +276,7 @@ class CheckpointReader:
             kinds = Counter(f"from {was} to {expected[name].dtype.name}" for name, was in casts.items())
             listing = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
             messages = (*messages, f"checkpoint {step}: arrays cast, as config.checkpoint.cast asks: {listing}")
-        state = jax.tree.unflatten(jax.tree.structure(abstract_state), [arrays[name] for name in placed])
+        state = jax.tree.unflatten(jax.tree.structure(asked.state), [arrays[name] for name in placed])
         return Restored(step=step, state=jax.block_until_ready(state), metrics=_metrics(body), messages=messages)
 
     def _unreadable(self, step: int, reason: str) -> UserError:
@@ -301,18 +308,56 @@ class CheckpointReader:
             except DamagedError as damage:
                 raise DamagedError(rundir.in_the_users_words(str(damage), through, path)) from damage
 
-    def _body(self, step: int, *, whole: bool = False) -> dict[str, Any]:
-        """What the manifest says, after verifying it, or every file if `whole`. Raises: DamagedError."""
+    def _body(self, step: int, *, whole: bool = False, asked: Asked | None = None) -> dict[str, Any]:
+        """What the manifest says, after verifying it, or every file if `whole`.
+
+        Raises:
+            DamagedError. UserError: it is of another model than asked for.
+        """
+
+        def check(body: dict[str, Any], files: Mapping[str, int] | None = None) -> None:
+            try:
+                saved, saved_as = parse_arrays(body["arrays"]), body["step"]
+                _metrics(body)
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                raise DamagedError(f"file {manifest.NAME}: incomplete") from error
+            if saved_as != step:
+                raise DamagedError(f"it was saved as step {saved_as}")
+            if asked is not None:
+                self._check_model(step, saved, asked)
+            if files is not None:
+                try:
+                    check_files(directory, saved, files)
+                except OSError as error:  # somebody deletes it at this moment
+                    raise DamagedError(error.strerror) from error
+
         with self._inside(step) as directory:
-            body = manifest.verify(directory) if whole else manifest.read(directory)
-        try:
-            parse_arrays(body["arrays"]), _metrics(body)
-            saved_as = body["step"]
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise DamagedError(f"file {manifest.NAME}: incomplete") from error
-        if saved_as != step:
-            raise DamagedError(f"it was saved as step {saved_as}")
-        return body
+            if whole:
+                return manifest.verify(directory, check)
+            check(body := manifest.read(directory))
+            return body
+
+    def _check_model(self, step: int, saved: Arrays, asked: Asked) -> None:
+        """Raise a UserError unless a checkpoint holds what is asked for, which orbax would cast, cut or pad without a
+        word."""
+        expected = flatten(asked.state)
+        casts = _casts(saved, expected) if asked.cast else {}
+        kept = {name: array for name, array in saved.items() if name not in casts}
+        same = {name: leaf for name, leaf in expected.items() if name not in casts}
+        differing = _differences(kept, same, asked.partial)
+        if differing:
+            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+            hint = "" if asked.cast or not _casts(saved, expected) else " (types alone: config.checkpoint.cast=True)"
+            raise UserError(
+                f"checkpoint {step} in {self.directory} is of another model or optimizer: "
+                f"{'; '.join(differing[:5])}{more}. Use the config it was trained with{hint}, or another workdir."
+            )
+        needed = bytes_of({name: saved[name] for name in expected})
+        if (stored := bytes_of(saved)) > _MOST_BESIDE * needed + (1 << 26):
+            raise UserError(
+                f"checkpoint {step} in {self.directory} lists arrays of {stored:,} bytes, expected at most "
+                f"{_MOST_BESIDE} times the {needed:,} that are read of it; it is of another model or optimizer"
+            )
 
     def _intact(self, step: int) -> dict[str, Any]:
         """As `_body`. Raises: UserError in place of DamagedError."""

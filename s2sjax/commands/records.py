@@ -7,7 +7,7 @@ from s2sjax.errors import UserError
 from s2sjax.jsontext import NAMES, Bound, parse
 from s2sjax.tasks.translate import Hypothesis
 
-_RECORD = Bound(1 << 26, 3_000_000)
+LARGEST = Bound(1 << 25, 3_000_000)
 """What a record may have: 1,000 hypotheses of 1,000 tokens have 2 million separators and 20 MB."""
 _TYPES: dict[str, tuple[type, ...]] = {
     "text": (str,), "tokens": (list,), "score": (float, int), "ranking_score": (float, int), "ids": (list,),
@@ -21,7 +21,7 @@ def read_record(line: str, path: str, number: int) -> tuple[dict[str, Any], list
         UserError: line `number` of `path` is no such record.
     """
     try:
-        record = parse(line, "it", most=_RECORD)
+        record = parse(line, "it", most=LARGEST)
         _field(record, "source", (str,))
         hypotheses = [_hypothesis(entry) for entry in _field(record, "hypotheses", (list,))]
     except UserError as error:

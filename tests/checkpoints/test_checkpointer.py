@@ -172,7 +172,7 @@ def test_a_manifest_that_points_out_of_its_directory_is_refused(copy, name):
     document = json.loads(path.read_text())
     del document["sha256"]
     document["files"][name] = {"size": 1, "sha256": "0"}
-    path.write_bytes(manifest._serialise(document | {"sha256": manifest._digest(document)}))
+    path.write_bytes(b"".join(manifest._serialised(document | {"sha256": manifest._digest(document)})))
     assert "leaves the directory" in CheckpointReader(copy).verify(200)
 
 

@@ -184,9 +184,7 @@ def test_a_job_of_slurm_counts_whatever_stands_in_its_note(scripts, value):
     assert f"failure {failures} at step 0" in done.stdout or f"{failures} times in a row" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "name", ["SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE", "SLURM_RESTART_COUNT"]
-)
+@pytest.mark.parametrize("name", ["SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE", "SLURM_RESTART_COUNT"])
 def test_numbers_of_slurm_are_numbers(scripts, name):
     for value in STRANGE:
         done = scripts.run("slurm.sh", "train", "--workdir=run", **{name: value})
