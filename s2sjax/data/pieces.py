@@ -16,7 +16,8 @@ class SentencePieceTokenizer:
     """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226) from its serialized form.
 
     Raises:
-      UserError: the bytes are no model, a piece is no UTF-8, or its special ids are not pad 0, unk 1, bos 2, eos 3.
+      UserError: the bytes are no model, or larger than any; a piece is no UTF-8; or its special ids are not pad 0,
+        unk 1, bos 2, eos 3.
     """
 
     kind = "sentencepiece"
@@ -24,6 +25,7 @@ class SentencePieceTokenizer:
     def __init__(self, model: bytes, origin: str = "the SentencePiece model") -> None:
         import sentencepiece
 
+        check_size(model, origin)
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
@@ -83,6 +85,50 @@ class SentencePieceTokenizer:
 
     def to_bytes(self) -> bytes:
         return self._model
+
+
+_LARGEST = 1 << 25
+_MOST_PIECES = 1_500_000
+"""A model of a million pieces has 20 to 30 MB."""
+_MOST_BESIDE = 1 << 22
+"""Bytes beside the pieces: rules of normalisation (240 kB), and how it was trained, with the user's symbols."""
+
+
+def check_size(model: bytes, origin: str) -> None:
+    """Raise a UserError if a model is larger than any honest one, before SentencePiece allocates for it.
+
+    An entry of two bytes takes 50 in memory, so that the fields of the message are counted (of protocol buffers: the
+    number of the field and its type, then a length).
+    """
+    if len(model) > _LARGEST:
+        raise UserError(f"{origin} has {len(model):,} bytes, expected at most {_LARGEST:,}")
+    if len(model) <= 1 << 20:  # which becomes 50 MB at most, and is what nearly all are
+        return
+    at = pieces = beside = 0
+    while at < len(model):
+        begin, (field, at) = at, _varint(model, at)
+        length, at = _varint(model, at)
+        at = at + length if field & 7 == 2 else len(model)  # no other type stands at the top of a model
+        if field == 0x0A:  # the first field: a piece
+            pieces += 1
+        else:
+            beside += at - begin
+    if pieces > _MOST_PIECES or beside > _MOST_BESIDE:
+        raise UserError(
+            f"{origin} has {pieces:,} pieces and {beside:,} bytes beside them, expected at most {_MOST_PIECES:,} and "
+            f"{_MOST_BESIDE:,}"
+        )
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, least first, and where it ends."""
+    value = shift = 0
+    while at < len(data) and shift < 64:
+        byte = data[at]
+        value, at, shift = value | (byte & 127) << shift, at + 1, shift + 7
+        if byte < 128:
+            break
+    return value, at
 
 
 LONGEST = 1 << 16

@@ -30,6 +30,8 @@ from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokeni
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
+LARGEST = jsontext.Bound(3 << 24, 2_000_000)
+"""What a vocabulary of our own kinds may have: a million words of 20 bytes have 24 MB."""
 KINDS = ("unigram", "bpe", "char", "byte", "word")
 
 _FORMAT = 1
@@ -240,10 +242,17 @@ def given_tokenizers(config: TokenizerConfig) -> TokenizerPair | None:
 
 
 def save(pair: TokenizerPair, directory: Path) -> None:
-    """Writes source.model, target.model (unless joint) and, last, tokenizer.json, which says how to read them."""
+    """Writes source.model, target.model (unless joint) and, last, tokenizer.json, which says how to read them.
+
+    Raises:
+      OSError: it cannot be written. UserError: a vocabulary is larger than `load` would read.
+    """
     kinds = {"source": pair.source.kind} | ({} if pair.joint else {"target": pair.target.kind})
-    for side in kinds:
-        rundir.write(directory.parent, f"{directory.name}/{side}.model", getattr(pair, side).to_bytes())
+    for side, kind in kinds.items():
+        content = getattr(pair, side).to_bytes()
+        if kind != "sentencepiece":  # whose models were checked when they were made
+            jsontext.check(content, directory / f"{side}.model", LARGEST)
+        rundir.write(directory.parent, f"{directory.name}/{side}.model", content)
     record = {"format": _FORMAT, "kinds": kinds}
     rundir.write_json(directory.parent, f"{directory.name}/tokenizer.json", record, indent=None)
 
@@ -256,7 +265,7 @@ def load(directory: Path) -> TokenizerPair:
     """
     path = directory / "tokenizer.json"
     try:
-        record = jsontext.parse(rundir.read(directory.parent, f"{directory.name}/tokenizer.json"), path)
+        record = rundir.read_json(directory.parent, f"{directory.name}/tokenizer.json")
         if record.get("format") != _FORMAT:
             raise UserError(f"{path} has format {record.get('format')!r}; expected {_FORMAT}")
         kinds = record.get("kinds")
@@ -275,12 +284,12 @@ def _read(kind: object, directory: Path, side: str) -> Tokenizer:
         case "sentencepiece":
             return SentencePieceTokenizer(data, str(path))
         case "char":
-            record = jsontext.parse(data, path)
+            record = jsontext.parse(data, path, most=LARGEST)
             return CharTokenizer(_texts(record, "characters", path, longest=1), _symbols(record, path))
         case "byte":
-            return ByteTokenizer(_symbols(jsontext.parse(data, path), path))
+            return ByteTokenizer(_symbols(jsontext.parse(data, path, most=LARGEST), path))
         case "word":
-            record = jsontext.parse(data, path)
+            record = jsontext.parse(data, path, most=LARGEST)
             return WordTokenizer(_texts(record, "words", path), _symbols(record, path))
         case _:
             raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char, byte or word")
