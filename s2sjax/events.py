@@ -21,7 +21,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,6 +34,8 @@ from s2sjax import jsontext, rundir
 from s2sjax.errors import UserError, in_one_line
 
 NAME = "events.jsonl"
+LARGEST = 1 << 28
+"""Bytes of a ledger. A note of progress every 30 seconds comes to 100 MB a year."""
 _BEYOND = 1e11  # steps, and seconds since 1970: the year 5138
 _INTERVAL = 30.0  # seconds between two notes of progress: what a kill can leave unrecorded
 
@@ -101,25 +103,26 @@ class Ledger:
             self.add("progress", step=step)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a ledger that are whole, in order, each with `time` (seconds since 1970), `step` and `seconds` as
-    numbers.
+    numbers. They come one at a time: a ledger may be long.
 
     Raises:
-        OSError: there is none. UserError: it is no regular file.
+        OSError: there is none. UserError: it is no regular file, or larger than any.
     """
-    entries = []
-    for number, line in enumerate(rundir.read(path.parent, path.name).splitlines(), start=1):
-        try:
-            entry = jsontext.parse(line, f"{path}, line {number}", most=jsontext.LINE)
-            numbers = {name: float(entry.get(name, 0)) for name in ("step", "seconds")}
-            at = datetime.datetime.fromisoformat(entry["time"]).timestamp()
-            if not 0 <= numbers["step"] < _BEYOND or not 0 <= numbers["seconds"] <= at < _BEYOND:
-                raise ValueError("no number of steps, or more seconds than since 1970")
-            entries.append({**entry, "event": str(entry["event"]), "time": at, **numbers})
-        except (ValueError, TypeError, KeyError, OverflowError):
-            continue  # cut short by a kill
-    return entries
+    with rundir.open_for_reading(path.parent, path.name) as handle, open(handle, "rb", closefd=False) as file:
+        rundir.check_size(path, handle, LARGEST)
+        while line := file.readline(jsontext.LINE.size):
+            try:
+                entry = jsontext.parse(line, path, most=jsontext.LINE)
+                numbers = {name: float(entry.get(name, 0)) for name in ("step", "seconds")}
+                at = datetime.datetime.fromisoformat(entry["time"]).timestamp()
+                if not 0 <= numbers["step"] < _BEYOND or not 0 <= numbers["seconds"] <= at < _BEYOND:
+                    raise ValueError("no number of steps, or more seconds than since 1970")
+                entry |= {"event": str(entry["event"]), "time": at, **numbers}
+            except (ValueError, TypeError, KeyError, OverflowError):
+                continue  # cut short by a kill
+            yield entry
 
 
 def _commit() -> str | None:

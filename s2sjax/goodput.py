@@ -8,7 +8,7 @@ that. Within one stretch of training all steps are taken to have lasted equally 
 import datetime
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ ITEMS = {
     "validate": "validating",
     "plot": "drawing plots",
 }
+_MOST_STARTS = 100_000
 _WAITS = ("compile", "restore", "save", "validate", "plot")
 
 
@@ -66,21 +67,21 @@ class _Stretch:
     skipped: list[int] = field(default_factory=list)
 
 
-def compute(entries: Sequence[Mapping[str, Any]]) -> Goodput:
+def compute(entries: Iterable[Mapping[str, Any]]) -> Goodput:
     """From what `events.read` gives.
 
     Raises:
-        UserError: nothing has started yet.
+        UserError: nothing has started yet, or more often than anything can have.
     """
-    entries = [*itertools.dropwhile(lambda entry: entry["event"] != "start", entries)]
-    if not entries:
+    entries = itertools.dropwhile(lambda entry: entry["event"] != "start", entries)
+    if (opening := next(entries, None)) is None:
         raise UserError("no start is recorded, so there is nothing to compute goodput from")
     seconds = dict.fromkeys(ITEMS, 0.0)
     stretches: list[_Stretch] = []
     starts = stops = 0
     down = 0.0
     stretch: _Stretch | None = None
-    began = entries[0]["time"] - entries[0]["seconds"]
+    began = opening["time"] - opening["seconds"]
     # Since `mark` there is time that no item has yet.
     mark = last = began
     up = False
@@ -96,7 +97,7 @@ def compute(entries: Sequence[Mapping[str, Any]]) -> Goodput:
         else:
             down += spent
 
-    for entry in entries:
+    for entry in itertools.chain([opening], entries):
         event, now, step = entry["event"], max(entry["time"], last), int(entry["step"])
         if event == "start":
             close(last)  # of a process that was killed nothing is known after its last line
@@ -107,6 +108,8 @@ def compute(entries: Sequence[Mapping[str, Any]]) -> Goodput:
             close(now)
             stretch = _Stretch(step, step)
             stretches.append(stretch)
+            if len(stretches) > _MOST_STARTS:
+                raise UserError(f"training is recorded to have begun more than {_MOST_STARTS:,} times")
         elif event == "rollback":
             close(now)
         elif event == "stop":

@@ -84,11 +84,15 @@ def read(workdir: Path, name: str, *, most: int = LARGEST) -> bytes:
         ForeignError: it is a link or no file, or a folder on the way is. UserError: it has more than `most` bytes.
     """
     with open_for_reading(workdir, name) as handle:
-        size = os.fstat(handle).st_size
-        if size > most:
-            raise UserError(f"{workdir / name} has {size:,} bytes, expected at most {most:,}")
+        check_size(workdir / name, handle, most)
         with open(handle, "rb", closefd=False) as file:
             return file.read(most)
+
+
+def check_size(path: Path, handle: int, most: int) -> None:
+    """Raise a UserError if an open file has more than `most` bytes."""
+    if (size := os.fstat(handle).st_size) > most:
+        raise UserError(f"{path} has {size:,} bytes, expected at most {most:,}")
 
 
 def read_json(workdir: Path, name: str, *, most: jsontext.Bound = jsontext.SMALL) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def test_a_line_that_a_kill_cut_short_costs_only_itself(tmp_path):
     with events.Ledger(path, print):
         pass
     assert [e["event"] for e in events.read(path)] == ["start", "stop"]
-    assert events.read(path)[0]["time"] == datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
+    assert next(events.read(path))["time"] == datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC).timestamp()
 
 
 def test_a_ledger_that_cannot_be_written_is_told_once_and_costs_nothing_else(tmp_path):

@@ -176,7 +176,7 @@ def ledgers(rng: random.Random, run: Path, place: Path) -> Callable[[], object]:
         spoil_file(rng, run / name)
     if name == "metrics.jsonl":
         return lambda: read_history(run / name)
-    return lambda: goodput.table(goodput.of_run(run)) + str(events.read(run / name))
+    return lambda: goodput.table(goodput.of_run(run)) + str([*events.read(run / name)])
 
 
 AREAS: dict[str, Case] = {
