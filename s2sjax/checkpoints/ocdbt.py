@@ -20,6 +20,7 @@ from s2sjax.checkpoints.manifest import DamagedError
 MANIFEST = "manifest.ocdbt"
 _LARGEST_MANIFEST = 1 << 20  # bytes; it has some hundred for each version that it keeps, of which there is one
 _HEAD = 14  # bytes before what may be compressed: magic (4), length (8), version, and how it is compressed
+_PLAIN, _PACKED = b"\0\0", b"\0\1"  # the last two of them
 _CRC = 4
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _BLOCK = 1 << 17  # bytes that a block of Zstandard unpacks to at most
@@ -89,8 +90,10 @@ def _unpacked(directory: Path, name: str, offset: int, length: int) -> int:
     """The bytes that a manifest or a node has at most when it is unpacked, found without unpacking it."""
     with rundir.open_for_reading(directory, name) as handle:
         head = os.pread(handle, min(length, _HEAD), offset)
-        if len(head) < _HEAD or head[-1] == 0:
+        if len(head) < _HEAD or head.endswith(_PLAIN):
             return length
+        if not head.endswith(_PACKED):  # also other ways to spell these numbers, which would be read as something else
+            raise DamagedError(f"file {name}: the index is of another version, or compressed in another way")
         end, at, found, last = offset + length - _CRC, offset + _HEAD, 0, False
         frame = os.pread(handle, min(18, end - at), at)
         at += _frame_head(frame, name)
