@@ -84,15 +84,16 @@ def read(workdir: Path, name: str, *, most: int = LARGEST) -> bytes:
         ForeignError: it is a link or no file, or a folder on the way is. UserError: it has more than `most` bytes.
     """
     with open_for_reading(workdir, name) as handle:
-        check_size(workdir / name, handle, most)
+        size = check_size(workdir / name, handle, most)
         with open(handle, "rb", closefd=False) as file:
-            return file.read(most)
+            return file.read(size)
 
 
-def check_size(path: Path, handle: int, most: int) -> None:
-    """Raise a UserError if an open file has more than `most` bytes."""
+def check_size(path: Path, handle: int, most: int) -> int:
+    """The bytes of an open file. Raises: UserError if they are more than `most`."""
     if (size := os.fstat(handle).st_size) > most:
         raise UserError(f"{path} has {size:,} bytes, expected at most {most:,}")
+    return size
 
 
 def read_json(workdir: Path, name: str, *, most: jsontext.Bound = jsontext.SMALL) -> dict[str, Any]:

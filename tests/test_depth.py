@@ -6,7 +6,8 @@ import jax
 import pytest
 
 from s2sjax import models, optim
-from s2sjax.checkpoints.restore import CheckpointReader, flatten
+from s2sjax.checkpoints.asked import flatten
+from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.depth import check_depth, most_layers
 from s2sjax.errors import UserError
 from s2sjax.loading import load

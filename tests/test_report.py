@@ -10,7 +10,7 @@ import tracemalloc
 
 import pytest
 
-from s2sjax import history, report
+from s2sjax import history, jsontext, report
 from s2sjax.display import align, progress
 from s2sjax.errors import UserError
 from s2sjax.pace import duration
@@ -167,7 +167,7 @@ def test_a_resumed_run_records_as_if_it_had_never_been_interrupted(tmp_path):
 @pytest.mark.parametrize("longest", [1 << 16, 7])
 def test_lines_longer_than_any_of_ours_are_passed_over_piece_by_piece(tmp_path, monkeypatch, longest):
     """The hole in the file takes no room on the disk, and should take none in memory."""
-    monkeypatch.setattr(history, "_LONGEST_KEPT", longest)
+    monkeypatch.setattr(history, "_LONGEST_KEPT", jsontext.Bound(longest, 10))
     path = tmp_path / "metrics.jsonl"
     lines = [json.dumps({"step": step, "kind": "train", "loss": 1.0}).encode() + b"\n" for step in (1, 2, 3)]
     hole = 64 << 20 if longest > 1000 else 21

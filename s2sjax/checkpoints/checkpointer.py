@@ -26,10 +26,11 @@ from jax.experimental import multihost_utils
 
 from s2sjax import distributed, rundir
 from s2sjax.checkpoints import manifest
+from s2sjax.checkpoints.asked import Asked, PyTree, flatten
 from s2sjax.checkpoints.copies import Copier, SecondCopy
 from s2sjax.checkpoints.lock import RunLock
 from s2sjax.checkpoints.quiet import quieten_orbax
-from s2sjax.checkpoints.restore import Asked, CheckpointReader, PyTree, Restored, flatten, passed_over
+from s2sjax.checkpoints.restore import CheckpointReader, Restored, passed_over
 from s2sjax.checkpoints.retention import CheckpointConfig, staying
 from s2sjax.checkpoints.saving import Save, open_again, remove
 from s2sjax.errors import UserError, in_one_line

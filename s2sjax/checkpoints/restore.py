@@ -16,21 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from s2sjax import rundir
 from s2sjax.checkpoints import manifest
+from s2sjax.checkpoints.asked import Asked, PyTree
 from s2sjax.checkpoints.manifest import DamagedError
-from s2sjax.checkpoints.sizes import Arrays, bytes_of, check_files, check_sizes, parse_arrays
+from s2sjax.checkpoints.sizes import check_files, check_sizes, parse_arrays
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.metrics.names import METRIC_SIGNS
 
-PyTree = Any
-
-_MOST_BESIDE = 16
-"""How many times the parameters a whole state may have: with moments and averages it has up to 6."""
 _CHOICES = 20
 """How often another checkpoint is chosen when the one that was chosen has gone."""
 STEP = re.compile(r"[1-9][0-9]{0,17}|0")
@@ -52,15 +48,6 @@ def replaces_best(metric: str, value: float, best: float) -> bool:
 
 class GoneError(UserError):
     """A checkpoint is not there, or not any more: a training keeps a few only."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """What a checkpoint is read for: see `CheckpointReader.restore`."""
-
-    state: PyTree
-    partial: bool
-    cast: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,8 +232,8 @@ class CheckpointReader:
             body = self._body(step, asked=asked)
         except DamagedError as damage:
             raise self._unreadable(step, str(damage)) from damage
-        saved, expected = parse_arrays(body["arrays"]), flatten(asked.state)
-        casts = _casts(saved, expected) if asked.cast else {}
+        saved, expected = parse_arrays(body["arrays"]), asked.arrays
+        casts = asked.casts(saved)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         placed = {
             name: jax.ShapeDtypeStruct(leaf.shape, casts.get(name, leaf.dtype), sharding=leaf.sharding or here)
@@ -323,8 +310,8 @@ class CheckpointReader:
                 raise DamagedError(f"file {manifest.NAME}: incomplete") from error
             if saved_as != step:
                 raise DamagedError(f"it was saved as step {saved_as}")
-            if asked is not None:
-                self._check_model(step, saved, asked)
+            if asked is not None and (problem := asked.problem(saved)):
+                raise UserError(f"checkpoint {step} in {self.directory} {problem}")
             if files is not None:
                 try:
                     check_files(directory, saved, files)
@@ -336,28 +323,6 @@ class CheckpointReader:
                 return manifest.verify(directory, check)
             check(body := manifest.read(directory))
             return body
-
-    def _check_model(self, step: int, saved: Arrays, asked: Asked) -> None:
-        """Raise a UserError unless a checkpoint holds what is asked for, which orbax would cast, cut or pad without a
-        word."""
-        expected = flatten(asked.state)
-        casts = _casts(saved, expected) if asked.cast else {}
-        kept = {name: array for name, array in saved.items() if name not in casts}
-        same = {name: leaf for name, leaf in expected.items() if name not in casts}
-        differing = _differences(kept, same, asked.partial)
-        if differing:
-            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
-            hint = "" if asked.cast or not _casts(saved, expected) else " (types alone: config.checkpoint.cast=True)"
-            raise UserError(
-                f"checkpoint {step} in {self.directory} is of another model or optimizer: "
-                f"{'; '.join(differing[:5])}{more}. Use the config it was trained with{hint}, or another workdir."
-            )
-        needed = bytes_of({name: saved[name] for name in expected})
-        if (stored := bytes_of(saved)) > _MOST_BESIDE * needed + (1 << 26):
-            raise UserError(
-                f"checkpoint {step} in {self.directory} lists arrays of {stored:,} bytes, expected at most "
-                f"{_MOST_BESIDE} times the {needed:,} that are read of it; it is of another model or optimizer"
-            )
 
     def _intact(self, step: int) -> dict[str, Any]:
         """As `_body`. Raises: UserError in place of DamagedError."""
@@ -379,15 +344,6 @@ class CheckpointReader:
         return f"there are: {', '.join(others)}" if others else "there is no other"
 
 
-def flatten(tree: PyTree) -> dict[str, Any]:
-    """Leaves by path, `params/encoder/kernel`. Files hold this flat form, which knows no NamedTuples or classes."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-    if len(named) != len(leaves):
-        raise ValueError("two leaves of the state have the same path")
-    return named
-
-
 def passed_over(damaged: Mapping[int, str], instead: str) -> tuple[str, ...]:
     """A sentence for each damaged checkpoint, and what the run goes on from."""
     return tuple(f"checkpoint {step}: {damage}; going on from {instead}" for step, damage in damaged.items())
@@ -395,30 +351,3 @@ def passed_over(damaged: Mapping[int, str], instead: str) -> tuple[str, ...]:
 
 def _metrics(body: Mapping[str, Any]) -> dict[str, float]:
     return {name: math.nan if value is None else float(value) for name, value in body["metrics"].items()}
-
-
-def _differences(
-    saved: Mapping[str, tuple[tuple[int, ...], str]], expected: Mapping[str, Any], partial: bool
-) -> list[str]:
-    wanted = {name: (tuple(leaf.shape), np.dtype(leaf.dtype).name) for name, leaf in expected.items()}
-    return [
-        f"{name}: saved {_describe(saved.get(name))}, expected {_describe(wanted.get(name))}"
-        for name in (wanted if partial else dict.fromkeys([*wanted, *saved]))
-        if saved.get(name) != wanted.get(name)
-    ]
-
-
-def _casts(saved: Mapping[str, tuple[tuple[int, ...], str]], expected: Mapping[str, Any]) -> dict[str, str]:
-    """By name, the saved types of arrays whose shape is as expected and whose floating-point type is another."""
-    return {
-        name: saved[name][1]
-        for name, leaf in expected.items()
-        if name in saved
-        and saved[name][0] == tuple(leaf.shape)
-        and saved[name][1] != np.dtype(leaf.dtype).name
-        and all(jnp.issubdtype(dtype, jnp.floating) for dtype in (saved[name][1], leaf.dtype))
-    }
-
-
-def _describe(array: tuple[tuple[int, ...], str] | None) -> str:
-    return "nothing" if array is None else f"{array[1]}[{','.join(map(str, array[0]))}]"

@@ -26,12 +26,10 @@ import numpy as np
 from s2sjax import jsontext, paths, rundir
 from s2sjax.config import check_at_least, check_choices, one_of, up_to
 from s2sjax.data.pieces import LONGEST, SentencePieceTokenizer, sentences
-from s2sjax.data.units import SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
+from s2sjax.data.units import LARGEST, SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
-LARGEST = jsontext.Bound(3 << 24, 2_000_000)
-"""What a vocabulary of our own kinds may have: a million words of 20 bytes have 24 MB."""
 KINDS = ("unigram", "bpe", "char", "byte", "word")
 
 _FORMAT = 1
@@ -243,16 +241,12 @@ def given_tokenizers(config: TokenizerConfig) -> TokenizerPair | None:
 
 def save(pair: TokenizerPair, directory: Path) -> None:
     """Writes source.model, target.model (unless joint) and, last, tokenizer.json, which says how to read them.
-
-    Raises:
-      OSError: it cannot be written. UserError: a vocabulary is larger than `load` would read.
-    """
+    Raises: OSError; UserError for a vocabulary larger than `load` would read."""
     kinds = {"source": pair.source.kind} | ({} if pair.joint else {"target": pair.target.kind})
     for side, kind in kinds.items():
-        content = getattr(pair, side).to_bytes()
-        if kind != "sentencepiece":  # whose models were checked when they were made
-            jsontext.check(content, directory / f"{side}.model", LARGEST)
-        rundir.write(directory.parent, f"{directory.name}/{side}.model", content)
+        content, name = getattr(pair, side).to_bytes(), f"{directory.name}/{side}.model"
+        jsontext.check(content, name, LARGEST) if kind != "sentencepiece" else None  # which was, when it was made
+        rundir.write(directory.parent, name, content)
     record = {"format": _FORMAT, "kinds": kinds}
     rundir.write_json(directory.parent, f"{directory.name}/tokenizer.json", record, indent=None)
 

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from s2sjax import jsontext
 from s2sjax.vocabulary import EOS, UNK
 
+LARGEST = jsontext.Bound(3 << 24, 2_000_000)
+"""What one of these vocabularies may have as JSON: a million words of 20 bytes have 24 MB."""
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
 
 

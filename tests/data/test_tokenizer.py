@@ -2,6 +2,7 @@ import dataclasses
 import gzip
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2sjax import jsontext
 from s2sjax.data import pieces
 from s2sjax.data import tokenizer as tokenizers
+from s2sjax.data.pieces import SentencePieceTokenizer
 from s2sjax.data.tokenizer import TokenizerConfig, train_tokenizers
-from s2sjax.data.units import ByteTokenizer, CharTokenizer, WordTokenizer
+from s2sjax.data.units import LARGEST, ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS, PAD, UNK
 
@@ -342,3 +345,59 @@ def test_what_a_pattern_matches_is_one_token_without_being_listed():
 def test_settings_that_cannot_be_or_would_be_without_effect_are_refused(config, message):
     with pytest.raises(UserError, match=message):
         train_tokenizers(TokenizerConfig(**config), [("a b c d", "a b")])
+
+
+# ---- Vocabularies of strangers ----
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Of a protocol buffer: a field of bytes."""
+    length, size = len(content), b""
+    while length > 127:
+        length, size = length >> 7, size + bytes([length & 127 | 128])
+    return bytes([number << 3 | 2]) + size + bytes([length]) + content
+
+
+@pytest.mark.parametrize(
+    "model, said",
+    [
+        (field(1, b"") * 1_600_000, "1,600,000 pieces"),
+        (field(2, field(1, b"") * 2_500_000), "5,000,005 bytes beside"),
+        (field(1, b"") * 600_000 + b"\x08\x01" * 3_000_000, "bytes beside"),
+        (bytes(40_000_000), "40,000,000 bytes, expected at most"),
+    ],
+)
+def test_a_sentencepiece_model_that_is_larger_than_any_is_not_read(model, said):
+    with pytest.raises(UserError, match=f"the SentencePiece model has .*{said}"):
+        SentencePieceTokenizer(model)
+
+
+def test_a_sentencepiece_model_of_a_million_pieces_is_within_its_bounds():
+    pieces.check_size(field(2, bytes(300_000)) + field(1, field(1, bytes(20)) + b"\x15" + bytes(4)) * 1_000_000, "it")
+
+
+def test_a_vocabulary_of_a_million_words_is_within_its_bounds():
+    words = [f"{chr(0x915 + i % 30) * 8}{i}" for i in range(1_000_000)]  # of 24 bytes, as Hindi has, and a number
+    jsontext.check(json.dumps({"symbols": ["<2de>"], "words": words}, ensure_ascii=False).encode(), "it", LARGEST)
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "word"])
+@pytest.mark.parametrize("name", ["source.model", "tokenizer.json"])
+def test_vocabularies_of_empty_lists_are_not_parsed(tmp_path, monkeypatch, kind, name):
+    monkeypatch.setattr(tokenizers, "LARGEST", jsontext.Bound(1 << 24, 100_000))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"format": 1, "kinds": {"source": kind}}))
+    (tmp_path / name).write_text('{"symbols": [], "words": [' + "[]," * 120_000 + "0]}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="values|expected at most"):
+            tokenizers.load(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_vocabulary_that_could_not_be_read_again_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizers, "LARGEST", jsontext.Bound(1 << 20, 10))
+    pair = train_tokenizers(TokenizerConfig(kind="word"), [("a b c d e", "f g h i j k")])
+    with pytest.raises(UserError, match="more than 10 values"):
+        tokenizers.save(pair, tmp_path / "tokenizer")
