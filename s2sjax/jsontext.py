@@ -128,8 +128,8 @@ def with_nulls(value: Any) -> Any:
 
 
 def check(content: bytes | str, where: object, most: Bound) -> None:
-    """Raise a UserError if a JSON text has more than `most`. It takes no memory to speak of; whether the text is valid
-    is not looked at. Who writes a file that will be read within a bound checks it too, before it is too late."""
+    """Raise a UserError if a JSON text has more than `most`. It takes no more memory than the text; whether that is
+    valid is not looked at. Who writes a file that will be read within a bound checks it too, before it is too late."""
     if len(content) > most.size:  # of a str, which has no more characters than bytes
         raise UserError(f"{where} has {len(content):,} bytes, expected at most {most.size:,}")
     kind = str if isinstance(content, str) else bytes
@@ -137,15 +137,16 @@ def check(content: bytes | str, where: object, most: Bound) -> None:
     if sum(map(content.count, marks)) <= most.separators:  # quick, and enough for most: strings are counted too
         return
     found = 0
-    for match in _SEPARATORS[kind].finditer(content):
-        found += match.lastindex is not None
+    for match in _PARTS[kind].finditer(content):
+        if match.lastindex is not None:
+            found += sum(map(match[1].count, marks))
         if found > most.separators:
             raise UserError(f"{where} holds more than {most.separators:,} values, which no file of its kind does")
 
 
-_PATTERN = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|([\[{,:])'
-"""A string, also one that does not end, or a separator. Nothing in it is tried twice."""
-_SEPARATORS: dict[type, re.Pattern] = {
+_PATTERN = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|([^"]++)'
+"""A string, also one that does not end, or what stands between two. Nothing in it is tried twice."""
+_PARTS: dict[type, re.Pattern] = {
     str: re.compile(_PATTERN, re.DOTALL), bytes: re.compile(_PATTERN.encode(), re.DOTALL),
 }  # fmt: skip
 

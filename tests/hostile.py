@@ -130,6 +130,35 @@ def reseal(checkpoint: Path, change: Callable[[Any], Any] = lambda body: body) -
         manifest.seal(checkpoint, body)
 
 
+def unhashed_reseal(checkpoint: Path) -> None:
+    """As `reseal`, of files that would take a day to hash."""
+    checksum = manifest._checksum
+    manifest._checksum = lambda directory, name: "0"
+    try:
+        reseal(checkpoint)
+    finally:
+        manifest._checksum = checksum
+
+
+def bomb(content: bytes, count: int = 5_000_000) -> bytes:
+    """A JSON object, and in it as many empty lists, which take 64 bytes each when they are parsed."""
+    return content.rstrip().removesuffix(b"}") + b', "x": [' + b"[]," * count + b"0]}"
+
+
+def unpacked_zeros(blocks: int, length: int, first: bytes, magic: int = 0x0CDB20DE) -> bytes:
+    """What stands at a place of a database's index (a node; by another `magic`, a manifest), and unpacks to `first` and
+    `blocks` times 128 KiB of zeros, each of which takes four bytes (Zstandard, RFC 8878)."""
+    head = lambda size, kind, last: (size << 3 | kind << 1 | last).to_bytes(3, "little")  # noqa: E731
+    frame = b"\x28\xb5\x2f\xfd\x00\x58" + head(len(first), 0, False) + first
+    frame += b"".join(head(1 << 17, 1, i == blocks - 1) + b"\0" for i in range(blocks))
+    content = magic.to_bytes(4, "big") + length.to_bytes(8, "little") + b"\0\1" + frame
+    return content + bytes(length - len(content))
+
+
+MANY_FILES = b"\0" + b"\x80\x80\x80\x80\x20"
+"""How a node begins that says that the tree lies in 2**33 files, whose names' lengths follow."""
+
+
 def outcome(act: Callable[[], object]) -> str:
     """ "done", "refused", or what a user would have seen as a traceback."""
     try:

@@ -1,7 +1,6 @@
 """The index of a database is measured before it is unpacked, and points to nothing but the files there are."""
 
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,9 @@ import tensorstore as ts
 
 from s2sjax.checkpoints import ocdbt
 from s2sjax.checkpoints.manifest import DamagedError, sizes
+from tests.hostile import MANY_FILES, unpacked_zeros
 
-NODE, MANIFEST = 0x0CDB20DE, 0x0CDB3A2A
+MANIFEST = 0x0CDB3A2A
 
 
 def make(directory: Path, values: dict[str, bytes], **config) -> dict[str, int]:
@@ -36,15 +36,6 @@ def replace(path: Path, offset: int, length: int, content: bytes) -> None:
     data = bytearray(path.read_bytes())
     data[offset : offset + len(content)] = content
     path.write_bytes(bytes(data))
-
-
-def zeros(blocks: int, magic: int, length: int) -> bytes:
-    """A node or manifest that unpacks to `blocks` times 128 KiB of zeros, each of them four bytes."""
-    frame = b"\x28\xb5\x2f\xfd\x00\x58" + b"".join(
-        struct.pack("<I", 1 << 17 << 3 | 1 << 1 | (i == blocks - 1))[:3] + b"\0" for i in range(blocks)
-    )
-    content = struct.pack(">I", magic) + struct.pack("<Q", length) + b"\0\x01" + frame
-    return content + bytes(length - len(content))
 
 
 VALUES = {f"params/layer_{i}/kernel/{j}": bytes([i % 251]) * (20 + 200 * j) for i in range(300) for j in range(2)}
@@ -82,7 +73,7 @@ def test_what_is_measured_is_never_less_than_what_is_unpacked(tmp_path):
 def test_a_node_that_unpacks_to_more_than_it_may_is_not_unpacked(tmp_path, monkeypatch):
     files = make(tmp_path, VALUES)
     path, offset, length = root(tmp_path)
-    replace(path, offset, length, zeros(300, NODE, length))  # 39 MB
+    replace(path, offset, length, unpacked_zeros(200, length, MANY_FILES))  # 26 MB
     dump, dumped = ts.ocdbt.dump, []
     monkeypatch.setattr(ts.ocdbt, "dump", lambda *arguments: dumped.append(arguments) or dump(*arguments))
     with pytest.raises(DamagedError, match="unpacked, the index is larger"):
@@ -92,7 +83,7 @@ def test_a_node_that_unpacks_to_more_than_it_may_is_not_unpacked(tmp_path, monke
 
 def test_a_manifest_that_unpacks_to_more_than_it_may_is_not_unpacked(tmp_path):
     make(tmp_path, VALUES)
-    (tmp_path / "manifest.ocdbt").write_bytes(zeros(50, MANIFEST, 300))
+    (tmp_path / "manifest.ocdbt").write_bytes(unpacked_zeros(50, 300, MANY_FILES, MANIFEST))
     with pytest.raises(DamagedError, match=r"manifest.ocdbt: unpacked"):
         ocdbt.read_index(tmp_path, sizes(tmp_path), 10_000_000)
     (tmp_path / "manifest.ocdbt").write_bytes(bytes(2 << 20))
@@ -105,7 +96,7 @@ def test_a_version_that_is_spelled_otherwise_is_refused(tmp_path, spelled):
     """As b"\\x80\\0", a zero in two bytes, the second would be read as "not compressed"."""
     files = make(tmp_path, VALUES)
     path, offset, length = root(tmp_path)
-    node = zeros(300, NODE, length)
+    node = unpacked_zeros(200, length, MANY_FILES)
     replace(path, offset, length, node[:12] + spelled + node[14:])
     with pytest.raises(DamagedError, match="another version"):
         ocdbt.read_index(tmp_path, files, 10_000_000)
