@@ -5,7 +5,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from s2sjax import jsontext, rundir
+from s2sjax import rundir
 from s2sjax.checkpoints.restore import STEP
 from s2sjax.errors import UserError
 
@@ -24,7 +24,7 @@ def read_skipped(workdir: Path) -> Skipped:
     """Raises: UserError if the record is there and damaged: without it another run would go on."""
     path = workdir / "skipped.json"
     try:
-        values = jsontext.parse(rundir.read(workdir, path.name), path)
+        values = rundir.read_json(workdir, path.name)
         spans = tuple((int(first), int(end)) for first, end in values["left_out"])
         if any(not 0 <= first < end for first, end in spans) or list(spans) != sorted(spans):
             raise ValueError("spans")
