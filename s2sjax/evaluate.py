@@ -22,11 +22,13 @@ from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
+from s2sjax.memory import needing_memory
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.measure import measure, references_of
 from s2sjax.metrics.text import TextMetrics, unsuitable
 from s2sjax.ops.linear import Precision
 from s2sjax.plots import attention_map
+from s2sjax.plural import counted
 from s2sjax.report import Reporter
 from s2sjax.tasks.forced import cross_attention
 from s2sjax.tasks.gathering import gathering
@@ -81,6 +83,7 @@ class LikelihoodEvaluator:
             batch_tokens=max(experiment.data.batch_tokens, shards * (longest + experiment.data.length_multiple)),
         )
         self._plan = make_plan(source, target, data, seed=0, divisor=shards, shuffle=False)
+        self._longer = longest > max(experiment.data.max_source_length, experiment.data.max_target_length)
 
         def sums(params, batch):
             with gathered(params) as ready:
@@ -90,19 +93,39 @@ class LikelihoodEvaluator:
         self._sums = jax.jit(sums)
 
     def __call__(self, params) -> Likelihood:
+        return self._likelihood(params, 0, self._plan.batches_per_epoch)
+
+    def try_longest(self, params) -> None:
+        """Compute the batch that needs the most memory, if training leaves out examples as long: it fails at once, not
+        after an hour.
+
+        Raises: UserError: there is not enough memory.
+        """
+        if self._longer:
+            shapes = [self._plan.batch(number).shape for number in range(self._plan.batches_per_epoch)]
+            number = max(range(len(shapes)), key=lambda n: shapes[n].source + shapes[n].target)
+            self._likelihood(params, number, number + 1)
+
+    def _likelihood(self, params, start: int, stop: int) -> Likelihood:
+        """Of the batches `start` .. `stop - 1` of the plan."""
         nll = weight = 0.0
         place = sharding.batch_sharding(self._mesh)
-        stream = pipeline.batches(
-            self._plan,
-            self._split,
-            start=0,
-            stop=self._plan.batches_per_epoch,
-            only=functools.partial(sharding.rows_here, place),
-        )
-        for batch in stream:
-            more_nll, more_weight = self._sums(params, sharding.to_devices(batch, place))
-            nll, weight = nll + float(more_nll), weight + float(more_weight)
+        only = functools.partial(sharding.rows_here, place)
+        for batch in pipeline.batches(self._plan, self._split, start=start, stop=stop, only=only):
+            with needing_memory(self._advice(batch)):
+                more_nll, more_weight = self._sums(params, sharding.to_devices(batch, place))
+                nll, weight = nll + float(more_nll), weight + float(more_weight)
         return Likelihood(nll, weight)
+
+    def _advice(self, batch: Mapping[str, np.ndarray]) -> str:
+        longest = int(np.argmax(self._plan.source_lengths + self._plan.target_lengths))
+        source, target = int(self._plan.source_lengths[longest]), int(self._plan.target_lengths[longest])
+        rows = counted(len(batch["targets"]), "row")
+        return (
+            f"for the loss of {rows} of {batch['inputs'].shape[1]} source and {batch['targets'].shape[1]} target "
+            f"tokens. Evaluation leaves nothing out, and the longest example, number {longest + 1}, has {source} and "
+            f"{target} tokens: shorten or leave out such examples, or lower config.data.batch_tokens"
+        )
 
 
 def check_positions(experiment: Experiment, source: np.ndarray, target: np.ndarray) -> None:
@@ -150,6 +173,10 @@ class Validator:
         self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
         self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
         self._translator.set_params(None)  # these are about to be donated
+
+    def try_longest(self, params) -> None:
+        """See `LikelihoodEvaluator.try_longest`. Args: params: as they are stored."""
+        self._likelihood.try_longest(params if self._experiment.gathers_layers else self._whole(params))
 
     def __call__(self, step: int, params) -> dict[str, float]:
         """Args:

@@ -10,6 +10,7 @@ import numpy as np
 from s2sjax.data.prepare import Ragged, TokenizedSplit, row_end
 from s2sjax.data.splits import prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.unknown import unknown_in
 from s2sjax.errors import UserError
 from s2sjax.evaluate import check_positions
 from s2sjax.experiment import Experiment
@@ -35,7 +36,7 @@ class Forcing:
     """Reads pairs as a run reads them, and has its model say what it thinks of their targets."""
 
     translator: Translator
-    """Reads sources and counts those that it cuts; its scorer is asked."""
+    """Reads sources, counts those that it cuts and what the vocabulary lacks; its scorer is asked."""
     tokenizers: TokenizerPair
     experiments: tuple[Experiment, ...]
     """Configs of the run and of the other members of an ensemble."""
@@ -52,7 +53,10 @@ class Forcing:
         data = self.experiments[0].data
         prompt = prompt_of(data)
         source_rows = self.translator.source_rows([prompt(s) for s in sources], again=again)
-        encoded = iter(self.tokenizers.target.encode([t for t in targets if isinstance(t, str)]))
+        texts = [t for t in targets if isinstance(t, str)]
+        rows = self.tokenizers.target.encode(texts)
+        self.translator.unknown_targets += unknown_in(self.tokenizers.target, texts, rows)
+        encoded = iter(rows)
         end = row_end(data, self.tokenizers.target)
         target_rows = [np.append(next(encoded), end) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
         vocab = self.tokenizers.target.vocab_size

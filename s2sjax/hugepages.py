@@ -1,5 +1,6 @@
 """Large pages for what a process allocates, which is decided before it starts."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -17,4 +18,7 @@ def restart_with_huge_pages() -> None:
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or TUNABLES in os.environ:
         return
     os.environ[TUNABLES] = "glibc.malloc.hugetlb=1"
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    # Where an interpreter may not be started again (no permission, a seccomp filter), this one goes on as it is.
+    with contextlib.suppress(OSError):
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    del os.environ[TUNABLES]

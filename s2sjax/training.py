@@ -23,7 +23,9 @@ from s2sjax.data import pipeline
 from s2sjax.evaluate import Validator
 from s2sjax.experiment import Experiment
 from s2sjax.faults import TooManyBadSteps
+from s2sjax.memory import needing_memory
 from s2sjax.plots import learning_curves
+from s2sjax.plural import counted
 from s2sjax.report import Reporter
 from s2sjax.skipped import Skipped, leave_out, read_skipped
 from s2sjax.state import TrainState, shardings
@@ -124,7 +126,13 @@ class Loop:
             # A request to stop may have cut the last validation short, and this one may be.
             if start and self._evaluates(start) and not validated and not self._save(start, state):
                 return INTERRUPTED
-            if not self._train(state, start, feed):
+            shape = max(self.plan.shapes, key=lambda s: s.rows * (s.source + s.target))
+            with needing_memory(
+                f"to train on batches of {counted(shape.rows, 'row')} of {shape.source} source and {shape.target} "
+                "target tokens: lower config.data.batch_tokens, or compute a batch in parts, config.train.accumulate"
+            ):
+                whole = self._train(state, start, feed)
+            if not whole:
                 return INTERRUPTED
             self._close(start)
         return 0
@@ -156,6 +164,8 @@ class Loop:
             state = jax.jit(setup.init, out_shardings=shardings(setup.abstract))(stream_key(experiment.seed, "init"))
         announcements.describe(self.report, experiment, self.plan, setup.mesh, state, start)
         self.validator = Validator(experiment, setup.prepared, setup.mesh, self.report, state.best_params)
+        if start < experiment.train.steps:
+            self.validator.try_longest(state.best_params)
         return state, start, bool(restored and restored.metrics)
 
     def _feed(self, start: int) -> Generator[dict[str, Array], None, None]:

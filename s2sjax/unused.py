@@ -81,9 +81,12 @@ def _others(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
     faults, data = experiment.faults, experiment.data
     stops = faults.beyond_max_skips == "stop"
     yield "faults", "max_rollbacks", "config.faults.beyond_max_skips is 'stop'", stops
-    plain = not data.source
-    yield "evaluate", "rouge_tokenize", "config.data.source is empty, and nothing is compared", plain
-    yield "evaluate", "bleu_tokenize", "config.data.source is empty, and nothing is compared", plain
+    for metric in ("rouge", "bleu"):
+        why = f"neither config.evaluate.metrics nor config.checkpoint.metric names {metric.upper()}"
+        if not data.source:
+            why = "config.data.source is empty, and nothing is compared"
+        unused = not any(name.startswith(metric) for name in (*experiment.metrics, experiment.checkpoint.metric))
+        yield "evaluate", f"{metric}_tokenize", why, unused or not data.source
 
 
 def _model(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:

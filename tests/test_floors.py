@@ -29,6 +29,7 @@ LEAVES = {
     "stopping",
     "window",
     "hugepages",
+    "memory",
     "jax_settings",
     "root_logger",
     "options",

@@ -34,6 +34,8 @@ def test_the_defaults_say_nothing(family):
         ("hmm", {"optimizer__b2": 0.5, "optimizer__name": "sgd"}, "b2 is 0.5, but config.optimizer.name is 'sgd'"),
         ("hmm", {"optimizer__em_smoothing": 0.5}, "em_smoothing is 0.5"),
         ("hmm", {"faults__max_rollbacks": 7, "faults__beyond_max_skips": "stop"}, "max_rollbacks is 7"),
+        ("gnmt", {"evaluate__rouge_tokenize": "unicode"}, "rouge_tokenize is unicode, but neither"),
+        ("gnmt", {"evaluate__bleu_tokenize": "zh", "evaluate__metrics": ("chrf",)}, "bleu_tokenize is zh, but neither"),
         ("hmm", {"data__file": "x.tsv"}, "file is x.tsv, but config.data.format is 'text'"),
         ("hmm", {"data__header": False}, "header is False, but config.data.format is 'text'"),
         ("hmm", {"data__pack_length": 64}, "pack_length is 64, but config.data.batching is 'bucket'"),
@@ -58,6 +60,8 @@ def test_what_is_used_is_not_told_of():
     used = {"optimizer__schedule": "wsd", "optimizer__final_fraction": 0.1, "optimizer__decay_fraction": 0.3}
     assert told("causal_lm", **used, model__positions="rotary", model__rotary_base=5.0, model__window=4) == []
     assert told("rnn_seq2seq", model__attention="local", model__window=4) == []
+    chosen = {"evaluate__metrics": ("loss",), "checkpoint__metric": "rougeL", "evaluate__rouge_tokenize": "unicode"}
+    assert told("gnmt", **chosen) == told("gnmt", evaluate__bleu_tokenize="char") == []
     assert told("hmm", train__steps=1001) == []
 
 

@@ -12,10 +12,12 @@ def print_remark(remark: str) -> None:
 
 
 def print_source_remarks(run: Run) -> None:
-    """Say what the run could not read of the sources it was given: what its vocabulary lacks, and what is too long."""
+    """Say what the run could not read of the texts it was given: what its vocabulary lacks, and what is too long."""
     translator = run.translator
     if translator.unknown:
         print_remark(translator.unknown.sentence("sources"))
+    if translator.unknown_targets:
+        print_remark(translator.unknown_targets.sentence("targets"))
     if not translator.truncated:
         return
     limits = {member.experiment.data.max_source_length for member in (run, *run.others)}

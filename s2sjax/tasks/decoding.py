@@ -178,9 +178,10 @@ class DecodeConfig:
         sources = np.arange(1, max_source_length + 1)
         least = np.floor(self.min_length_factor * sources) + self.min_length_offset
         if (short := sources[least > self.max_length(sources)]).size:
+            most = "max_new_tokens allows" if self.max_new_tokens else "max_length_factor and max_length_offset allow"
             yield (
-                "min_length_factor and min_length_offset ask for more tokens than max_length_factor and "
-                f"max_length_offset allow, for sources of {short[0]} to {short[-1]} tokens: the greatest length counts"
+                f"min_length_factor and min_length_offset ask for more tokens than {most}, for sources of {short[0]} "
+                f"to {short[-1]} tokens: the greatest length counts"
             )
 
     def beam(self, max_len: int) -> BeamConfig:

@@ -19,7 +19,9 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
 from s2sjax.errors import UserError, shown
+from s2sjax.memory import needing_memory
 from s2sjax.ops.losses import token_losses
+from s2sjax.plural import counted
 from s2sjax.sharding import to_host
 from s2sjax.tasks.scorers import Scorer, mean_attention
 from s2sjax.tasks.translate import padded_length
@@ -120,8 +122,14 @@ def forced_pairs(
         split = dataclasses.replace(split, target=Ragged.from_rows(rows))
     pairs: list[Forced] = [Forced(np.zeros(0, np.float32), None)] * len(split)
     for examples, batch in batches(split, batch_size):
-        result = force_logits(scorer, params, batch) if layers is None else force(scorer, params, batch, layers=layers)
-        forced = to_host(result)
+        rows, tokens = batch["targets"].shape
+        with needing_memory(
+            f"for {counted(rows, 'pair')} of {batch['inputs'].shape[1]} source and {tokens} target tokens: lower "
+            "config.decode.batch_size, or leave out or cut the longest targets"
+        ):
+            forced = to_host(
+                force_logits(scorer, params, batch) if layers is None else force(scorer, params, batch, layers=layers)
+            )
         for row, example in enumerate(examples):
             first = 0 if split.given is None else int(split.given[example])
             predicted = slice(first, int(split.target.lengths[example]))

@@ -25,6 +25,7 @@ from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stepping import narrow
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
+from s2sjax.memory import needing_memory
 from s2sjax.sharding import batch_sharding, batch_shards, everywhere, replicated, to_host
 from s2sjax.tasks.asked import AskedTokens
 from s2sjax.tasks.decoding import DecodeConfig
@@ -114,6 +115,8 @@ class Translator:
         """Those of them that were cut to `max_source_length` tokens."""
         self.unknown = Unknown()
         """What the vocabulary lacks of the sources so far."""
+        self.unknown_targets = Unknown()
+        """What the vocabulary lacks of the texts that were given as targets so far."""
         self.unmet = 0
         """Sources so far without an output that meets the constraints."""
         self._tokenizers, self._config, self._mesh = tokenizers, config, mesh
@@ -313,16 +316,12 @@ class Translator:
         """What a search finds for the first `count` sentences of a batch, as arrays of numpy."""
         divides = len(sentences.inputs) % batch_shards(self._mesh) == 0
         place = batch_sharding(self._mesh) if divides else replicated(self._mesh)
-        try:
+        with needing_memory(
+            f"for {len(sentences.inputs)} sources of {sentences.inputs.shape[1]} tokens with {self._config.width} "
+            f"hypotheses of up to {how.max_len} tokens each: lower decode.batch_size, beam_size or samples, or "
+            "max_length_factor and max_length_offset"
+        ):
             found = to_host(self._search(self.params, everywhere(sentences, place), trie, how))
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise UserError(
-                f"there is not enough memory for {len(sentences.inputs)} sources of {sentences.inputs.shape[1]} tokens "
-                f"with {self._config.width} hypotheses of up to {how.max_len} tokens each: lower decode.batch_size, "
-                "beam_size or samples, or max_length_factor and max_length_offset"
-            ) from error
         if np.isnan(found.ranking[:count]).any():
             raise UserError(
                 "the model gives NaN: these parameters are broken; decode with --config.decode.checkpoint=STEP"

@@ -172,6 +172,12 @@ def test_characters_that_the_vocabulary_lacks_are_told(workdir, place, tmp_path,
     files = [f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--config.data.pairs=('a-b',)"]
     assert s2s("decode", f"--workdir={workdir}", *files) == 0
     assert "1 of 3 sources hold characters that the vocabulary lacks, 1 in all" in capsys.readouterr().err
+    (tmp_path / "given").write_text("żß\n\nß\n", encoding="utf-8")
+    files = [f"--source={tmp_path / 'in'}", f"--target={tmp_path / 'given'}", "--config.data.pairs=('a-b',)"]
+    assert s2s("score", f"--workdir={workdir}", *files) == 0
+    said = capsys.readouterr().err
+    assert "1 of 3 sources hold characters that the vocabulary lacks, 1 in all" in said
+    assert "2 of 3 targets hold characters that the vocabulary lacks, 3 in all, and they are read as unknown" in said
 
 
 def test_results_are_json_whatever_a_model_says(tmp_path):

@@ -295,6 +295,13 @@ def test_a_search_that_memory_does_not_hold_is_a_sentence(model, params, monkeyp
         refused(["abc"])
 
 
+def test_the_settings_that_a_least_length_contradicts_are_named():
+    (sentence,) = dataclasses.replace(BASE, min_length_offset=50).without_effect(100, 20)
+    assert "more tokens than max_length_factor and max_length_offset allow, for sources of 1 to 20 tokens" in sentence
+    (sentence,) = dataclasses.replace(BASE, min_length_offset=50, max_new_tokens=9).without_effect(100, 20)
+    assert "more tokens than max_new_tokens allows, for sources of 1 to 20 tokens" in sentence
+
+
 def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
     """Neither is what is read: sources are cut, and counted."""
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
