@@ -298,7 +298,7 @@ def test_a_search_that_memory_does_not_hold_is_a_sentence(model, params, monkeyp
 def test_the_settings_that_a_least_length_contradicts_are_named():
     (sentence,) = dataclasses.replace(BASE, min_length_offset=50).without_effect(100, 20)
     assert "more tokens than max_length_factor and max_length_offset allow, for sources of 1 to 20 tokens" in sentence
-    (sentence,) = dataclasses.replace(BASE, min_length_offset=50, max_new_tokens=9).without_effect(100, 20)
+    (sentence,) = DecodeConfig(min_length_offset=50, max_new_tokens=9).without_effect(100, 20)
     assert "more tokens than max_new_tokens allows, for sources of 1 to 20 tokens" in sentence
 
 
