@@ -47,7 +47,7 @@ if ! matches "$silence" '^[0-9]{1,7}(\.[0-9]*)?$' || ((10#${silence%%.*} < 5 || 
   fail "S2SJAX_PEER_TIMEOUT is '$silence', expected a number of seconds from 5 to 1000000"
 fi
 restarts="${S2SJAX_RESTARTS:-3}"
-matches "$restarts" '^[0-9]{1,9}$' || fail "S2SJAX_RESTARTS is '$restarts', expected a number from 0"
+matches "$restarts" '^[0-9]{1,9}$' || fail "S2SJAX_RESTARTS is '$restarts', expected a number from 0 to 999999999"
 
 find_workdir "$@"
 [[ -n "$workdir" ]] || fail "--workdir is missing; logs and checkpoints go there: bash launch/local.sh train --workdir=DIR"

@@ -10,8 +10,9 @@ first 90 % are trained on, the next 5 % validate, the last 5 % are the test spli
         --config.data.source="{title}: {article}" --config.data.target=summary
 
 A field within a field has dots, "translation.en". A target that is a list of texts holds references: the first is
-trained on, and evaluation compares with all. Files of their own for each split: `--config.data.dir=DIR
---config.data.file={split}.jsonl --config.data.train=train --config.data.validation=dev --config.data.test=test`.
+trained on, and evaluation compares with all. Files of their own for each split go after the colon, too:
+`--config=configs/own/jsonl.py:{split}.jsonl --config.data.dir=DIR --config.data.train=train
+--config.data.validation=dev --config.data.test=test`. Without a colon, sizes are for the dozen lines above.
 What is longer than `data.max_source_length` tokens is left out of training, which the log says.
 """
 

@@ -10,8 +10,9 @@ first 90 % are trained on, the next 5 % validate, the last 5 % are the test spli
         --config.data.source="{lemma}#{features}" --config.data.target=form
 
 The columns are those of the header; without one, `--config.data.header=False`, and they are numbers: "{0}#{2}" and 1.
-Comma-separated files: `--config.data.format=csv`. Files of their own for each split: `--config.data.dir=DIR
---config.data.file={split}.tsv --config.data.train=train --config.data.validation=dev --config.data.test=test`.
+Comma-separated files: `--config.data.format=csv`. Files of their own for each split go after the colon, too:
+`--config=configs/own/tsv.py:{split}.tsv --config.data.dir=DIR --config.data.train=train --config.data.validation=dev
+--config.data.test=test`. Without a colon, sizes are for the dozen lines above.
 
 Characters are tokens. `symbol_pattern` makes one token of each tag: "#" or ";" and what follows, up to the next one.
 For sentences rather than words: `--config.tokenizer.kind=bpe --config.tokenizer.symbol_pattern=`, and more steps.
