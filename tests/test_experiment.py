@@ -107,6 +107,8 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ({"model": {"name": "causal_lm", "positions": "learned", "max_positions": 511}}, "may reach position 512"),
         ({"optimizer": {"clip_norm": -1.0}}, "clip_norm is -1.0, but must not be negative"),
         ({"optimizer": {"b2": 2.0}}, "b2 is 2.0, but must be in 0..1"),
+        ({"decode": {"method": "sample", "nbest": 3}}, "method=beam, config.decode.samples=3, or nbest to 1"),
+        ({"decode": {"samples": 3}}, "or stochastic, config.decode.nbest=3, or samples to 1"),
         ({"decode": {"temperature": 0.5}}, "a beam draws nothing; set config.decode.method=sample"),
         ({"optimizer": {"name": "em"}}, "goes with config.model.learning=em"),
         ({"model": {"name": "hmm", "learning": "em"}}, "goes with config.model.learning=em"),

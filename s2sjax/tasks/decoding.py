@@ -16,6 +16,7 @@ from s2sjax.decode.penalty import LENGTH_PENALTIES
 from s2sjax.decode.sampling import SampleConfig
 from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
+from s2sjax.plural import counted
 from s2sjax.vocabulary import EOS, PAD
 
 _OF_DRAWS = ("samples", "temperature", "top_k", "top_p", "min_p", "typical")
@@ -116,7 +117,9 @@ class DecodeConfig:
         for name in unused:
             value, default = getattr(self, name), getattr(type(self), name)
             if value != default:
-                raise UserError(f"config.decode.{name} is {value}, but {why}, or {name} to {default}")
+                instead = {"nbest": "samples", "samples": "nbest"}.get(name)  # the other method's number of outputs
+                number = f"config.decode.{instead}={value}, " if instead else ""
+                raise UserError(f"config.decode.{name} is {value}, but {why}, {number}or {name} to {default}")
         if self.batch_size < 1 or self.max_length_factor < 0 or self.max_length_offset < 1:
             raise UserError(
                 f"config.decode.batch_size {self.batch_size} must be at least 1, max_length_factor "
@@ -178,11 +181,18 @@ class DecodeConfig:
         sources = np.arange(1, max_source_length + 1)
         least = np.floor(self.min_length_factor * sources) + self.min_length_offset
         if (short := sources[least > self.max_length(sources)]).size:
-            most = "max_new_tokens allows" if self.max_new_tokens else "max_length_factor and max_length_offset allow"
+            asks = self._set("min_length_factor", "min_length_offset")
+            allows = self._set("max_new_tokens") or self._set("max_length_factor", "max_length_offset")
+            first = f"{short[0]} to " if len(short) > 1 else ""
             yield (
-                f"min_length_factor and min_length_offset ask for more tokens than {most}, for sources of {short[0]} "
-                f"to {short[-1]} tokens: the greatest length counts"
+                f"{asks} asks for more tokens than {allows or 'the default of the greatest length'} allows, for "
+                f"sources of {first}{counted(int(short[-1]), 'token')}: the greatest length counts"
             )
+
+    def _set(self, *names: str) -> str:
+        """Those of some fields that do not have their defaults, with their values."""
+        pairs = ((name, getattr(self, name)) for name in names)
+        return " with ".join(f"{name}={value}" for name, value in pairs if value != getattr(type(self), name))
 
     def beam(self, max_len: int) -> BeamConfig:
         return BeamConfig(

@@ -1,6 +1,7 @@
 """Every way to decode, through text in and text out, with a small model of random parameters."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -250,8 +251,17 @@ def test_settings_that_cannot_be_are_refused(fields, message):
             {"min_length_offset": 9, "min_length_factor": 1.0},
             "for sources of 1 to 20 tokens: the greatest length counts",
         ),
-        ({"min_length_offset": 9}, "allow, for sources of 1 to 2 tokens"),
-        ({"min_length_factor": 1.5}, "allow, for sources of 14 to 20 tokens"),
+        (
+            {"min_length_offset": 9},
+            "config.decode.min_length_offset=9 asks for more tokens than max_length_factor=1.0 with "
+            "max_length_offset=6 allows, for sources of 1 to 2 tokens",
+        ),
+        ({"min_length_factor": 1.5}, "allows, for sources of 14 to 20 tokens"),
+        (
+            {"min_length_offset": 6, "max_length_offset": 4, "max_length_factor": 1.0},
+            "min_length_offset=6 asks for more tokens than max_length_factor=1.0 with max_length_offset=4 allows, for "
+            "sources of 1 token:",
+        ),
         ({"min_length_factor": 1.0, "min_length_offset": 6}, ""),
         ({}, ""),
     ],
@@ -259,6 +269,25 @@ def test_settings_that_cannot_be_are_refused(fields, message):
 def test_settings_without_effect_are_told(model, params, caplog, fields, message):
     translator(model, params, **fields)
     assert len(caplog.messages) == bool(message) and message in caplog.text
+
+
+LENGTHS = {
+    "min_length_factor": (0.0, 3.0), "min_length_offset": (0, 40), "max_length_factor": (2.0, 1.0),
+    "max_length_offset": (10, 4), "max_new_tokens": (0, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chosen", itertools.product((0, 1), repeat=len(LENGTHS)))
+def test_a_warning_about_lengths_names_what_was_set_and_counts_and_nothing_else(chosen):
+    values = {name: pair[i] for (name, pair), i in zip(LENGTHS.items(), chosen, strict=True)}
+    told = [text for text in DecodeConfig(**values).without_effect(100, 20) if "min_length" in text]
+    for text in told:
+        named = {name for name in LENGTHS if f"{name}=" in text}
+        expected = {name for (name, pair), i in zip(LENGTHS.items(), chosen, strict=True) if i}
+        if "max_new_tokens" in expected:
+            expected -= {"max_length_factor", "max_length_offset"}
+        assert named == expected, text
+    assert bool(told) == bool(chosen[0] or chosen[1])
 
 
 @settings(deadline=None, max_examples=300)
