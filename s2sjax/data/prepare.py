@@ -38,7 +38,7 @@ from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.config import DataConfig
 from s2sjax.data.counts import Side, count
 from s2sjax.data.records import Record, Source
-from s2sjax.data.splits import open_split
+from s2sjax.data.splits import open_split, overlap
 from s2sjax.data.tokenizer import Tokenizer, TokenizerConfig, TokenizerPair
 from s2sjax.data.unknown import Unknown
 from s2sjax.errors import UserError
@@ -144,9 +144,11 @@ def prepare(
     if own is not None:
         tokenizers_lib.check_given(tokenizer, own)
     pair = own or prepare_tokenizers(data, tokenizer, progress=progress)
-    return Prepared(
-        pair, {split: tokenize(data, pair, split, progress=progress, shard_size=shard_size) for split in splits}
-    )
+    made = {split: tokenize(data, pair, split, progress=progress, shard_size=shard_size) for split in splits}
+    if {"train", "validation"} <= made.keys() and (remark := overlap(data)):
+        validation = made["validation"]
+        made["validation"] = dataclasses.replace(validation, remarks=(*validation.remarks, remark))
+    return Prepared(pair, made)
 
 
 def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: Progress | None = None) -> TokenizerPair:

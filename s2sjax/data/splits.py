@@ -10,6 +10,7 @@ from s2sjax.data.records import Record, Source
 from s2sjax.data.sources import open_source
 from s2sjax.data.unreadable import leave_out_unreadable
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 _SLICE = r"\[(-?[0-9]{1,99}%?)?:(-?[0-9]{1,99}%?)?\]"
 _SLICED = re.compile(rf"(?P<name>[^\[\]]+)(?P<slices>(?:{_SLICE})+)")
@@ -37,6 +38,41 @@ def pair_lengths(config: DataConfig, split: str) -> dict[str, int]:
     """How many examples of a split each of `data.pairs` has, in the order in which they stand there."""
     parts = zip(config.pairs, _open_pairs(config, split), strict=True)
     return {pair: len(leave_out_unreadable(part, config, split)) for pair, part in parts}
+
+
+def overlap(config: DataConfig, trained: str = "train", other: str = "validation") -> str:
+    """A sentence if examples of a split are among those that are trained on; empty if none are.
+
+    It is looked for where both splits are in one file, by the numbers of their records. TFDS slices by itself, and is
+    not looked at.
+    """
+    both = [config.split_name(split).partition("[") for split in (trained, other)]
+    shared = total = 0
+    for part in of_each_pair(config):
+        names = (part.source, part.targets[0]) if part.format == "text" else (part.file,)
+        files = [{name.replace("{split}", split) for name in names if name} for split, _, _ in both]
+        if part.format in ("tfds", "phrases") or not files[0] & files[1]:
+            continue
+        single = dataclasses.replace(part, target=part.targets[0])
+        (first, end), (start, stop) = (_span(_open_pair(single, single.split_name(each))) for each in (trained, other))
+        shared, total = shared + max(min(end, stop) - max(first, start), 0), total + stop - start
+    if not shared:
+        return ""
+    return (
+        f"warning: {shared:,} of {counted(total, f'{other} record')} {'is' if shared == 1 else 'are'} trained on too: "
+        f"config.data.{trained} is {config.split_name(trained)!r} and config.data.{other} "
+        f"{config.split_name(other)!r}, of one file. Choose slices that do not overlap, or {other} tells nothing new"
+    )
+
+
+def _span(source: Source) -> tuple[int, int]:
+    """Which records of its file an opened split has: the first, and the one after the last."""
+    if isinstance(source, _Prompted):
+        return _span(source.whole)
+    if isinstance(source, _Slice):
+        start, _ = _span(source.whole)
+        return start + source.start, start + source.start + len(source)
+    return 0, len(source)
 
 
 def prompt_of(config: DataConfig) -> Callable[[str], str]:
@@ -128,15 +164,15 @@ def _bound(text: str, length: int, default: int) -> int:
 class _Slice(Source):
     def __init__(self, source: Source, start: int, stop: int) -> None:
         super().__init__("slice", source.fingerprint(), str(start), str(stop))
-        self.whole, self._start, self._stop = source, start, max(start, stop)
+        self.whole, self.start, self._stop = source, start, max(start, stop)
 
     def __len__(self) -> int:
-        return self._stop - self._start
+        return self._stop - self.start
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        return self.whole[self._start + index]
+        return self.whole[self.start + index]
 
 
 class _Prompted(Source):

@@ -1,13 +1,15 @@
 """Slices, several pairs of languages, prompts, and text without sources."""
 
 import dataclasses
+import itertools
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from s2sjax.data import splits
 from s2sjax.data.config import DataConfig
-from s2sjax.data.splits import blank_of, open_split, prompt_of
+from s2sjax.data.splits import blank_of, open_split, overlap, prompt_of
 from s2sjax.errors import UserError
 
 
@@ -131,3 +133,29 @@ def test_a_blank_source_is_blank_in_whatever_languages(directory):
     )
     (directory / "train.fr").write_text("\n \nfr\n" + "fr\n" * 7)
     assert [i for i, row in enumerate(open_split(multi, "train")) if blank_of(multi)(row["source"])] == [10, 11]
+
+
+SLICES = ("all", "all[:50%]", "all[50%:]", "all[5:12]", "all[-3:]", "all[:90%][-4:]", "all[7:8]")
+
+
+@pytest.mark.parametrize("trained, validated", itertools.product(SLICES, SLICES))
+@pytest.mark.parametrize("format", ["tsv", "text"])
+def test_what_is_trained_on_and_validated_is_counted(tmp_path, format, trained, validated):
+    numbers = [str(i) for i in range(20)]
+    if format == "tsv":
+        (tmp_path / "all.tsv").write_text("s\tt\n" + "".join(f"{n}\t{n}\n" for n in numbers))
+        files = {"file": "{split}.tsv", "source": "s", "target": "t"}
+    else:
+        for side in ("s", "t"):
+            (tmp_path / f"all.{side}").write_text("".join(f"{n}\n" for n in numbers))
+        files = {"source": "{split}.s", "target": "{split}.t"}
+    config = DataConfig(format=format, dir=str(tmp_path), train=trained, validation=validated, **files)
+    read, asked = ({row["source"] for row in open_split(config, split)} for split in ("train", "validation"))
+    said = overlap(config)
+    assert said.startswith(f"warning: {len(read & asked)} of {len(asked)} validation record") == bool(read & asked)
+    assert bool(said) == bool(read & asked)
+
+
+def test_splits_of_several_files_are_not_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "_open_pair", lambda *arguments: pytest.fail("opened"))
+    assert overlap(DataConfig(dir=str(tmp_path), source="{split}.s", target="{split}.t")) == ""
