@@ -326,9 +326,13 @@ def test_a_search_that_memory_does_not_hold_is_a_sentence(model, params, monkeyp
 
 def test_the_settings_that_a_least_length_contradicts_are_named():
     (sentence,) = dataclasses.replace(BASE, min_length_offset=50).without_effect(100, 20)
-    assert "more tokens than max_length_factor and max_length_offset allow, for sources of 1 to 20 tokens" in sentence
+    allowed = f"max_length_factor={BASE.max_length_factor} with max_length_offset={BASE.max_length_offset}"
+    assert f"min_length_offset=50 asks for more tokens than {allowed} allows, for sources of 1 to 20 tokens" in sentence
     (sentence,) = DecodeConfig(min_length_offset=50, max_new_tokens=9).without_effect(100, 20)
-    assert "more tokens than max_new_tokens allows, for sources of 1 to 20 tokens" in sentence
+    assert (
+        "min_length_offset=50 asks for more tokens than max_new_tokens=9 allows, for sources of 1 to 20 tokens"
+        in sentence
+    )
 
 
 def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
