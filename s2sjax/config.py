@@ -96,7 +96,7 @@ def check_number(value: int | float, of: type, where: str, most: float | None = 
         raise UserError(f"{where} is {_shown(value)}, but a number of at most {most_shown} was expected")
     if of is float and 0 < abs(value) < _SMALLEST:
         raise UserError(
-            f"{where} is {_shown(value)}, which float32 cannot tell from 0: give 0, or at least {_SMALLEST:.3g}"
+            f"{where} is {_shown(value)}, which float32 cannot tell from 0: give 0, or at least 1.18e-38"
         )
     return of(value)
 
@@ -104,7 +104,7 @@ def check_number(value: int | float, of: type, where: str, most: float | None = 
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "a text", tuple: "a tuple of values"}
 MOST_SEED = 2**63 - 1
 _LARGEST = {int: 2**31 - 1, float: 3.4028234e38}
-_SMALLEST = 1.1754944e-38
+_SMALLEST = 2.0**-126
 """Float32's smallest normal number: XLA takes what is below for 0."""
 
 

@@ -41,6 +41,7 @@ def write_text(directory: Path, *, train: int = 90, held_out: int = 20, longest:
 
 
 def write_split(directory: Path, split: str, sources: Sequence[str], targets: Sequence[str]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
     for suffix, lines in (("src", sources), ("tgt", targets)):
         (directory / f"{split}.{suffix}").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
