@@ -19,7 +19,7 @@ T = TypeVar("T")
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that names the closest known name, or all of them: the way out in an error message."""
     known = sorted(known)
-    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    match = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.5)  # of a file it may be long: its square counts
     listing = f"known: {', '.join(known)}"
     return f"did you mean '{match[0]}'? ({listing})" if match else listing
 

@@ -4,14 +4,15 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import distributed, models, sharding
+from s2sjax import costs, distributed, home, models, sharding
 from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
@@ -268,6 +269,31 @@ def make_translator(
             PositionLimit(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None
         ],
     )  # fmt: skip
+
+
+def check_search(
+    experiment: Experiment, workdir: Path, said: Collection[str] | None, tokenizers: TokenizerPair, params
+) -> None:
+    """Raise a `UserError` if validation by the saved config of somebody else's run would take much memory to decode.
+
+    Args:
+        said: config keys whose values are the user's own; None if all are.
+        params: shapes and types of the parameters.
+    """
+    decodes = experiment.evaluate.decode or experiment.evaluate.samples
+    if said is None or not decodes or home.decided(functools.partial(home.is_home, workdir, experiment, said)):
+        return
+    precision, vocab_size = Precision(experiment.decode.precision), tokenizers.target.vocab_size
+    sizes = (tokenizers.source.vocab_size, vocab_size)
+    model = models.family(experiment.model_name).build(experiment.model, *sizes, precision=precision)
+    scorer = Single(model, precision)
+    own = home.keys(said)
+    fits = costs.with_search_that_fits(experiment, own, workdir, scorer, params, vocab_size)
+    if (most := fits.decode.batch_size) != experiment.decode.batch_size:
+        raise UserError(
+            f"{costs.elsewhere(workdir)} Its validation would decode {experiment.decode.batch_size} sentences at a "
+            f"time, which take much memory. Say whether you want that: --config.decode.batch_size={most}, for instance"
+        )
 
 
 def remarks_on(source: Source, how: TextMetrics) -> list[str]:

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from s2sjax import rundir
 from s2sjax.config import choose, nearest
 from s2sjax.config_file import read_config_file
 from s2sjax.errors import UserError, in_one_line, shown
@@ -26,13 +26,14 @@ _NOT_EXPECTED = "'{}' is not expected: options are written --name=value, and a r
 
 def parse(argv: Sequence[str], command: Command) -> dict[str, Any]:
     """The values of a command's options by their names; `config` is a ConfigDict, overridden, if the command has one,
-    and `said` the config keys that were overridden, None if the config is a file of the user's own; `given` the options
-    that stand on the command line; `arguments` are those that are no options, if it takes any.
+    and `said` the config keys that were overridden, None if the config is a file of the user's own; `saved` is the
+    `Experiment` of the run directory before that, None likewise; `given` the options that stand on the command line;
+    `arguments` are those that are no options, if it takes any.
 
     Raises:
         UserError: for what is unknown, missing, or none of an option's choices.
     """
-    values, rest = _read(argv, command)
+    values, rest, saved = _read(argv, command)
     if rest and not command.arguments:
         raise command.misuse(_NOT_EXPECTED.format(rest[0]))
     found = {name: values[name].value for name in (*_names(command), "config") if name in values}
@@ -45,7 +46,7 @@ def parse(argv: Sequence[str], command: Command) -> dict[str, Any]:
     if missing:
         raise command.misuse(f"--{missing[0]} is missing")
     if "config" in found:
-        found["said"] = None if _given(argv, "config") else _overridden(argv)
+        found |= {"said": None if _given(argv, "config") else _overridden(argv), "saved": saved}
         if "config.model.name" in _overridden(argv):
             _check_family(found["config"])
     for option in command.options:
@@ -59,7 +60,7 @@ def help_for(argv: Sequence[str], command: Command, prefix: str) -> str:
     config = None
     workdir, path = _given(argv, "workdir"), _given(argv, "config")
     if command.config != "none" and (path or (workdir and _holds_config(workdir))):
-        values, _ = _read([argument for argument in argv if not argument.startswith(("--help", "-h"))], command)
+        values, *_ = _read([argument for argument in argv if not argument.startswith(("--help", "-h"))], command)
         config = values["config"].value
     shown: dict[str, Any] = {}
     if isinstance(config, ConfigDict):
@@ -72,8 +73,8 @@ def _names(command: Command) -> list[str]:
     return [option.name for option in command.options if option.name != "config"]
 
 
-def _read(argv: Sequence[str], command: Command) -> tuple[flags.FlagValues, list[str]]:
-    """All flags, and the arguments that are none."""
+def _read(argv: Sequence[str], command: Command) -> tuple[flags.FlagValues, list[str], Any]:
+    """All flags, the arguments that are none, and the `Experiment` of the run directory if the config is its."""
     values = flags.FlagValues()
     for option in command.options:
         if option.name == "config":
@@ -86,6 +87,7 @@ def _read(argv: Sequence[str], command: Command) -> tuple[flags.FlagValues, list
         if (name := argument.partition("=")[0].lstrip("-")) in _OF_ABSL and argument.startswith("-"):
             raise command.misuse(f"--{name} is no option: {nearest(name, _names(command))}")
     config = None if command.config == "none" else _config(argv, command)
+    saved = None if config is None or _given(argv, "config") else _resolved(config)
     if config is not None:
         # ml-collections would read the file by itself, and wrap what goes wrong in it.
         argv = list(_without(argv, "config")) if command.config == "file" else list(argv)
@@ -97,7 +99,7 @@ def _read(argv: Sequence[str], command: Command) -> tuple[flags.FlagValues, list
         raise _mistake(error, argv, config, command) from error
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, SyntaxError, MemoryError) as error:
         raise command.misuse(f"an option cannot be read: {in_one_line(error)}") from error
-    return values, rest[1:]
+    return values, rest[1:], saved
 
 
 def _config(argv: Sequence[str], command: Command) -> ConfigDict | None:
@@ -120,7 +122,10 @@ def _config(argv: Sequence[str], command: Command) -> ConfigDict | None:
 
 
 def _holds_config(workdir: str) -> bool:
-    return os.path.isfile(os.path.join(workdir, "config.json"))
+    """Raises: UserError if that cannot be known, because a folder lets nobody in."""
+    path = Path(workdir) / "config.json"
+    with rundir.telling(path):
+        return path.is_file()
 
 
 def _without(argv: Sequence[str], name: str) -> Iterator[str]:
@@ -147,7 +152,15 @@ def _given(argv: Sequence[str], name: str) -> str | None:
 def _overridden(argv: Iterable[str]) -> frozenset[str]:
     """The config keys that the command line has, such as "config.data.dir"."""
     names = (argument.partition("=")[0].lstrip("-") for argument in argv if argument.startswith("-"))
-    return frozenset(name for name in names if name.startswith("config."))
+    keys = (name.removeprefix("no").partition("[")[0] for name in names)  # --noconfig.train.x, --config.data.pairs[0]
+    return frozenset(key for key in keys if key.startswith("config."))
+
+
+def _resolved(config: ConfigDict) -> Any:
+    """The `Experiment` that a config is, before flags change it."""
+    from s2sjax import experiment
+
+    return experiment.resolve(config)
 
 
 def _saved_config(workdir: Path) -> ConfigDict:

@@ -12,7 +12,7 @@ another user's belongs to that user. So the record cannot be brought along. It a
 wrote: whoever else can write to the directory can edit `config.json`, but cannot make the user's record agree with it.
 
 A config may cost much as well: layers that are compiled one by one, a regular expression that never ends, a search
-that fills the memory (`tasks.search_cost`). In a run of one's own that is one's own affair. In another's it has to be
+that fills the memory (`s2sjax.costs`). In a run of one's own that is one's own affair. In another's it has to be
 said beyond a limit.
 """
 
@@ -24,9 +24,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from s2sjax import distributed, jsontext, models, rundir
+from s2sjax import costs, distributed, jsontext, rundir
 from s2sjax import experiment as experiments
 from s2sjax.config import differences
+from s2sjax.costs import elsewhere
 from s2sjax.data.config import DataConfig
 from s2sjax.data.splits import of_each_pair
 from s2sjax.data.tokenizer import TokenizerConfig
@@ -34,10 +35,6 @@ from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
 
 RECORD = "home.json"
-
-
-MOST_LAYERS = 256
-"""Layers of a run of somebody else's: each takes some hundredths of a second, before its checkpoint is read."""
 
 
 class Ours(Protocol):
@@ -89,20 +86,22 @@ def is_home(workdir: Path, experiment: Experiment, said: Collection[str] = (), *
             raise
         return False
     # Where this machine caches is never read from a run directory.
-    return differences(recorded, found).keys() <= _keys(said) | {"data.cache_dir"}
+    return differences(recorded, found).keys() <= keys(said) | {"data.cache_dir"}
 
 
 def _others_write(path: Path) -> bool:
     return bool(os.stat(path).st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
-def check(workdir: Path, experiment: Experiment, said: Collection[str]) -> None:
+def check(workdir: Path, experiment: Experiment, said: Collection[str] | None) -> None:
     """Raise a UserError if training by a saved config would read data or send a second copy that nobody here asked for,
     or would cost what nobody here can mean.
 
     Args:
-        said: config keys whose values are the user's own, such as "data.dir".
+        said: config keys whose values are the user's own, such as "data.dir"; None if the whole config is.
     """
+    if said is None:
+        return
     ours = functools.partial(is_home, workdir, experiment, said)
     _refuse(
         lambda: (
@@ -110,7 +109,7 @@ def check(workdir: Path, experiment: Experiment, said: Collection[str]) -> None:
             or unasked_models(workdir, experiment.tokenizer, said, ours)
             or unasked_pattern(workdir, experiment.tokenizer, said, ours)
             or unasked_copy(workdir, experiment, said, ours)
-            or unasked_layers(workdir, experiment, said, ours)
+            or unasked_costs(workdir, experiment, said, ours, training=True)
         )
     )
 
@@ -128,10 +127,25 @@ def check_data(workdir: Path, asked: DataConfig, saved: Experiment, said: Collec
     _refuse(lambda: unasked_data(workdir, asked, changed.union(said), functools.partial(is_home, workdir, saved)))
 
 
-def check_layers(workdir: Path, asked: Experiment, saved: Experiment, said: Collection[str]) -> None:
-    """Raise a UserError if a run that was made elsewhere has too many layers. Args: as `check_data`."""
+def check_costs(workdir: Path, asked: Experiment, saved: Experiment, said: Collection[str]) -> frozenset[str] | None:
+    """Raise a UserError if a run that was made elsewhere costs what nobody here can mean.
+
+    Args: as `check_data`, of all sections.
+
+    Returns:
+        config keys whose values are the user's own; None if all are, because the run is.
+    """
+    changed = differences(*(experiments.config_dict(each).to_dict() for each in (saved, asked)))
+    own = frozenset(keys(said) | changed.keys())
     ours = functools.partial(is_home, workdir, saved)
-    _refuse(lambda: unasked_layers(workdir, asked, said, ours))
+    _refuse(lambda: unasked_costs(workdir, asked, own, ours))
+    return None if decided(ours) else own
+
+
+def decided(ours: Ours) -> bool:
+    """What process 0 finds, in every process."""
+    (found,) = distributed.shared([ours()] if distributed.index() == 0 else None)
+    return found
 
 
 def _refuse(find: Callable[[], str]) -> None:
@@ -151,35 +165,33 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str], ours: 
         asked: the config, with what was changed in it.
         said: config keys whose values are the user's own, such as "data.dir".
     """
-    reaching, own = _reaching(asked), _keys(said)
+    reaching, own = _reaching(asked), keys(said)
     unsaid = [name for name in ("dir", *reaching) if f"data.{name}" not in own]
     if asked.format == "phrases" or not unsaid or ours():
         return ""
     flags = " ".join(flag(f"config.data.{name}", getattr(asked, name)) for name in unsaid)
     return (
-        f"{_elsewhere(workdir)} The data that its config names is not "
+        f"{elsewhere(workdir)} The data that its config names is not "
         f"read unasked. If that is the data you want, say so: {flags}"
     )
 
 
-def _elsewhere(workdir: Path) -> str:
-    return f"{workdir} was made elsewhere, by somebody else or by an old version, or its config was edited."
-
-
-def _keys(said: Collection[str]) -> set[str]:
-    """Config keys without the "config." that they may begin with, on the command line as in Python."""
-    return {key.removeprefix("config.") for key in said}
+def keys(said: Collection[str]) -> set[str]:
+    """Config keys without the "config." that they may begin with, on the command line as in Python, and with the
+    section that may be left out in Python."""
+    plain = {key.removeprefix("config.") for key in said}
+    return {key if "." in key or key == "seed" else f"decode.{key}" for key in plain}
 
 
 def unasked_models(workdir: Path, tokenizer: TokenizerConfig, said: Collection[str], ours: Ours) -> str:
     """Why SentencePiece models are not read where the config of a run says; empty if they may be."""
     names = [name for name in ("source_model", "target_model") if getattr(tokenizer, name)]
-    unsaid = [name for name in names if f"tokenizer.{name}" not in _keys(said)]
+    unsaid = [name for name in names if f"tokenizer.{name}" not in keys(said)]
     if not unsaid or ours():
         return ""
     flags = " ".join(flag(f"config.tokenizer.{name}", getattr(tokenizer, name)) for name in unsaid)
     return (
-        f"{_elsewhere(workdir)} The SentencePiece models that its "
+        f"{elsewhere(workdir)} The SentencePiece models that its "
         f"config names are not read unasked. If you want that, say so: {flags}. Where they are not there, the copies "
         "in the run are used"
     )
@@ -191,34 +203,36 @@ def unasked_pattern(workdir: Path, tokenizer: TokenizerConfig, said: Collection[
     Whether a regular expression ends within a lifetime cannot be told from it, so none of a stranger's is matched.
     """
     pattern = tokenizer.symbol_pattern
-    if not pattern or "tokenizer.symbol_pattern" in _keys(said) or rundir.exists(workdir, "data.json") or ours():
+    if not pattern or "tokenizer.symbol_pattern" in keys(said) or rundir.exists(workdir, "data.json") or ours():
         return ""
     return (
-        f"{_elsewhere(workdir)} Its config asks to match a regular expression, which may take for ever, and it has no "
+        f"{elsewhere(workdir)} Its config asks to match a regular expression, which may take for ever, and it has no "
         f"vocabulary of its own yet. If you trust it, say so: {flag('config.tokenizer.symbol_pattern', pattern)}"
     )
 
 
-def unasked_layers(workdir: Path, experiment: Experiment, said: Collection[str], ours: Ours) -> str:
-    """Why a model of so many layers is not made of a run's config; empty if it may be."""
-    names = [name for name, value in models.layers(experiment.model).items() if value > 1]
-    unsaid = [name for name in names if f"model.{name}" not in _keys(said)]
-    if models.depth(experiment.model) <= MOST_LAYERS or not unsaid or ours():
+def unasked_costs(
+    workdir: Path, experiment: Experiment, said: Collection[str], ours: Ours, *, training: bool = False
+) -> str:
+    """Why what a run's config says is too much to be done; empty if it may be."""
+    found = costs.beyond(experiment, training=training)
+    unsaid = {key: why for key, why in found.items() if key not in keys(said)}
+    if not unsaid or ours():
         return ""
-    flags = " ".join(flag(f"config.model.{name}", getattr(experiment.model, name)) for name in unsaid)
+    flags = " ".join(flag(f"config.{key}", costs.value_of(experiment, key)) for key in unsaid)
     return (
-        f"{_elsewhere(workdir)} Its config asks for {models.depth(experiment.model):,} layers, and more than "
-        f"{MOST_LAYERS} are not made unasked. If you want that, say so: {flags}"
+        f"{elsewhere(workdir)} Its config asks for {'; '.join(dict.fromkeys(unsaid.values()))}, which may take hours "
+        f"or all of the memory. If you want that, say so: {flags}"
     )
 
 
 def unasked_copy(workdir: Path, experiment: Experiment, said: Collection[str], ours: Ours) -> str:
     """Why no second copy is sent where the saved config of a run says; empty if it may be."""
     url = experiment.checkpoint.copy_to
-    if not url or "checkpoint.copy_to" in _keys(said) or ours(in_place=True):
+    if not url or "checkpoint.copy_to" in keys(said) or ours(in_place=True):
         return ""
     return (
-        f"{_elsewhere(workdir)} Its config asks to send a second copy "
+        f"{elsewhere(workdir)} Its config asks to send a second copy "
         f"to {url!r}. Say whether you want that: {flag('config.checkpoint.copy_to', url)}, "
         "or --config.checkpoint.copy_to= for none"
     )

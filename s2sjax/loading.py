@@ -15,8 +15,8 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from s2sjax import costs, home, jax_settings, models, optim, sharding
 from s2sjax import experiment as experiments
-from s2sjax import home, jax_settings, models, optim, sharding
 from s2sjax.api import Rules
 from s2sjax.assembly import build_model, check_languages, in_precision
 from s2sjax.checkpoints.restore import CheckpointReader
@@ -25,11 +25,13 @@ from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.depth import check_depth
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
+from s2sjax.ops.linear import Precision
 from s2sjax.root_logger import root_logger_untouched
 from s2sjax.run import Run
 from s2sjax.sharding import MeshConfig
 from s2sjax.state import abstract_state, initializer
 from s2sjax.tasks import inputs
+from s2sjax.tasks.scorers import Single
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ def load(
     experiment: Experiment | ConfigDict | None = None,
     ensemble: Iterable[str | Path] = (),
     said: Iterable[str] = (),
+    saved: Experiment | None = None,
     **changes: Any,
 ) -> Run:
     """Open a run directory, or several that decode together. Nothing in a run directory is executed.
@@ -60,6 +63,8 @@ def load(
             says how to search; which checkpoint of a member is read, its own does.
         said: keys of the config whose values are the caller's own although the saved ones are the same: with "data.dir"
             among them, also a run that was made elsewhere reads its data there (see `s2sjax.home`).
+        saved: the config of the run directory, if `experiment` was made of it: what differs is the caller's own, and
+            nothing that was written there since. It is read if None.
         changes: values to change in it, fields of `decode`, as in checkpoint="last" or checkpoint=7, or other keys with
             their section, as in **{"mesh.data": 1}.
 
@@ -71,17 +76,24 @@ def load(
     members = [
         inputs.path(each, f"ensemble[{i}]") for i, each in enumerate(inputs.list_of("paths", ensemble, "ensemble"))
     ]
-    saved = experiments.load(workdir / "config.json")
+    saved = saved or experiments.load(workdir / "config.json")
     asked = saved if experiment is None else experiments.as_experiment(experiment)
     experiment = experiments.override(asked, changes, section="decode")
     check_languages(experiment, saved, workdir)
     own = frozenset({*inputs.texts(list(said) if isinstance(said, Set) else said, "said"), *changes})
-    home.check_layers(workdir, experiment, saved, own)
+    bounded = home.check_costs(workdir, experiment, saved, own)
+    if bounded is not None:
+        experiment = costs.lowered(experiment, bounded)
     mesh = _mesh_here(experiment.mesh, saved.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
     model = build_model(experiment, tokenizers)
     rules = models.family(experiment.model_name).sharding_rules(experiment.model)
     step, params, metrics = _restore(workdir, experiment, model, mesh, rules)
+    if bounded is not None:
+        scorer = Single(model, Precision(experiment.decode.precision))
+        experiment = costs.with_search_that_fits(
+            experiment, bounded, workdir, scorer, params, tokenizers.target.vocab_size
+        )
     run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, model, said=own)
     if members:
         run = dataclasses.replace(run, others=tuple(_member(run, member) for member in members))

@@ -13,6 +13,7 @@ from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
 from s2sjax.data.windows import windowed
 from s2sjax.display import progress
+from s2sjax.evaluate import check_search
 from s2sjax.experiment import Experiment
 from s2sjax.ops.linear import Precision
 from s2sjax.state import TrainState, abstract_state, initializer, shardings
@@ -42,8 +43,7 @@ class Setup:
 
 def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None = None) -> Setup:
     # ---- Config and mesh ----
-    if said is not None:
-        home.check(workdir, experiment, said)
+    home.check(workdir, experiment, said)
     mesh = sharding.make_mesh(experiment.mesh)
     held = check_workdir(experiment, workdir)
     config, precision = experiment.train, Precision(experiment.train.precision)
@@ -64,6 +64,7 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
     schedule = optim.make_schedule(experiment.optimizer, config.steps)
     init = initializer(model, optimizer, ema=config.ema_decay > 0)
     abstract = abstract_state(init, mesh, family.sharding_rules(experiment.model))
+    check_search(experiment, workdir, said, prepared.tokenizers, abstract.best_params)
     claim_workdir(experiment, workdir, prepared)
 
     # ---- Step function ----

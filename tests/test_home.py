@@ -366,7 +366,7 @@ def test_more_layers_than_a_model_has_are_not_made_unasked(run, tmp_path):
             home.check(brought, experiment, said)
         save(experiment, brought / "config.json")
         with pytest.raises(UserError, match="encoder_layers=200") if refused else contextlib.nullcontext():
-            home.check_layers(brought, experiment, experiment, said)
-        home.check_layers(brought, experiment, experiment, [f"model.{name}" for name in sizes])
+            home.check_costs(brought, experiment, experiment, said)
+        home.check_costs(brought, experiment, experiment, [f"model.{name}" for name in sizes])
         home.record(brought, experiment)
-        home.check_layers(brought, experiment, experiment, said)
+        home.check_costs(brought, experiment, experiment, said)

@@ -23,9 +23,12 @@ from s2sjax.workdir import own_tokenizers
 def run(values: dict[str, Any]) -> int:
     experiment, vocab = resolve(values["config"]), _number(values["vocab"], "--vocab")
     own = None
-    if values["said"] is not None and vocab is None:  # the config is the run directory's, and its data is read
-        home.check(Path(values["workdir"]), experiment, values["said"])
-        own = own_tokenizers(Path(values["workdir"]))
+    if values["said"] is not None:  # the config is the run directory's
+        workdir = Path(values["workdir"])
+        home.check_costs(workdir, experiment, values["saved"], values["said"])
+        if vocab is None:  # and its data is read
+            home.check(workdir, experiment, values["said"])
+            own = own_tokenizers(workdir)
     jax_settings.configure_jax()
     devices = described_devices(_number(values["devices"], "--devices"))
     with progress("preparing data") as advance:

@@ -10,4 +10,5 @@ def open_run(values: dict) -> Run:
     """The run in `--workdir`, together with those that `--ensemble` names, if the command has it and it is given."""
     jax_settings.configure_jax()
     others = [name for name in values.get("ensemble", "").split(",") if name]
-    return load(values["workdir"], experiment=resolve(values["config"]), ensemble=others, said=values["said"])
+    experiment = resolve(values["config"])
+    return load(values["workdir"], experiment=experiment, ensemble=others, said=values["said"], saved=values["saved"])

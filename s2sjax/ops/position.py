@@ -1,5 +1,6 @@
 """Positions: added to embeddings (sinusoids), turned into queries and keys (rotary), or added to scores (T5, ALiBi)."""
 
+import bisect
 import functools
 import math
 from typing import NamedTuple
@@ -98,13 +99,13 @@ def _buckets(buckets: int, max_distance: int) -> tuple[int, ...]:
     exact = buckets // 2
     coarse = buckets - exact
 
-    def bucket(d: int) -> int:
-        if d < exact:
-            return d
-        reached = [i for i in range(coarse) if d**coarse * exact**i >= max_distance**i * exact**coarse]
-        return exact + reached[-1]
+    def begins(i: int) -> int:
+        """The first distance of the `i`-th of the coarse buckets."""
+        least = max_distance**i * exact ** (coarse - i)
+        return bisect.bisect_left(range(max_distance + 1), least, lo=exact, key=lambda d: d**coarse)
 
-    return tuple(bucket(d) for d in range(max_distance + 1))
+    firsts = [*range(exact), *map(begins, range(coarse))]
+    return tuple(bisect.bisect_right(firsts, d) - 1 for d in range(max_distance + 1))
 
 
 def alibi_slopes(heads: int) -> Float[Array, "heads"]:

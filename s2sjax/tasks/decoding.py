@@ -19,6 +19,7 @@ from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
 from s2sjax.vocabulary import EOS, PAD
 
+_SHOWN = 100  # characters of a token in a message
 _OF_DRAWS = ("samples", "temperature", "top_k", "top_p", "min_p", "typical")
 _OF_A_BEAM = ("nbest", "coverage", "brevity", "groups", "diversity", "stop")
 _MOST = {"alpha": 5, "max_length_factor": 1000, "min_length_factor": 1000}
@@ -233,13 +234,15 @@ class DecodeConfig:
         """
         if not self.forbidden:
             return None
-        pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+        pieces, forbidden = tokenizer.pieces(range(tokenizer.vocab_size)), frozenset(self.forbidden)
+        known = frozenset(pieces)
         for token in self.forbidden:
-            if token not in pieces:
-                alike = [p for p in pieces if p.strip("▁").lower() == token.strip("▁").lower()]
-                alike = alike or difflib.get_close_matches(token, pieces)
+            if token not in known:
+                shown = token[:_SHOWN]
+                alike = [p for p in pieces if p.strip("▁").lower() == shown.strip("▁").lower()]
+                alike = alike or difflib.get_close_matches(shown, pieces)
                 raise UserError(
-                    f"config.decode.forbidden holds '{token}', which is no token of this run; like it: "
+                    f"config.decode.forbidden holds '{shown}', which is no token of this run; like it: "
                     f"{', '.join(alike) or 'none'}"
                 )
-        return np.array([piece not in self.forbidden for piece in pieces])
+        return np.array([piece not in forbidden for piece in pieces])

@@ -61,6 +61,11 @@ def padded_length(length: int) -> int:
     return next((limit for limit in LENGTHS if length <= limit), -(-length // LENGTHS[-1]) * LENGTHS[-1])
 
 
+def rows_together(batch_size: int, length: int, width: int) -> int:
+    """Sentences in a batch of sources of this length: as many as fit where a source has 64 tokens and 5 hypotheses."""
+    return max(1, min(batch_size, batch_size * 64 * 5 // (length * max(width, 5))))
+
+
 def source_batch(inputs):
     """The source's part of a batch from padded tokens [B, S], one sentence a row, padded at the end."""
     positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)

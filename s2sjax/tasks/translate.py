@@ -31,7 +31,7 @@ from s2sjax.tasks.asked import AskedTokens
 from s2sjax.tasks.decoding import DecodeConfig
 from s2sjax.tasks.running_text import decode_lines, encode_lines, run_on
 from s2sjax.tasks.scorers import Scorer, attention_layers
-from s2sjax.tasks.sentences import Found, Sentences, padded, padded_length, source_batch
+from s2sjax.tasks.sentences import Found, Sentences, padded, padded_length, rows_together, source_batch
 from s2sjax.vocabulary import BOS, EOS, PAD
 
 _log = logging.getLogger(__name__)
@@ -260,9 +260,7 @@ class Translator:
         return np.append(row[:limit], EOS).astype(np.int32)
 
     def _batch_size(self, length: int, width: int | None = None) -> int:
-        # As many as fit where a source has 64 tokens and 5 hypotheses.
-        most = self._config.batch_size * 64 * 5 // (length * max(width or self._config.width, 5))
-        return max(1, min(self._config.batch_size, most))
+        return rows_together(self._config.batch_size, length, width or self._config.width)
 
     def _sentences(
         self,
