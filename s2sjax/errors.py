@@ -59,6 +59,15 @@ def in_one_line(error: BaseException) -> str:
         return error.strerror or str(error)
     if type(error).__module__.startswith("s2sjax."):
         return str(error)
-    code = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's
-    first = next(iter(str(error).splitlines()), "")
-    return os.strerror(int(code[1])) if code else f"{type(error).__name__}: {first[:200]}"
+    text = str(error)
+    code, file = re.search(r"os_error_code='(\d+)'", text), re.search(r'local file "([^"]+)"', text)  # tensorstore's
+    if code:
+        return os.strerror(int(code[1]))
+    if file:
+        kind = re.search("|".join(_TENSORSTORE), text)
+        return f"file {file[1]}: {_TENSORSTORE[kind[0]] if kind else 'damaged'}"
+    return f"{type(error).__name__}: {next(iter(text.splitlines()), '')[:200]}"
+
+
+_TENSORSTORE = {"NOT_FOUND": "missing", "OUT_OF_RANGE": "too short"}
+"""What tensorstore calls what it cannot read, in a page that names the file somewhere."""

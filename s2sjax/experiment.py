@@ -366,7 +366,7 @@ def load(path: Path) -> Experiment:
             f"{path.parent} is not a run directory: it has no {path.name}; give one that train wrote"
         ) from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise rundir.unreadable(path, error) from error
     if isinstance(values.get("data"), dict):
         # Where this machine caches is for this machine to say, not for a directory that may come from elsewhere.
         values["data"].pop("cache_dir", None)

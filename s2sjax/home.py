@@ -81,9 +81,15 @@ def is_home(workdir: Path, experiment: Experiment, said: Collection[str] = (), *
         recorded, found = (
             experiments.config_dict(each).to_dict() for each in (experiments.resolve(values["config"]), experiment)
         )
-    except (OSError, ValueError) as error:
-        if isinstance(error, rundir.ForeignError):
-            raise
+    except rundir.ForeignError:
+        raise
+    except PermissionError as error:
+        with rundir.telling(workdir / RECORD):
+            mine = os.stat(workdir / RECORD, follow_symlinks=False).st_uid == os.getuid()
+        if mine:
+            raise rundir.unreadable(workdir / RECORD, error) from error
+        return False
+    except (OSError, ValueError):
         return False
     # Where this machine caches is never read from a run directory.
     return differences(recorded, found).keys() <= keys(said) | {"data.cache_dir"}

@@ -14,6 +14,7 @@ Names are relative to the run directory, such as "checkpoints/12/manifest.json".
 import contextlib
 import errno
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -221,7 +222,21 @@ def telling(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> UserError:
+    """What to tell of a file or folder that cannot be read."""
+    return UserError(f"cannot read {path}: {error.strerror or error}{way_in(path, error)}")
+
+
+def way_in(path: Path, error: BaseException | None) -> str:
+    """How a file or folder becomes readable, to end a message with; empty unless `error` is that it may not be read."""
+    if not isinstance(error, PermissionError):
+        return ""
+    # A folder on the way may be the one that lets nobody through.
+    closed = next((p for p in reversed(path.absolute().parents) if not os.access(p, os.X_OK)), path)
+    return f"; if that is yours, `chmod -R u+rX {shlex.quote(str(closed))}` lets you read it, else ask its owner"
 
 
 def path_of(handle: int, path: Path) -> Path:

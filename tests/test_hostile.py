@@ -187,6 +187,12 @@ def evil_features(run: Path, outside: Path) -> None:
     )
 
 
+def endless_pattern(run: Path, outside: Path) -> None:
+    """A regular expression that takes for ever on the data, and no vocabulary that it would not be needed for."""
+    config(tokenizer__symbol_pattern="(?:[a-f]|[a-f])*!")(run, outside)
+    (run / "data.json").unlink()
+
+
 PACK = """
 import json, sys
 import numpy as np, tensorstore as ts
@@ -307,6 +313,12 @@ KINDS: dict[str, Callable[[Path, Path], None]] = {
     "second copy on the network": config(checkpoint__copy_to="http://192.0.2.1/evil"),
     "model": config(tokenizer__kind="bpe", tokenizer__source_model="{outside}/file"),
     "wide": config(model__width=10**6),
+    "long outputs": config(decode__max_length_offset=60_000, decode__beam_size=200, evaluate__decode=True),
+    "large batches": config(
+        data__batch_tokens=10**9, data__length_multiple=10**6, train__loss_chunk=10**9, decode__batch_size=10**6
+    ),
+    "deep": config(model__encoder_layers=5_000),
+    "pattern without an end": endless_pattern,
     "packed": packed,
     "packed and declared": packed_and_declared,
     **BOMBS,

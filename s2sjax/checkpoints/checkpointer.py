@@ -58,6 +58,8 @@ class Checkpointer(CheckpointReader):
         UserError: the directory cannot be written, or another process is training in it.
     """
 
+    _trains = True
+
     def __init__(
         self, directory: Path | str, config: CheckpointConfig, copy: SecondCopy | None = None, *, going_back: int = 0
     ) -> None:

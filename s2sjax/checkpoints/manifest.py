@@ -30,6 +30,16 @@ class DamagedError(Exception):
     """A directory is not what its manifest says; the message names the file and what is wrong with it."""
 
 
+class DeniedError(DamagedError):
+    """A file or folder may not be read: nothing is known of what is in it."""
+
+
+def damage(what: str, error: Exception) -> DamagedError:
+    """What is wrong with a file or folder (`what`) that cannot be read."""
+    kind = DeniedError if isinstance(error, PermissionError) else DamagedError
+    return kind(f"{what}: {in_one_line(error)}")
+
+
 def seal(directory: Path, body: Mapping[str, Any]) -> None:
     """Flush every file of `directory` to the disk and write its manifest.
 
@@ -71,8 +81,8 @@ def verify(
     document = _read(directory)
     try:
         listed, found = document["files"], sizes(directory)
-    except OSError as error:  # somebody deletes it at this moment
-        raise DamagedError(error.strerror) from error
+    except OSError as error:  # may not be read, or somebody deletes it at this moment
+        raise damage(f"{error.filename}", error) from error
     found.pop(NAME, None)
     for name in sorted(listed.keys() - found.keys()):
         raise DamagedError(f"file {name}: missing")
@@ -86,7 +96,7 @@ def verify(
         try:
             checksum = _checksum(directory, name)
         except OSError as error:
-            raise DamagedError(f"file {name}: {error.strerror}") from error
+            raise damage(f"file {name}", error) from error
         if checksum != listed[name]["sha256"]:
             raise DamagedError(f"file {name}: checksum differs")
     return document["body"]
@@ -123,7 +133,7 @@ def _read(directory: Path) -> dict[str, Any]:
     try:
         content = rundir.read(directory, NAME, most=LARGEST.size)
     except (OSError, UserError) as error:
-        raise DamagedError(f"file {NAME}: {in_one_line(error)}") from error
+        raise damage(f"file {NAME}", error) from error
     try:
         if not content.isascii():
             raise ValueError("a manifest has no other characters, which would take four times the memory")
@@ -153,7 +163,7 @@ def sizes(directory: Path) -> dict[str, int]:
     devices; OSError."""
     found = {}
     with rundir.open_folder(directory) as root:
-        for folder, folders, files, handle in os.fwalk(".", dir_fd=root, follow_symlinks=False):
+        for folder, folders, files, handle in os.fwalk(".", onerror=_fail, dir_fd=root):
             for entry in (*folders, *files):
                 name = PurePosixPath(folder, entry).as_posix()
                 status = os.stat(entry, dir_fd=handle, follow_symlinks=False)
@@ -162,6 +172,11 @@ def sizes(directory: Path) -> dict[str, int]:
                 elif not stat.S_ISDIR(status.st_mode):
                     raise DamagedError(f"file {name}: a link or a device; only regular files are read")
     return dict(sorted(found.items()))
+
+
+def _fail(error: OSError) -> None:
+    """For `os.fwalk`, which passes over folders that it cannot read."""
+    raise error
 
 
 def _checksum(directory: Path, name: str) -> str:

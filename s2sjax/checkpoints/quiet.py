@@ -7,14 +7,16 @@ import sys
 
 @functools.cache
 def quieten_orbax() -> None:
-    """Of a failed write, orbax and what is under it print dozens of tracebacks; `Checkpointer` reports a sentence.
+    """Of a failed write or read, orbax and what is under it print dozens of tracebacks; we report a sentence.
 
-    For good: the other writes of the same array notice last, and report to an event loop that orbax has closed.
+    For good: others of the same checkpoint notice last, and report to an event loop that orbax has closed, or never.
     """
     hook = sys.unraisablehook
 
     def hook_without_stragglers(unraisable: "sys.UnraisableHookArgs") -> None:
-        if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+        closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine that nobody waits for any more
+        if not closed and not (code and "/orbax/" in code.co_filename):
             hook(unraisable)
 
     def not_of_orbax(record: logging.LogRecord) -> bool:

@@ -23,6 +23,7 @@ from s2sjax import rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.asked import Asked, PyTree
 from s2sjax.checkpoints.manifest import DamagedError
+from s2sjax.checkpoints.quiet import quieten_orbax
 from s2sjax.checkpoints.sizes import check_files, check_sizes, parse_arrays
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.metrics.names import METRIC_SIGNS
@@ -68,6 +69,9 @@ class CheckpointReader:
         directory: need not exist.
         metric: what `best_step` goes by, a key of `METRIC_SIGNS`.
     """
+
+    _trains = False
+    """A run that trains passes over what it may not read, and says so, as over what is damaged."""
 
     def __init__(self, directory: Path | str, metric: str = "loss") -> None:
         self.directory = Path(os.path.abspath(directory))
@@ -240,21 +244,18 @@ class CheckpointReader:
             for name, leaf in expected.items()
         }
         filled = {name: leaf for name, leaf in placed.items() if leaf.size}
+        quieten_orbax()
         try:
             with self._inside(step) as directory, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                 check_sizes(directory, saved, filled)
-                arrays = reader.restore(
-                    directory / "state",
-                    args=ocp.args.PyTreeRestore(
-                        item=filled,
-                        restore_args=ocp.checkpoint_utils.construct_restore_args(filled),
-                        partial_restore=asked.partial,
-                    ),
-                )
+                restore_args = ocp.checkpoint_utils.construct_restore_args(filled)
+                restored = ocp.args.PyTreeRestore(item=filled, restore_args=restore_args, partial_restore=asked.partial)
+                try:
+                    arrays = reader.restore(directory / "state", args=restored)
+                except Exception as error:  # orbax and tensorstore raise what they like for files that are not theirs
+                    raise DamagedError(in_one_line(error)) from error
         except DamagedError as damage:
             raise self._unreadable(step, str(damage)) from damage
-        except Exception as error:  # orbax and tensorstore raise what they like for files that are not theirs
-            raise self._unreadable(step, in_one_line(error)) from error
         for name in placed.keys() - filled.keys():
             arrays[name] = jax.device_put(np.zeros(placed[name].shape, placed[name].dtype), placed[name].sharding)
         for name in casts:
@@ -286,20 +287,24 @@ class CheckpointReader:
             try:
                 name = f"{self.directory.name}/{step}"
                 handle = stack.enter_context(rundir.open_folder(self.directory.parent, name))
-            except (OSError, rundir.ForeignError) as error:
+            except rundir.ForeignError as error:
                 raise DamagedError(in_one_line(error)) from error
+            except OSError as error:
+                raise manifest.damage(f"folder {step}", error) from error
             path = self.directory / str(step)
             through = rundir.path_of(handle, path)
             try:
                 yield through
             except DamagedError as damage:
-                raise DamagedError(rundir.in_the_users_words(str(damage), through, path)) from damage
+                raise type(damage)(rundir.in_the_users_words(str(damage), through, path)) from damage
 
     def _body(self, step: int, *, whole: bool = False, asked: Asked | None = None) -> dict[str, Any]:
         """What the manifest says, after verifying it, or every file if `whole`.
 
         Raises:
-            DamagedError. UserError: it is of another model than asked for.
+            DamagedError: something is wrong with it.
+            UserError: it is of another model than asked for, or may not be read: to pass over it would be to read
+                another in silence.
         """
 
         def check(body: dict[str, Any], files: Mapping[str, int] | None = None) -> None:
@@ -316,13 +321,19 @@ class CheckpointReader:
                 try:
                     check_files(directory, saved, files)
                 except OSError as error:  # somebody deletes it at this moment
-                    raise DamagedError(error.strerror) from error
+                    raise manifest.damage(f"{error.filename}", error) from error
 
-        with self._inside(step) as directory:
-            if whole:
-                return manifest.verify(directory, check)
-            check(body := manifest.read(directory))
-            return body
+        try:
+            with self._inside(step) as directory:
+                if whole:
+                    return manifest.verify(directory, check)
+                check(body := manifest.read(directory))
+                return body
+        except manifest.DeniedError as denied:
+            if self._trains:
+                raise
+            way_in = rundir.way_in(self.directory / str(step), PermissionError())
+            raise UserError(f"cannot read checkpoint {step} in {self.directory}: {denied}{way_in}") from denied
 
     def _intact(self, step: int) -> dict[str, Any]:
         """As `_body`. Raises: UserError in place of DamagedError."""

@@ -19,7 +19,7 @@ from s2sjax import jsontext, rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.manifest import DamagedError
 from s2sjax.checkpoints.ocdbt import read_index
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, in_one_line
 
 _LARGEST_DIMENSION = 2**40
 _DESCRIPTION = 1 << 16  # bytes of what describes an array; orbax writes some 150
@@ -126,9 +126,7 @@ def check_sizes(directory: Path, saved: Arrays, wanted: Collection[str]) -> None
         read = {name: store.read(f"{name}/.zarray") for name in arrays}
         descriptions = {name: future.result().value for name, future in read.items()}
     except (ValueError, OSError) as error:
-        if isinstance(error, UserError):
-            raise DamagedError(str(error)) from error
-        raise DamagedError(f"its arrays cannot be read: {str(error)[:200]}") from error
+        raise DamagedError(in_one_line(error)) from error
     chunks = {
         name: _check_array(name, descriptions[name], shape, np.dtype(dtype)) for name, (shape, dtype) in arrays.items()
     }

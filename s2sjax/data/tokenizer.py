@@ -268,7 +268,9 @@ def load(directory: Path) -> TokenizerPair:
         source = _read(kinds["source"], directory, "source")
         return TokenizerPair(source, _read(kinds["target"], directory, "target") if "target" in kinds else source)
     except OSError as error:
-        raise UserError(f"{directory} holds no readable tokenizer: {error.strerror}; restore it") from error
+        way_out = rundir.way_in(directory, error) or "; restore it"
+        reason = f"{error.filename}: {error.strerror}{way_out}"
+        raise UserError(f"{directory} holds no readable tokenizer: {reason}") from error
 
 
 def _read(kind: object, directory: Path, side: str) -> Tokenizer:
