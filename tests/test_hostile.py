@@ -56,7 +56,8 @@ def honest(tmp_path_factory):
         (place / "hypotheses").write_text("")
         code, said = command("decode", f"--workdir={run}", f"--input={place / 'lines'}", "--format=jsonl")
         assert code == 0
-        (place / "hypotheses").write_text(said[said.index("{") :])
+        records = [line for line in said.splitlines() if line.startswith("{")]  # and progress, on a busy machine
+        (place / "hypotheses").write_text("".join(f"{line}\n" for line in records))
         for argv in commands(run, place):
             TOOK[argv[0]], code, said = measured(argv)
             assert code == 0 or argv[0] == "tag", said
