@@ -76,7 +76,7 @@ def load(
     members = [
         inputs.path(each, f"ensemble[{i}]") for i, each in enumerate(inputs.list_of("paths", ensemble, "ensemble"))
     ]
-    saved = saved or experiments.load(workdir / "config.json")
+    saved = experiments.load(workdir / "config.json") if saved is None else experiments.as_experiment(saved)
     asked = saved if experiment is None else experiments.as_experiment(experiment)
     experiment = experiments.override(asked, changes, section="decode")
     check_languages(experiment, saved, workdir)
