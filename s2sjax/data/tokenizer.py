@@ -174,11 +174,9 @@ def train_tokenizers(
 
 
 def compiled_pattern(config: TokenizerConfig) -> re.Pattern[str]:
-    """`symbol_pattern`. Not made where the config is read: that may take hours, and a run that has its vocabulary needs
-    none.
+    """`symbol_pattern`. To compile it may take hours, so it is done where a vocabulary is learned, and nowhere else.
 
-    Raises:
-      UserError: it is no regular expression.
+    Raises: UserError if it is no regular expression.
     """
     try:
         return re.compile(config.symbol_pattern)
