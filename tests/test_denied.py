@@ -77,16 +77,17 @@ def test_the_folder_that_lets_nobody_through_is_the_one_to_open(closed, tmp_path
 
 
 def test_a_folder_above_that_lets_nobody_through_is_a_sentence(run, monkeypatch):
+    is_file = Path.is_file
+
     def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
+        if path.name == "config.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
 
     monkeypatch.setattr(Path, "is_file", refuse)
-    for argv in (
-        ["decode", f"--workdir={run}"],
-        ["train", f"--workdir={run}"],
-        ["decode", f"--workdir={run}", "--help"],
-    ):
-        code, said = command(*argv)
+    forbid(monkeypatch, "config.json")
+    for argv in (["decode"], ["train"], ["decode", "--help"]):
+        code, said = command(*argv, f"--workdir={run}")
         assert code == 2 and f"cannot read {run}/config.json: Permission denied" in said
 
 
