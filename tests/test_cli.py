@@ -476,7 +476,7 @@ def test_values_of_a_config_do_not_steer_a_terminal_and_their_lines_are_no_messa
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert s2s("decode", f"--workdir={tmp_path}") == 2
     told = capsys.readouterr()
-    assert "\ufffd[2Jx\n  s2sjax: FAKE" in told.err and "\x1b" not in told.err
+    assert told.err.count("s2sjax: FAKE") == 1 and "\x1b" not in told.err and "\ns2sjax: FAKE" not in told.err
     config["data"]["format"] = "text"
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert s2s("decode", f"--workdir={tmp_path}", "--help=data.train") == 0
