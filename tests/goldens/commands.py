@@ -29,6 +29,9 @@ _QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 """Compile in a hurry: which bits come out is another matter than whether they are the same ones."""
 
 _TIMED = re.compile(r"seconds|_per_second|^time$")
+_CHANGING = re.compile(r'^ *"?(?:seconds|time|bytes)"?[: ].*\n', re.MULTILINE)
+"""Lines in which `evaluate` and `checkpoints` say how long something took, when it was, and how large files are, which
+depends on which of Orbax's threads was the first."""
 _SMALLEST = 100
 """Lines of the smallest programs that are kept: shorter ones are single operations outside any jitted function."""
 
@@ -65,7 +68,8 @@ class Work:
             errors = done.stderr.decode(errors="replace")[-2000:]
             raise RuntimeError(f"{name}: s2sjax {' '.join(arguments)} ended with code {done.returncode}:\n{errors}")
         output = (done.stdout + (done.stderr if fails else b"")).decode()
-        self.write(f"{name}/stdout.txt", output)
+        kept = _CHANGING.sub("", output) if arguments[0] in ("evaluate", "checkpoints") else output
+        self.write(f"{name}/stdout.txt", kept)
         self._keep_programs(name, programs)
         return output
 

@@ -10,7 +10,8 @@ import re
 from collections import Counter
 from typing import Any
 
-_LOCATION = re.compile(r" loc\((?:#loc\d*|unknown|\"[^\"]*\"(?::\d+:\d+)?)\)")
+_LOCATION = re.compile(r' loc\((?:[^()"]|"[^"]*"|\([^()]*\))*\)')
+"""A place, by number, by name, or both: `loc(#loc3)`, `loc("sort:"(#loc3))`, `loc("step.py":1:2)`."""
 _ALIAS = re.compile(r"^#loc\d* = .*\n", re.MULTILINE)
 _RESULT_NAME = re.compile(r'(?:, )?jax\.result_info = "[^"]*"(?:, )?')
 _MODULE = re.compile(r"^module @\S+", re.MULTILINE)

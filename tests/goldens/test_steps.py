@@ -35,7 +35,7 @@ MODULE = """\
 #loc1 = loc("x")
 module @jit_{name} attributes {{mhlo.num_partitions = 1 : i32}} {{
   func.func public @main(%arg0: tensor<2xf32> loc("x")) -> (tensor<2xf32> {{jax.result_info = "{name}"}}) {{
-    %0 = call @{name}_part(%arg0) : (tensor<2xf32>) -> tensor<2xf32> loc(#loc1)
+    %0 = call @{name}_part(%arg0) : (tensor<2xf32>) -> tensor<2xf32> loc("{name}:f(x)"(#loc1))
     return %0 : tensor<2xf32> loc(#loc)
   }} loc(#loc)
   func.func private @{name}_part(%arg0: tensor<2xf32> loc("{name}.py":1:2)) -> tensor<2xf32> {{
