@@ -4,9 +4,9 @@ The data is made on the spot from Unicode CLDR (`s2sjax.data.phrases`); nothing 
 
     bash launch/quickstart.sh
 
-Reached: 98.8 % exact match, 99.2 BLEU, 99.6 chrF on the held-out phrases; two EPYC (Zen 5) cores, 2 minutes 52
-seconds with installation and evaluation, 2026-11-21, commit 05a30b5. One seed. (Before parameters were renamed, which
-draws other ones from the seed: 98.9, 99.4, 99.6 in 2 minutes 21 seconds, commit 89d5503.)
+Reached: 98.7 % exact match, 99.2 BLEU, 99.6 chrF on the held-out phrases; two EPYC (Zen 5) cores, 3 minutes 28
+seconds with installation and evaluation, 2026-11-21, commit b24d8ec, and the same scores on 2026-11-28, commit c150c14.
+One seed. (Before parameters were renamed, which draws other ones from the seed: 98.9, 99.4, 99.6, commit 89d5503.)
 """
 
 from s2sjax.data.phrases import TAGS
