@@ -484,6 +484,17 @@ def test_values_of_a_config_do_not_steer_a_terminal_and_their_lines_are_no_messa
     assert "[2Jx" in told.out and "\x1b" not in told.out and "\ns2sjax: FAKE" not in told.out
 
 
+def test_a_message_with_values_as_they_are_steers_no_terminal_and_looks_like_one_message(capsys, monkeypatch):
+    class Command:
+        @staticmethod
+        def run(values):
+            raise UserError("it is \x1b[2Jx\ns2sjax: FAKE")
+
+    monkeypatch.setitem(sys.modules, "s2sjax.commands.goodput", Command)
+    assert s2s("goodput", "--workdir=x") == 2
+    assert capsys.readouterr().err == "s2sjax: it is \ufffd[2Jx\n  s2sjax: FAKE\n"
+
+
 def test_help_is_printed_and_is_no_mistake(workdir, capsys):
     assert s2s("--help") == 0
     assert "usage: s2sjax COMMAND" in capsys.readouterr().out
