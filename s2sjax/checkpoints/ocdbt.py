@@ -11,6 +11,7 @@ The format: https://google.github.io/tensorstore/kvstore/ocdbt/index.html#storag
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorstore as ts
 
@@ -35,7 +36,7 @@ def read_index(directory: Path, files: Mapping[str, int], most: int) -> dict[str
         most: bytes that the index may have when it is unpacked.
 
     Raises:
-        DamagedError: it is larger, or points to what is not there, or to more bytes than there are.
+        DamagedError: it is damaged or larger, or points to what is not there, or to more bytes than there are.
         ValueError, OSError: it cannot be read.
     """
     if files.get(MANIFEST, 0) > _LARGEST_MANIFEST:
@@ -44,7 +45,7 @@ def read_index(directory: Path, files: Mapping[str, int], most: int) -> dict[str
     if left < 0:
         raise DamagedError(f"file {MANIFEST}: unpacked, it has more than {_LARGEST_MANIFEST:,} bytes")
     base = ts.KvStore.open(f"file://{directory}/").result()
-    versions = ts.ocdbt.dump(base).result().get("versions")
+    versions = _dumped(base, MANIFEST).get("versions")
     if not versions:
         raise DamagedError(f"file {MANIFEST}: no version of the database in it")
     lengths: dict[str, int] = {}
@@ -57,7 +58,7 @@ def read_index(directory: Path, files: Mapping[str, int], most: int) -> dict[str
         if most < 0:
             raise DamagedError(f"file {name}: unpacked, the index is larger than one of these arrays can be")
         pointed += length
-        for entry in ts.ocdbt.dump(base, location).result()["entries"]:
+        for entry in _dumped(base, name, location)["entries"]:
             if "location" in entry:
                 nodes.append((prefix + entry["subtree_common_prefix"], entry["location"]))
                 continue
@@ -70,6 +71,14 @@ def read_index(directory: Path, files: Mapping[str, int], most: int) -> dict[str
     if pointed > sum(files.values()):
         raise DamagedError(f"its index points to {pointed:,} bytes, and its files have {sum(files.values()):,}")
     return lengths
+
+
+def _dumped(base: ts.KvStore, name: str, location: str | None = None) -> dict[str, Any]:
+    """What the manifest or a node says, which stands in the file `name`. Raises: DamagedError."""
+    try:
+        return ts.ocdbt.dump(base, location).result()
+    except ValueError as error:  # of tensorstore, which speaks of bytes and not of files
+        raise DamagedError(f"file {name}: damaged") from error
 
 
 def _place(location: str, files: Mapping[str, int]) -> tuple[str, int, int]:
