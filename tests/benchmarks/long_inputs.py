@@ -7,7 +7,7 @@ and another with `model.encoder_window` and one global token. Of each length, fo
 
     temporaries   what XLA sets aside for all that a step makes, forward and backward: exact, and run nowhere
     estimate      what `s2sjax inspect` says of that without compiling
-    peak          most resident memory of the process while it makes its steps, all else included (Linux)
+    peak          most resident memory of the process while it makes its steps, with all that the compiler left (Linux)
     step          seconds a step, the median of the rounds, in which both take turns
 
 `--steps=0` compiles only. What would take more than `--most` GB is not run. About 10 minutes on two cores.
@@ -161,14 +161,15 @@ def work(length: int, window: int, remat: str) -> None:
     def initial_state(subject):
         from s2sjax import models, optim
         from s2sjax.ops.linear import Precision
-        from s2sjax.state import initializer
+        from s2sjax.state import initializer, shardings
 
         experiment = subject.experiment
         model = models.family(experiment.model_name).build(
             experiment.model, VOCAB, VOCAB, precision=Precision(experiment.train.precision)
         )
         init = initializer(model, optim.make_optimizer(experiment.optimizer, 100), ema=experiment.train.ema_decay > 0)
-        return jax.jit(init)(update.stream_key(0, "init"))
+        # Placed as a step leaves it, or the second step would be compiled anew.
+        return jax.jit(init, out_shardings=shardings(subject.state))(update.stream_key(0, "init"))
 
     contest.serve(answers, respond)
 
