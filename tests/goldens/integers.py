@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2sjax import models
+from s2sjax.paths import cache_root
 from tests.goldens.inside import base_values, batch_text, batches, config_values, experiment
 
 HERE = Path(__file__).parent
@@ -72,9 +73,15 @@ def resolved_configs() -> dict[str, Any]:
     for family, values in defaults.items():
         found[f"defaults of {family}"] = _without(values, shared)
     for name in config_files():
-        values = config_values(config_of(name))
+        values = {key: _named(value) for key, value in config_values(config_of(name)).items()}
         found[name] = _without(values, defaults[values["model.name"]]) | {"model.name": values["model.name"]}
     return found
+
+
+def _named(value: Any) -> Any:
+    """A path in the cache by the cache's name: where that is depends on whose machine this is."""
+    here = str(cache_root())
+    return "CACHE" + value.removeprefix(here) if isinstance(value, str) and value.startswith(here) else value
 
 
 def _without(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

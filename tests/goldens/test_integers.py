@@ -23,7 +23,8 @@ def test_batches_are_those_that_are_held(name, found):
     )
 
 
-def test_configs_resolve_to_what_is_held():
+def test_configs_resolve_to_what_is_held(tmp_path, monkeypatch):
+    monkeypatch.setenv("S2SJAX_CACHE", str(tmp_path))  # anybody's
     found = resolved_configs()
     assert found.keys() == HELD["configs"].keys(), f"renew what is held. {HONEST}"
     for name, held in HELD["configs"].items():
