@@ -53,7 +53,7 @@ find_workdir "$@"
 [[ -n "$workdir" ]] || fail "--workdir is missing; logs and checkpoints go there: bash launch/local.sh train --workdir=DIR"
 
 bash "$checkout/launch/setup.sh"
-launching=("$checkout/.venv/bin/python" -I -m s2sjax.launching) # -I: modules are not this directory's
+launching=("$checkout/.venv/bin/python" -I -m s2sjax.processes.launching) # -I: modules are not this directory's
 
 # A port that nobody uses now, and the cores that this shell may use.
 read -r port cores < <("$checkout/.venv/bin/python" -I -c '

@@ -38,7 +38,7 @@ source "$PWD/launch/common.sh"
 
 find_workdir "$@"
 [[ -n "$workdir" ]] || fail "--workdir is missing; logs and checkpoints go there: sbatch launch/slurm.sh train --workdir=..."
-launching=("$PWD/.venv/bin/python" -I -m s2sjax.launching)
+launching=("$PWD/.venv/bin/python" -I -m s2sjax.processes.launching)
 
 number() { # the name of a variable of Slurm's, what it is if it is not set
   local value="${!1:-$2}"
@@ -81,7 +81,7 @@ done
 # Processes see to each other's end; should one be left all the same, it has five minutes.
 # shellcheck disable=SC2016 # each task has a number of its own
 srun --ntasks="$processes" --kill-on-bad-exit=0 --wait=300 \
-  bash -c 'exec "$0" -I -m s2sjax.launching log "$1" "process-$SLURM_PROCID.log" "${@:2}"' \
+  bash -c 'exec "$0" -I -m s2sjax.processes.launching log "$1" "process-$SLURM_PROCID.log" "${@:2}"' \
   "${launching[0]}" "$workdir" "$program" "$@" &
 started=$!
 # Until it is srun: a child that still is this shell, on its way to be srun, loses signals that this shell has a trap for.

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/common.sh
-launching=(.venv/bin/python -I -m s2sjax.launching)
+launching=(.venv/bin/python -I -m s2sjax.processes.launching)
 
 fail() {
   echo "tpu_worker.sh: $*" >&2

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from s2sjax.errors import UserError
     from s2sjax.experiment import base_config
-    from s2sjax.loading import load
+    from s2sjax.inference.search import Hypothesis
     from s2sjax.python_api import train
-    from s2sjax.run import Run
-    from s2sjax.tasks.translate import Hypothesis
+    from s2sjax.runs.loading import load
+    from s2sjax.runs.run import Run
 
 __version__ = "0.1.0"
 __all__ = ["Hypothesis", "Run", "UserError", "base_config", "load", "train"]
 _HOMES = {
-    "Hypothesis": "tasks.translate",
-    "Run": "run",
+    "Hypothesis": "inference.search",
+    "Run": "runs.run",
     "UserError": "errors",
     "base_config": "experiment",
-    "load": "loading",
+    "load": "runs.loading",
     "train": "python_api",
 }
 
@@ -39,7 +39,7 @@ _HOMES = {
 def __getattr__(name: str):
     # Lazy, so that `import s2sjax.data` needs no JAX, and the command line can set up the process before JAX starts.
     if name in _HOMES:
-        from s2sjax.root_logger import root_logger_untouched
+        from s2sjax.processes.root_logger import root_logger_untouched
 
         with root_logger_untouched():  # orbax and grain speak while they are imported
             return getattr(_importlib.import_module(f"s2sjax.{_HOMES[name]}"), name)

@@ -2,7 +2,7 @@
 
 import logging
 
-from s2sjax.hugepages import restart_with_huge_pages
+from s2sjax.processes.hugepages import restart_with_huge_pages
 
 
 def main() -> None:
@@ -10,7 +10,7 @@ def main() -> None:
     logging.addLevelName(logging.WARNING, "warning")
     logging.basicConfig()
     from s2sjax.cli import run_command
-    from s2sjax.root_logger import Formatter
+    from s2sjax.processes.root_logger import Formatter
 
     for handler in logging.root.handlers:
         handler.setFormatter(Formatter("%(levelname)s: %(message)s"))

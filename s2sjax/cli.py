@@ -14,12 +14,12 @@ from importlib import metadata
 
 from absl import flags
 
-from s2sjax import distributed
+from s2sjax.commands.flags import help_for, parse
+from s2sjax.commands.helptext import asked, overview
 from s2sjax.commands.table import COMMANDS
 from s2sjax.config import nearest
 from s2sjax.errors import UserError, in_one_line, without_controls
-from s2sjax.flags import help_for, parse
-from s2sjax.helptext import asked, overview
+from s2sjax.processes import distributed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 

@@ -95,9 +95,7 @@ def check_number(value: int | float, of: type, where: str, most: float | None = 
         most_shown = f"{limit:,}" if isinstance(limit, int) else f"{limit:,.10g}"
         raise UserError(f"{where} is {_shown(value)}, but a number of at most {most_shown} was expected")
     if of is float and 0 < abs(value) < _SMALLEST:
-        raise UserError(
-            f"{where} is {_shown(value)}, which float32 cannot tell from 0: give 0, or at least 1.18e-38"
-        )
+        raise UserError(f"{where} is {_shown(value)}, which float32 cannot tell from 0: give 0, or at least 1.18e-38")
     return of(value)
 
 
@@ -138,7 +136,7 @@ def one_of(choices: Iterable[str], default: Any) -> Any:
     """A field of a config dataclass that takes one of `choices`, or a tuple of them.
 
     Written `kind: str = one_of(KINDS, "bpe")`. `check_choices` validates it, and `--help` and completion list the same
-    choices (`s2sjax.reference`).
+    choices (`s2sjax.commands.reference`).
     """
     return dataclasses.field(default=default, metadata={"choices": tuple(map(str, choices))})
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from s2sjax import jsontext, models, rundir
+from s2sjax import models
 from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.config import (
     MOST_SEED,
@@ -38,7 +38,10 @@ from s2sjax.config import (
 from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError, shown
-from s2sjax.faults import FaultsConfig
+from s2sjax.files import jsontext, rundir
+from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.learning.faults import FaultsConfig
+from s2sjax.learning.optim import OptimizerConfig
 from s2sjax.metrics.names import (
     BLEU_TOKENIZERS,
     LIKELIHOOD_METRICS,
@@ -49,9 +52,7 @@ from s2sjax.metrics.names import (
 )
 from s2sjax.one_or_several import one_or_several
 from s2sjax.ops.linear import Precision
-from s2sjax.optim import OptimizerConfig
 from s2sjax.sharding import MeshConfig
-from s2sjax.tasks.decoding import DecodeConfig
 
 LARGEST = jsontext.Bound(1 << 22, 200_000)
 """What a saved config may have. It has a few thousand bytes, and what `tokenizer.user_symbols` and `data.pairs` have:

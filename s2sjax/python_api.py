@@ -8,16 +8,18 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from s2sjax import experiment as experiments
-from s2sjax import jax_settings, rundir, training
+from s2sjax.commands.flags import parse
+from s2sjax.commands.options import Command
 from s2sjax.errors import UserError, shown
 from s2sjax.experiment import Experiment
-from s2sjax.flags import parse
-from s2sjax.loading import load
-from s2sjax.options import Command
-from s2sjax.root_logger import root_logger_untouched
-from s2sjax.run import Run
-from s2sjax.stopping import StopRequests
-from s2sjax.tasks import inputs
+from s2sjax.files import rundir
+from s2sjax.inference import inputs
+from s2sjax.processes import jax_settings
+from s2sjax.processes.root_logger import root_logger_untouched
+from s2sjax.processes.stopping import StopRequests
+from s2sjax.runs.loading import load
+from s2sjax.runs.run import Run
+from s2sjax.training import loop
 
 _CONFIG_FILE = Command("train", "a config file is read as that command reads it", config="file")
 
@@ -57,8 +59,8 @@ def train(config: ConfigDict | str | Path | None, workdir: str | Path, **changes
     experiment = experiments.override(_experiment(config, workdir), changes)
     jax_settings.keep_compiled_programs()
     with jax_settings.exact_products(), StopRequests() as stop:
-        code = training.train_until(stop, experiment, workdir, None if config is not None else changes, watchdog=False)
-    if code == training.INTERRUPTED:
+        code = loop.train_until(stop, experiment, workdir, None if config is not None else changes, watchdog=False)
+    if code == loop.INTERRUPTED:
         if stop.name not in (None, "SIGINT"):
             signal.raise_signal(signal.Signals[stop.name])  # to whoever takes it when no training does
         raise KeyboardInterrupt(f"training was stopped by {stop.name}; the same call goes on from what was saved")

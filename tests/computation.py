@@ -10,14 +10,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import models, optim, sharding
+from s2sjax import models, sharding
 from s2sjax.data import pipeline
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import prepare
 from s2sjax.experiment import Experiment
+from s2sjax.learning import optim
+from s2sjax.learning.state import TrainState, abstract_state, initializer, shardings
 from s2sjax.ops.linear import Precision
-from s2sjax.state import TrainState, abstract_state, initializer, shardings
-from s2sjax.step import make_step, stream_key
+from s2sjax.training.step import make_step, stream_key
 
 
 class Started(NamedTuple):

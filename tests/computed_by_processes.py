@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from s2sjax import distributed, jax_settings
+from s2sjax.processes import distributed, jax_settings
 from tests.computation import compute
 from tests.tiny import tiny
 

@@ -8,9 +8,9 @@ import pytest
 
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.checkpoints.retention import CheckpointConfig, staying
-from s2sjax.comparison import Recorded
 from s2sjax.metrics.names import METRIC_SIGNS
-from s2sjax.training import Loop
+from s2sjax.runs.comparison import Recorded
+from s2sjax.training.loop import Loop
 
 
 class Kept(CheckpointReader):

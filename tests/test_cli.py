@@ -16,10 +16,10 @@ import pytest
 
 import s2sjax
 from s2sjax import experiment as experiments
-from s2sjax import home
 from s2sjax.cli import run_command
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
+from s2sjax.runs import home
 from tests.tiny import command, config_file, environment, on_one_device, read_state, s2s, write_text
 
 OPTIONS = {

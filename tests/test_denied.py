@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from s2sjax import home, rundir
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.errors import UserError
 from s2sjax.experiment import load as load_config
-from s2sjax.loading import load
-from s2sjax.state import TrainState
+from s2sjax.files import rundir
+from s2sjax.learning.state import TrainState
+from s2sjax.runs import home
+from s2sjax.runs.loading import load
 from tests.hostile import command, forbid, reseal
 from tests.tiny import on_one_device, random_state, tiny, write_run
 

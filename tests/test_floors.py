@@ -8,56 +8,24 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "s2sjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "vocabulary", "api", "config", "jsontext", "rundir", "paths", "one_or_several", "plural"}
-LEAVES = {
-    "checkpoints",
-    "optim",
-    "sharding",
-    "distributed",
-    "peers",
-    "state",
-    "metrics",
-    "report",
-    "display",
-    "tensorboard",
-    "plots",
-    "faults",
-    "watchdog",
-    "events",
-    "goodput",
-    "history",
-    "stopping",
-    "window",
-    "hugepages",
-    "memory",
-    "jax_settings",
-    "root_logger",
-    "options",
-    "pace",
-    "reference",
-    "config_file",
-    "helptext",
-}
-"""They stand beside the floors: they know the ground and each other, and only `tasks` and what is above know them."""
+GROUND = {"errors", "vocabulary", "api", "config", "files", "one_or_several", "plural"}
+LEAVES = {"checkpoints", "learning", "sharding", "processes", "metrics", "reporting"}
+"""They stand beside the floors: they know the ground and each other, and only `inference` and above know them."""
 FLOORS = (
     GROUND,
     {"ops", "data"},
     {"nn", "decode"},
     {"models"},
     LEAVES,
-    {"tasks"},
+    {"inference"},
     {"experiment"},
-    {"depth", "costs"},
-    {"flags", "streams", "unused", "home", "recipes"},
-    {"evaluate", "average", "results"},
-    {"step", "skipped", "workdir", "announcements", "comparison", "forcing", "assembly", "measurement"},
-    {"training_setup", "inspection"},
+    {"recipes"},
+    {"runs"},
     {"training"},
-    {"run"},
-    {"loading"},
-    {"python_api"},
+    {"inspection"},
     {"commands"},
-    {"cli", "launching"},
+    {"python_api"},
+    {"cli"},
     {"__main__", "__init__"},
 )
 """Each imports only what stands before it; neighbours on a floor do not know each other, but for the ground and the
@@ -70,15 +38,13 @@ FOREIGN = {
     "errors": {"jax", "flax", "numpy", "ml_collections"},
     "vocabulary": {"jax", "flax", "numpy", "ml_collections"},
     "config": {"jax", "flax", "ml_collections"},
-    "jsontext": {"jax", "flax", "numpy", "ml_collections"},
-    "rundir": {"jax", "flax", "numpy", "ml_collections"},
-    "paths": {"jax", "flax", "numpy", "ml_collections"},
+    "files": {"jax", "flax", "numpy", "ml_collections"},
     "data": {"jax", "flax", "optax", "orbax", "ml_collections"},
     "ops": {"flax", "ml_collections"},
     "nn": {"ml_collections"},
     "decode": {"flax", "ml_collections"},
     "models": {"ml_collections", "grain", "optax", "orbax"},
-    "tasks": {"ml_collections", "grain"},
+    "inference": {"ml_collections", "grain"},
 }
 """Libraries that a piece must do without."""
 

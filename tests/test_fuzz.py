@@ -16,19 +16,23 @@ from pathlib import Path
 import jax
 import pytest
 
-from s2sjax import average, events, flags, goodput, models, skipped, workdir
 from s2sjax import experiment as experiments
+from s2sjax import models
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.checkpoints.retention import CheckpointConfig
+from s2sjax.commands import flags
 from s2sjax.commands.records import read_record
 from s2sjax.commands.table import COMMANDS
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.splits import open_split
-from s2sjax.history import read_history
-from s2sjax.loading import load
+from s2sjax.learning.optim import make_optimizer
+from s2sjax.learning.state import initializer
 from s2sjax.ops.linear import Precision
-from s2sjax.optim import make_optimizer
-from s2sjax.state import initializer
+from s2sjax.reporting import events, goodput
+from s2sjax.reporting.history import read_history
+from s2sjax.runs import average, workdir
+from s2sjax.runs.loading import load
+from s2sjax.training import skipped
 from tests.hostile import VALUES, outcome, reseal, spoil_bytes, spoil_file, spoil_json, train_tiny
 from tests.tiny import on_one_device, read_state, tiny
 

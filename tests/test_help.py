@@ -12,16 +12,16 @@ import pytest
 
 from s2sjax import models
 from s2sjax.cli import run_command
+from s2sjax.commands.flags import help_for
+from s2sjax.commands.helptext import overview
+from s2sjax.commands.reference import attributes, config_keys, sections
 from s2sjax.commands.table import COMMANDS
 from s2sjax.config import build
 from s2sjax.decode.beam_config import BeamConfig
 from s2sjax.decode.sampling import SampleConfig
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve, save
-from s2sjax.flags import help_for
-from s2sjax.helptext import overview
-from s2sjax.reference import attributes, config_keys, sections
-from s2sjax.tasks.risk import UTILITIES
+from s2sjax.inference.risk import UTILITIES
 
 HINTS = typing.get_type_hints(Experiment)
 SECTIONS = {name: HINTS[name] for name in HINTS if dataclasses.is_dataclass(HINTS[name])}

@@ -15,8 +15,8 @@ import pytest
 import tensorstore as ts
 
 import s2sjax
-from s2sjax import rundir
 from s2sjax.errors import UserError
+from s2sjax.files import rundir
 from tests.hostile import MANY_FILES, bomb, command, reseal, train_tiny, unhashed_reseal, unpacked_zeros, within
 from tests.tiny import on_one_device
 

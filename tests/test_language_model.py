@@ -13,7 +13,7 @@ from s2sjax.cli import run_command
 from s2sjax.data.tokenizer import TokenizerPair, save
 from s2sjax.data.units import CharTokenizer
 from s2sjax.errors import UserError
-from s2sjax.training import train
+from s2sjax.training.loop import train
 from s2sjax.vocabulary import BOS, EOS
 from tests.tiny import compiling_once, on_devices, random_state, records, tiny, write_run, write_split, write_text
 

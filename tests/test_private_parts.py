@@ -22,7 +22,7 @@ def need(holds: bool, package: str, what: str, who: str) -> None:
 def test_etils_gives_the_names_of_owners_and_fails_for_those_that_have_none(monkeypatch, tmp_path):
     from etils.epath import backend, stat_utils
 
-    who = "s2sjax.jax_settings._accept_unknown_owners"
+    who = "s2sjax.processes.jax_settings._accept_unknown_owners"
     kind = getattr(backend, "_OsPathBackend", None)
     need("stat" in vars(kind or object), "etils", "epath.backend._OsPathBackend.stat", who)
     fields = {"is_directory", "length", "mtime", "owner", "group", "mode"}
@@ -45,19 +45,24 @@ def test_jax_asks_etils_for_the_sizes_of_what_it_keeps():
     from jax._src import lru_cache
 
     source = inspect.getsource(lru_cache)
-    need("epath" in source and ".stat()" in source, "jax", "the cache of compiled programs", "s2sjax.jax_settings")
+    need(
+        "epath" in source and ".stat()" in source,
+        "jax",
+        "the cache of compiled programs",
+        "s2sjax.processes.jax_settings",
+    )
 
 
 @pytest.mark.parametrize("name", ["jax_default_matmul_precision", "jax_compilation_cache_dir"])
 def test_jax_gives_the_values_of_its_settings_as_attributes(name):
-    need(hasattr(jax.config, name), "jax", f"jax.config.{name}", "s2sjax.jax_settings")
+    need(hasattr(jax.config, name), "jax", f"jax.config.{name}", "s2sjax.processes.jax_settings")
 
 
 def test_jax_has_a_client_of_the_coordinator():
     from jax._src import distributed
     from jax._src.lib import _jax
 
-    who = "s2sjax.distributed"
+    who = "s2sjax.processes.distributed"
     for name in ("client", "process_id", "num_processes", "coordinator_address"):
         need(hasattr(distributed.global_state, name), "jax", f"global_state.{name}", who)
     for name in ("key_value_set", "blocking_key_value_get", "wait_at_barrier"):
@@ -124,4 +129,4 @@ def test_tensorboardx_has_the_checksum_of_event_files():
     masked = getattr(record_writer, "masked_crc32c", lambda data: None)(b"123456789")
     crc = 0xE3069283  # of these nine bytes, in every description of CRC-32C
     expected = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-    need(masked == expected, "tensorboardX", "record_writer.masked_crc32c", "s2sjax.tensorboard")
+    need(masked == expected, "tensorboardX", "record_writer.masked_crc32c", "s2sjax.reporting.tensorboard")

@@ -24,9 +24,9 @@ import pytest
 import s2sjax
 from s2sjax.errors import UserError
 from s2sjax.experiment import config_dict, override
-from s2sjax.report import Reporter
-from s2sjax.run import Run
-from s2sjax.stopping import SIGNALS
+from s2sjax.processes.stopping import SIGNALS
+from s2sjax.reporting.report import Reporter
+from s2sjax.runs.run import Run
 from tests.tiny import on_one_device, random_state, tiny, write_run, write_text
 
 OPTIONS = {"decode__beam_size": 2, "decode__max_length_factor": 1.0, "decode__batch_size": 4}
@@ -345,7 +345,7 @@ assert {"Hypothesis", "Run", "UserError", "base_config", "load", "train"} <= set
 assert not {"jax", "numpy", "flax"} & set(sys.modules)
 s2sjax.load, s2sjax.train, s2sjax.base_config
 assert not logging.root.handlers, "a user's basicConfig would do nothing"
-import s2sjax.training
+import s2sjax.training.loop
 assert callable(s2sjax.train)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -388,7 +388,7 @@ def numbers(place, setting):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["s2sjax", "s2sjax.run", "s2sjax.loading", "s2sjax.python_api"])
+@pytest.mark.parametrize("module", ["s2sjax", "s2sjax.runs.run", "s2sjax.runs.loading", "s2sjax.python_api"])
 def test_the_examples_in_docstrings_say_what_happens(numbers, module):
     names = {"s2sjax": s2sjax, "run": s2sjax.load("runs/numbers")}
     done = doctest.testmod(importlib.import_module(module), extraglobs=names, optionflags=doctest.ELLIPSIS)

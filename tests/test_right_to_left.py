@@ -16,7 +16,7 @@ from s2sjax.data import pipeline
 from s2sjax.data.plan import make_plan
 from s2sjax.data.prepare import tokenize
 from s2sjax.errors import UserError
-from s2sjax.training import train
+from s2sjax.training.loop import train
 from tests.tiny import on_one_device, random_state, tiny, write_run, write_split, write_text
 
 OPTIONS = {

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from s2sjax import models, optim
+from s2sjax import models
 from s2sjax.errors import UserError
+from s2sjax.learning import optim
+from s2sjax.learning.state import abstract_state, initializer
 from s2sjax.ops.linear import Precision
 from s2sjax.sharding import (
     MeshConfig,
@@ -27,7 +29,6 @@ from s2sjax.sharding import (
     shard_parameters,
     to_devices,
 )  # fmt: skip
-from s2sjax.state import abstract_state, initializer
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 import s2sjax
 from s2sjax.cli import run_command
 from s2sjax.errors import UserError
-from s2sjax.tasks import tagging
-from s2sjax.training import train
+from s2sjax.inference import tagging
+from s2sjax.training.loop import train
 from tests.tiny import compiling_once, on_devices, random_state, tiny, write_run
 
 

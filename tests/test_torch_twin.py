@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from s2sjax.data.examples import shift_right
+from s2sjax.inference.likelihood import loss_sums
 from s2sjax.models import transformer
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
-from s2sjax.tasks.likelihood import loss_sums
 
 torch = pytest.importorskip("torch")
 from tests.benchmarks import torch_transformer as twin  # noqa: E402 - it needs torch

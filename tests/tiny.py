@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from s2sjax import home, models, optim, sharding
+from s2sjax import models, sharding
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import CheckpointReader
@@ -24,8 +24,10 @@ from s2sjax.data.tokenizer import save as save_tokenizers
 from s2sjax.data.units import CharTokenizer
 from s2sjax.experiment import Experiment, base_config, resolve
 from s2sjax.experiment import save as save_experiment
+from s2sjax.learning import optim
+from s2sjax.learning.state import TrainState, initializer
 from s2sjax.ops.linear import Precision
-from s2sjax.state import TrainState, initializer
+from s2sjax.runs import home
 
 LETTERS = "abcdef"
 

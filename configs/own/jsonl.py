@@ -20,7 +20,7 @@ import json
 
 from s2sjax import recipes
 from s2sjax.data.cache import write
-from s2sjax.paths import cache_root
+from s2sjax.files.paths import cache_root
 
 EXAMPLE = [
     ("Italy", "What is the capital of Italy?", ["Rome", "It is Rome."]),

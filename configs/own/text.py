@@ -20,7 +20,7 @@ end. Text to go on with, rather than to translate: see configs/tinyshakespeare/g
 
 from s2sjax import recipes
 from s2sjax.data.cache import write
-from s2sjax.paths import cache_root
+from s2sjax.files.paths import cache_root
 
 EXAMPLE = """\
 A dog runs.|Ein Hund rennt.

@@ -18,10 +18,9 @@ Characters are tokens. `symbol_pattern` makes one token of each tag: "#" or ";" 
 For sentences rather than words: `--config.tokenizer.kind=bpe --config.tokenizer.symbol_pattern=`, and more steps.
 """
 
-
 from s2sjax import recipes
 from s2sjax.data.cache import write
-from s2sjax.paths import cache_root
+from s2sjax.files.paths import cache_root
 
 EXAMPLE = """\
 lemma	features	form

@@ -20,7 +20,7 @@ if [[ -z "$workdir" ]]; then
   exit 2
 fi
 
-launching=(.venv/bin/python -I -m s2sjax.launching)
+launching=(.venv/bin/python -I -m s2sjax.processes.launching)
 log="process-${SLICE:+$SLICE-}$JOB_COMPLETION_INDEX.log"
 "${launching[@]}" log "$workdir" "$log" true # can it be written?
 exec 3> >(exec "${launching[@]}" tee "$workdir" "$log")

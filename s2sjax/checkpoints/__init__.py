@@ -9,7 +9,7 @@ lock          one run a directory
 quiet         the tracebacks that orbax prints, held back
 """
 
-from s2sjax.root_logger import root_logger_untouched
+from s2sjax.processes.root_logger import root_logger_untouched
 
 # Config files import this by way of `experiment`, and orbax speaks while it is imported.
 with root_logger_untouched():

@@ -24,7 +24,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from s2sjax import distributed, rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.asked import Asked, PyTree, flatten
 from s2sjax.checkpoints.copies import Copier, SecondCopy
@@ -34,6 +33,8 @@ from s2sjax.checkpoints.restore import CheckpointReader, Restored, passed_over
 from s2sjax.checkpoints.retention import CheckpointConfig, staying
 from s2sjax.checkpoints.saving import Save, open_again, remove
 from s2sjax.errors import UserError, in_one_line
+from s2sjax.files import rundir
+from s2sjax.processes import distributed
 
 _TEMPORARY = re.compile(r"tmp-[0-9]+-([0-9]+|old)")
 # Beside the bytes of the arrays: metadata, indices, and a margin for the logs.
@@ -47,8 +48,7 @@ class Checkpointer(CheckpointReader):
     """The checkpoints of the run that trains in this directory; a context manager. Everybody else reads.
 
     Args:
-        copy: where a second copy of every checkpoint that stays is kept too. Its failures are told by `poll` and never
-            end a run.
+        copy: where a second copy of each checkpoint that stays is kept. `poll` tells its failures; none ends a run.
         going_back: steps that the run may want to go back: one checkpoint that is older than that stays too.
 
     One save is in flight at most. A save that fails never ends a run: its reason is returned by the next `poll`, what

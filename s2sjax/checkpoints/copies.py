@@ -16,10 +16,10 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from s2sjax import rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.restore import STEP
 from s2sjax.errors import UserError, in_one_line
+from s2sjax.files import rundir
 
 _RECORDS = ("config.json", "data.json")
 _ROLLED_BACK = "skipped.json"

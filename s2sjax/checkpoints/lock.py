@@ -4,8 +4,8 @@ import fcntl
 import os
 from pathlib import Path
 
-from s2sjax import rundir
 from s2sjax.errors import UserError
+from s2sjax.files import rundir
 
 
 class RunLock:

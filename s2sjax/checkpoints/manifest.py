@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from s2sjax import jsontext, rundir
 from s2sjax.errors import UserError, in_one_line
+from s2sjax.files import jsontext, rundir
 
 NAME = "manifest.json"
 FORMAT = "s2sjax-manifest"

@@ -15,8 +15,8 @@ from typing import Any
 
 import tensorstore as ts
 
-from s2sjax import rundir
 from s2sjax.checkpoints.manifest import DamagedError
+from s2sjax.files import rundir
 
 MANIFEST = "manifest.ocdbt"
 _LARGEST_MANIFEST = 1 << 20  # bytes; it has some hundred for each version that it keeps, of which there is one

@@ -19,13 +19,13 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from s2sjax import rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.asked import Asked, PyTree
 from s2sjax.checkpoints.manifest import DamagedError
 from s2sjax.checkpoints.quiet import quieten_orbax
 from s2sjax.checkpoints.sizes import check_files, check_sizes, parse_arrays
 from s2sjax.errors import UserError, in_one_line
+from s2sjax.files import rundir
 from s2sjax.metrics.names import METRIC_SIGNS
 
 _CHOICES = 20

@@ -8,7 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
-from s2sjax import rundir
+from s2sjax.files import rundir
 
 _log = logging.getLogger(__name__)
 

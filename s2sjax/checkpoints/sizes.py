@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 
-from s2sjax import jsontext, rundir
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.manifest import DamagedError
 from s2sjax.checkpoints.ocdbt import read_index
 from s2sjax.errors import UserError, in_one_line
+from s2sjax.files import jsontext, rundir
 
 _LARGEST_DIMENSION = 2**40
 _DESCRIPTION = 1 << 16  # bytes of what describes an array; orbax writes some 150

@@ -4,14 +4,15 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from s2sjax import distributed
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import print_source_remarks
-from s2sjax.display import progress
+from s2sjax.commands.streams import all_lines, reading, writing
 from s2sjax.errors import UserError
-from s2sjax.plots import attention_map
-from s2sjax.streams import all_lines, json_line, reading, writing
-from s2sjax.tasks.word_alignment import Alignment
+from s2sjax.files import jsontext
+from s2sjax.inference.word_alignment import Alignment
+from s2sjax.processes import distributed
+from s2sjax.reporting.display import progress
+from s2sjax.reporting.plots import attention_map
 
 _TOGETHER = 512
 """Pairs whose attention is kept at a time."""
@@ -67,7 +68,7 @@ def _format(source: str, target: str, alignment: Alignment, kind: str) -> str:
         "target_tokens": alignment.target_tokens,
         "attention": alignment.rounded(),
     }
-    return json_line(record)
+    return jsontext.printed_line(record)
 
 
 def _plot(alignment: Alignment, path: Path) -> None:

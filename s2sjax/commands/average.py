@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from s2sjax import jax_settings
-from s2sjax.average import average
 from s2sjax.errors import UserError
 from s2sjax.experiment import resolve
+from s2sjax.processes import jax_settings
+from s2sjax.runs.average import average
 
 Number = TypeVar("Number", int, float)
 

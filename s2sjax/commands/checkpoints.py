@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from s2sjax import jsontext
 from s2sjax.checkpoints.restore import CheckpointReader, GoneError
-from s2sjax.display import align
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment, resolve
+from s2sjax.files import jsontext
+from s2sjax.reporting.display import align
 
 
 def run(values: dict[str, Any]) -> int:

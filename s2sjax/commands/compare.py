@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from s2sjax import jsontext
 from s2sjax.commands.table import COMMANDS
-from s2sjax.comparison import Recorded, differing_keys, read_run, rows, shown, spread
-from s2sjax.display import align
-from s2sjax.plots import check_format, compared_curves
+from s2sjax.files import jsontext
+from s2sjax.reporting.display import align
+from s2sjax.reporting.plots import check_format, compared_curves
+from s2sjax.runs.comparison import Recorded, differing_keys, read_run, rows, shown, spread
 
 
 def run(values: dict[str, Any]) -> int:

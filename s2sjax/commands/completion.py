@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from s2sjax.commands.reference import config_keys, sections
 from s2sjax.commands.table import COMMANDS
-from s2sjax.reference import config_keys, sections
 
 _KNOWN = {"decode.checkpoint": ("best", "last")}
 """Values of config keys that take others too."""

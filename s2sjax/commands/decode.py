@@ -7,12 +7,13 @@ from typing import Any
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import print_remark, print_source_remarks
 from s2sjax.commands.sources import check_given, open_sources
-from s2sjax.display import progress
+from s2sjax.commands.streams import all_lines, one_line, reading, windows, writing
 from s2sjax.errors import UserError
-from s2sjax.run import Run
-from s2sjax.streams import all_lines, json_line, one_line, reading, windows, writing
-from s2sjax.tasks.details import Details
-from s2sjax.tasks.translate import Hypothesis
+from s2sjax.files import jsontext
+from s2sjax.inference.details import Details
+from s2sjax.inference.search import Hypothesis
+from s2sjax.reporting.display import progress
+from s2sjax.runs.run import Run
 
 _TOGETHER = 256
 """Lines whose attention is kept at a time."""
@@ -106,7 +107,7 @@ def _records(
         for source, targets, hypotheses, details in zip(sources, known, listed, explained, strict=True):
             entries = [_entry(h, d, wanted) for h, d in zip(hypotheses, details, strict=True)]
             record = {"source": source} | ({} if targets is None else {"references": targets})
-            yield json_line(record | {"hypotheses": entries})
+            yield jsontext.printed_line(record | {"hypotheses": entries})
 
 
 def _entry(h: Hypothesis, details: Details | None, wanted: str) -> dict[str, Any]:

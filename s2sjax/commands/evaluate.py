@@ -4,7 +4,7 @@ from typing import Any
 
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import print_source_remarks
-from s2sjax.display import align
+from s2sjax.reporting.display import align
 
 
 def run(values: dict[str, Any]) -> int:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from s2sjax import goodput
+from s2sjax.reporting import goodput
 
 
 def run(values: dict[str, Any]) -> int:

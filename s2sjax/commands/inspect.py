@@ -10,14 +10,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from s2sjax import home, jax_settings, jsontext
-from s2sjax.display import progress
+from s2sjax.commands.options import whole_number
 from s2sjax.experiment import resolve
+from s2sjax.files import jsontext
 from s2sjax.inspection.compiled import Compiled, compile_step
 from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_parameters
 from s2sjax.inspection.subject import Subject, describe, described_devices
-from s2sjax.options import whole_number
-from s2sjax.workdir import own_tokenizers
+from s2sjax.processes import jax_settings
+from s2sjax.reporting.display import progress
+from s2sjax.runs import home
+from s2sjax.runs.workdir import own_tokenizers
 
 
 def run(values: dict[str, Any]) -> int:

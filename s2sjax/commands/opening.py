@@ -1,9 +1,9 @@
 """A run, opened as the flags of a command say."""
 
-from s2sjax import jax_settings
 from s2sjax.experiment import resolve
-from s2sjax.loading import load
-from s2sjax.run import Run
+from s2sjax.processes import jax_settings
+from s2sjax.runs.loading import load
+from s2sjax.runs.run import Run
 
 
 def open_run(values: dict) -> Run:

@@ -3,7 +3,7 @@
 import sys
 
 from s2sjax.errors import without_controls
-from s2sjax.run import Run
+from s2sjax.runs.run import Run
 
 
 def print_remark(remark: str) -> None:

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from s2sjax import experiment as experiments
-from s2sjax import jax_settings
 from s2sjax.commands.records import read_record
 from s2sjax.commands.remarks import print_remark, print_source_remarks
+from s2sjax.commands.streams import count_lines, one_line, read_lines, reading, windows, writing
 from s2sjax.commands.table import COMMANDS
-from s2sjax.display import progress
 from s2sjax.errors import UserError
-from s2sjax.loading import load
+from s2sjax.files import jsontext
+from s2sjax.inference.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank
+from s2sjax.inference.risk import UTILITIES
+from s2sjax.inference.search import Hypothesis
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.text import TextMetrics, unsuitable
-from s2sjax.run import Run
-from s2sjax.streams import count_lines, json_line, one_line, read_lines, reading, windows, writing
-from s2sjax.tasks.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank
-from s2sjax.tasks.risk import UTILITIES
-from s2sjax.tasks.translate import Hypothesis
+from s2sjax.processes import jax_settings
+from s2sjax.reporting.display import progress
+from s2sjax.runs.loading import load
+from s2sjax.runs.run import Run
 
 _TOGETHER = 256
 """Sources whose hypotheses are scored together."""
@@ -75,7 +76,7 @@ def _format(record: dict, ranked: Sequence[Ranked], kind: str) -> str:
         record["hypotheses"][r.place] | {"ranking_score": r.hypothesis.ranking_score, "components": r.components}
         for r in ranked
     ]
-    return json_line(record | {"hypotheses": hypotheses})
+    return jsontext.printed_line(record | {"hypotheses": hypotheses})
 
 
 def _judges(values: dict[str, str]) -> list[Judge]:

@@ -7,11 +7,11 @@ from typing import Any
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.records import read_record
 from s2sjax.commands.remarks import print_source_remarks
+from s2sjax.commands.streams import all_lines, reading, writing
 from s2sjax.commands.table import COMMANDS
-from s2sjax.display import progress
 from s2sjax.errors import UserError
-from s2sjax.streams import all_lines, reading, writing
-from s2sjax.tasks.translate import Hypothesis
+from s2sjax.inference.search import Hypothesis
+from s2sjax.reporting.display import progress
 
 
 def run(values: dict[str, Any]) -> int:

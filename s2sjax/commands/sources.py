@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from s2sjax import distributed, home
 from s2sjax.commands.remarks import print_remark
+from s2sjax.commands.streams import count_lines, read_lines, reading
 from s2sjax.data.records import Source
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
-from s2sjax.run import Run
-from s2sjax.streams import count_lines, read_lines, reading
+from s2sjax.processes import distributed
+from s2sjax.runs import home
+from s2sjax.runs.run import Run
 
 _GIVEN = ("input", "prompt", "prompt-file", "split")
 

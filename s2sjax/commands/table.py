@@ -4,8 +4,8 @@ Nothing here is imported from the commands themselves, so that help and a mistyp
 loaded. A command's module has its name, and a `run` that takes what `flags.parse` makes of its arguments.
 """
 
+from s2sjax.commands.options import Command, Option
 from s2sjax.metrics.names import BLEU_TOKENIZERS
-from s2sjax.options import Command, Option
 
 _WORKDIR = Option("workdir", "Run directory that train wrote.", "DIR", default=None)
 _INPUT = Option("input", "File to read; - is standard input.", "FILE|-", default="-")

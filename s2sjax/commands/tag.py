@@ -4,8 +4,9 @@ import contextlib
 from typing import Any
 
 from s2sjax.commands.opening import open_run
-from s2sjax.display import progress
-from s2sjax.streams import count_lines, json_line, read_lines, reading, windows, writing
+from s2sjax.commands.streams import count_lines, read_lines, reading, windows, writing
+from s2sjax.files import jsontext
+from s2sjax.reporting.display import progress
 
 
 def run(values: dict[str, Any]) -> int:
@@ -26,4 +27,4 @@ def _format(line: str, tagged: list[tuple[str, int]], kind: str) -> str:
     tokens, states = zip(*tagged, strict=True)
     if kind == "text":
         return " ".join(map(str, states[:-1])) + "\n"  # without end-of-sentence's: a number for every token of the line
-    return json_line({"text": line, "tokens": tokens, "states": states})
+    return jsontext.printed_line({"text": line, "tokens": tokens, "states": states})

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from s2sjax import jax_settings, training
 from s2sjax.experiment import resolve
+from s2sjax.processes import jax_settings
+from s2sjax.training import loop
 
 
 def run(values: dict[str, Any]) -> int:
     experiment = resolve(values["config"])
     jax_settings.configure_jax()
-    return training.train(experiment, Path(values["workdir"]), values["said"])
+    return loop.train(experiment, Path(values["workdir"]), values["said"])

@@ -9,7 +9,7 @@ from typing import IO
 
 from s2sjax.data.config import DataConfig
 from s2sjax.errors import UserError
-from s2sjax.paths import cache_root, expand
+from s2sjax.files.paths import cache_root, expand
 
 
 def cache_directory(data: DataConfig) -> Path:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from s2sjax import jsontext
 from s2sjax.data.cache import write
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.data.unknown import Unknown, unknown_of
 from s2sjax.errors import UserError
+from s2sjax.files import jsontext
 from s2sjax.vocabulary import EOS, UNK
 
 _CHUNK = 1 << 22  # tokens looked at in one go

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from s2sjax import jsontext
 from s2sjax.data.config import DataConfig
 from s2sjax.data.fields import Fields, alternatives
 from s2sjax.data.lines import BadRecord, Lines, misalignment
@@ -21,7 +20,8 @@ from s2sjax.data.records import InMemory, Record, Source, make_record
 from s2sjax.data.tables import open_table
 from s2sjax.data.tfds_guard import only_own_classes
 from s2sjax.errors import UserError
-from s2sjax.paths import expand
+from s2sjax.files import jsontext
+from s2sjax.files.paths import expand
 
 
 def open_source(config: DataConfig, name: str, *, sliced: bool = False) -> Source:

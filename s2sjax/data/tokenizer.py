@@ -23,11 +23,11 @@ from typing import Protocol
 
 import numpy as np
 
-from s2sjax import jsontext, paths, rundir
 from s2sjax.config import check_at_least, check_choices, one_of, up_to
 from s2sjax.data.pieces import LONGEST, SentencePieceTokenizer, sentences
 from s2sjax.data.units import LARGEST, SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
+from s2sjax.files import jsontext, paths, rundir
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
 KINDS = ("unigram", "bpe", "char", "byte", "word")

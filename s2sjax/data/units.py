@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from s2sjax import jsontext
+from s2sjax.files import jsontext
 from s2sjax.vocabulary import EOS, UNK
 
 LARGEST = jsontext.Bound(3 << 24, 2_000_000)

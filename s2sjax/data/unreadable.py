@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from s2sjax import jsontext
 from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import BadRecord
 from s2sjax.data.records import Record, Source
 from s2sjax.errors import UserError
+from s2sjax.files import jsontext
 
 
 def leave_out_unreadable(source: Source, config: DataConfig, split: str) -> Source:

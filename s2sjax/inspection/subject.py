@@ -9,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import models, optim, sharding
+from s2sjax import models, sharding
 from s2sjax.data.plan import Shape, make_plan
 from s2sjax.data.prepare import Progress, prepare
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
+from s2sjax.learning import optim
+from s2sjax.learning.state import TrainState, abstract_state, initializer, shardings
 from s2sjax.ops.linear import Precision
-from s2sjax.state import TrainState, abstract_state, initializer, shardings
-from s2sjax.step import make_step
+from s2sjax.training.step import make_step
 
 
 @dataclass(frozen=True)

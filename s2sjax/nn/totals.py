@@ -1,8 +1,8 @@
 """Sums over the whole batch that are more than the sum of what parts of it compute, such as the load of an expert.
 
-They are a collection of variables, "totals". Whoever computes a batch in parts (`s2sjax.step`) first applies the model
-to each with the collection mutable, adds up what it holds then, and gives the model the sums when it computes the
-parts. Where nobody gives any, the batch is whole.
+They are a collection of variables, "totals". Whoever computes a batch in parts (`s2sjax.training.step`) first applies
+the model to each with the collection mutable, adds up what it holds then, and gives the model the sums when it computes
+the parts. Where nobody gives any, the batch is whole.
 """
 
 import flax.linen as nn

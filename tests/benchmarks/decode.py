@@ -211,7 +211,7 @@ def teacher_forcing(inputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
     """A batch of padded sources [B, S] and targets [B, T] without padding."""
     import jax.numpy as jnp
 
-    from s2sjax.tasks.translate import source_batch
+    from s2sjax.inference.search import source_batch
     from s2sjax.vocabulary import BOS
 
     ones = jnp.ones(targets.shape, jnp.int32)
@@ -251,8 +251,8 @@ def judge(directory: Path, name: str) -> float:
 def work(name: str, directory: Path) -> None:
     """A contestant's process: "decode" is a turn, "curves" are those of `our_curves`."""
     if name in OURS:
-        from s2sjax.hugepages import restart_with_huge_pages
-        from s2sjax.jax_settings import configure_jax
+        from s2sjax.processes.hugepages import restart_with_huge_pages
+        from s2sjax.processes.jax_settings import configure_jax
 
         restart_with_huge_pages()
         configure_jax()
@@ -286,9 +286,9 @@ def our_search(precision: str, directory: Path):
 
     from s2sjax.decode.beam import beam_search
     from s2sjax.decode.stepping import narrow
+    from s2sjax.inference.scorers import Single
+    from s2sjax.inference.search import source_batch
     from s2sjax.ops.linear import Precision
-    from s2sjax.tasks.scorers import Single
-    from s2sjax.tasks.translate import source_batch
     from s2sjax.vocabulary import BOS
 
     model = our_model(precision)
@@ -312,7 +312,7 @@ def our_search(precision: str, directory: Path):
 
 def our_decoder(precision: str, directory: Path) -> Decode:
     from s2sjax.decode.beam_config import BeamConfig
-    from s2sjax.tasks.translate import padded_length
+    from s2sjax.inference.search import padded_length
 
     search = our_search(precision, directory)
     config = BeamConfig(beam_size=BEAM, max_len=STEPS, length_penalty="none")

@@ -116,12 +116,12 @@ def work(length: int, window: int, remat: str) -> None:
     import jax
     import numpy as np
 
-    from s2sjax import jax_settings
-    from s2sjax import step as update
     from s2sjax.experiment import base_config, resolve
     from s2sjax.inspection.compiled import compile_step
     from s2sjax.inspection.cost import estimate_cost
     from s2sjax.inspection.subject import describe
+    from s2sjax.processes import jax_settings
+    from s2sjax.training import step as update
 
     jax_settings.configure_jax()
     config = base_config("transformer")
@@ -159,9 +159,10 @@ def work(length: int, window: int, remat: str) -> None:
         return {"seconds": time.perf_counter() - began, "peak": peak()}
 
     def initial_state(subject):
-        from s2sjax import models, optim
+        from s2sjax import models
+        from s2sjax.learning import optim
+        from s2sjax.learning.state import initializer, shardings
         from s2sjax.ops.linear import Precision
-        from s2sjax.state import initializer, shardings
 
         experiment = subject.experiment
         model = models.family(experiment.model_name).build(

@@ -216,7 +216,7 @@ class Trainer:
         return loss.item()
 
     def _learning_rate(self) -> float:
-        """Warm-up, then a cosine to 0: `s2sjax.optim.make_schedule`."""
+        """Warm-up, then a cosine to 0: `s2sjax.learning.optim.make_schedule`."""
         step, warmup = self.step_number + 1, self.recipe.warmup_steps
         progress = min(max((step - warmup) / (self.recipe.steps - warmup), 0), 1)
         return self.recipe.learning_rate * min(step / warmup, 1) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -242,7 +242,7 @@ def read_batches(path: Path) -> list[dict[str, np.ndarray]]:
 def work(contestant: Contestant, directory: Path) -> None:
     """Answer requests on the standard input until it ends."""
     if contestant.options is None:
-        from s2sjax.hugepages import restart_with_huge_pages
+        from s2sjax.processes.hugepages import restart_with_huge_pages
 
         restart_with_huge_pages()
     answers = contest.reserve_answers()
@@ -290,12 +290,14 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     import jax
     from absl import flags
 
-    from s2sjax import jax_settings, models, optim, sharding, state
-    from s2sjax import step as update
+    from s2sjax import models, sharding
     from s2sjax.data import pipeline
     from s2sjax.data.plan import make_plan
     from s2sjax.data.prepare import prepare
+    from s2sjax.learning import optim, state
     from s2sjax.ops.linear import Precision
+    from s2sjax.processes import jax_settings
+    from s2sjax.training import step as update
 
     flags.FLAGS.mark_as_parsed()  # grain waits for it
     jax_settings.configure_jax()

@@ -20,7 +20,7 @@ from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.errors import UserError
 from s2sjax.experiment import save as save_experiment
-from s2sjax.workdir import open_copy
+from s2sjax.runs.workdir import open_copy
 from tests.tiny import tiny
 
 SHAPES = {"params/a": jax.ShapeDtypeStruct((3, 4), jnp.float32), "step": jax.ShapeDtypeStruct((), jnp.int32)}

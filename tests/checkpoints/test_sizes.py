@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from s2sjax import jsontext
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.checkpointer import Checkpointer
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.checkpoints.sizes import parse_arrays
 from s2sjax.errors import UserError
+from s2sjax.files import jsontext
 
 STATE = {"params/a": jnp.arange(12.0).reshape(3, 4), "params/b": jnp.ones((5,), jnp.bfloat16), "step": jnp.int32(1)}
 ABSTRACT = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in STATE.items()}

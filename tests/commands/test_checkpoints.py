@@ -9,7 +9,7 @@ import pytest
 from s2sjax.checkpoints.manifest import seal
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.cli import run_command
-from s2sjax.loading import load
+from s2sjax.runs.loading import load
 from tests.hostile import forbid
 from tests.tiny import random_state, tiny, write_run, write_text
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from s2sjax.cli import run_command
-from s2sjax.comparison import differing_keys, read_run, rows
 from s2sjax.experiment import base_config, resolve, save
+from s2sjax.runs.comparison import differing_keys, read_run, rows
 from tests.hostile import forbid
 
 

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from s2sjax.cli import run_command
+from s2sjax.commands.reference import config_keys
 from s2sjax.commands.table import COMMANDS
-from s2sjax.reference import config_keys
 
 TRY = r"""
 source "$1"

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from s2sjax import experiment as experiments
-from s2sjax.root_logger import Formatter
+from s2sjax.processes.root_logger import Formatter
 from tests.hostile import command, reseal
 from tests.tiny import on_one_device, random_state, tiny, write_run
 

@@ -12,8 +12,8 @@ import pytest
 import s2sjax
 from s2sjax.data.tokenizer import TokenizerPair, save
 from s2sjax.data.units import CharTokenizer
-from s2sjax.tasks.translate import Hypothesis
-from s2sjax.training import train
+from s2sjax.inference.search import Hypothesis
+from s2sjax.training.loop import train
 from tests.tiny import compiling_once, json_lines, on_devices, random_state, s2s, tiny, write_run, write_split
 
 LINES = ["ab dc", "", "d", "c  ba\tz", "c d a b"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from s2sjax.commands.records import read_record
 from s2sjax.errors import UserError
-from s2sjax.streams import json_line
+from s2sjax.files import jsontext
 
 ENTRY = {"text": "a", "tokens": ["a", "</s>"], "score": -1.5, "ranking_score": -1, "ids": [4, 3]}
 VALUES = st.recursive(
@@ -33,7 +33,7 @@ def test_whatever_stands_in_a_record_is_read_or_refused_by_its_line(value, key):
     except UserError as error:
         assert str(error).startswith("file, line 7: not what decode --format=jsonl writes")
         return
-    assert json_line(read).encode()
+    assert jsontext.printed_line(read).encode()
     for h in hypotheses:
         assert h.text.encode() is not None and float(h.score) + float(h.ranking_score) < float("inf")
         assert all(0 <= i < 2**31 for i in h.ids)

@@ -10,7 +10,7 @@ import pytest
 
 import s2sjax
 from s2sjax import experiment as experiments
-from s2sjax.tasks.risk import expected_utilities
+from s2sjax.inference.risk import expected_utilities
 from tests.tiny import json_lines, on_one_device, random_state, s2s, tiny, write_run, write_text
 
 OPTIONS = {"decode__method": "stochastic", "decode__samples": 4, "decode__max_length_factor": 1.0}

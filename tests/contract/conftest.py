@@ -13,8 +13,8 @@ from s2sjax import models
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.inference.likelihood import logits
 from s2sjax.ops.linear import Precision
-from s2sjax.tasks.likelihood import logits
 
 VOCAB = 19
 SMALL = {"width": 16, "hidden": 24, "heads": 2, "encoder_layers": 2, "decoder_layers": 2}

@@ -16,13 +16,13 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.decode.stepping import reorder
+from s2sjax.inference.forced import cross_attention
+from s2sjax.inference.likelihood import logits, loss_sums
+from s2sjax.inference.search import source_batch
 from s2sjax.nn.gathering import layers_gathered
 from s2sjax.nn.transformer import MOST_ANCHORED
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
-from s2sjax.tasks.forced import cross_attention
-from s2sjax.tasks.likelihood import logits, loss_sums
-from s2sjax.tasks.translate import source_batch
 from tests.contract.conftest import (
     FIRST,
     SPLIT,

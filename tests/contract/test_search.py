@@ -24,10 +24,10 @@ from s2sjax.decode.phrases import build_phrases
 from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stepping import narrow
 from s2sjax.decode.stochastic import stochastic_beam_search
+from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.scorers import Single
+from s2sjax.inference.search import Translator, source_batch
 from s2sjax.ops.linear import Precision
-from s2sjax.tasks.decoding import DecodeConfig
-from s2sjax.tasks.scorers import Single
-from s2sjax.tasks.translate import Translator, source_batch
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 from tests.contract.conftest import FIRST, VOCAB, bucketed
 from tests.tolerance import allowed

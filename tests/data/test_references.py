@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from s2sjax import experiment, flags
+from s2sjax import experiment
+from s2sjax.commands import flags
+from s2sjax.commands.options import Command, Option
 from s2sjax.data.config import DataConfig
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
 from s2sjax.metrics.measure import references_of
-from s2sjax.options import Command, Option
 
 
 def write(directory, split="test", second=("x", "", "z")):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2sjax.data.tokenizer import TokenizerConfig, train_tokenizers
-from s2sjax.tasks.word_alignment import token_words
+from s2sjax.inference.word_alignment import token_words
 from s2sjax.vocabulary import EOS, UNK
 
 KINDS = {

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2sjax import jsontext
 from s2sjax.data import pieces
 from s2sjax.data import tokenizer as tokenizers
 from s2sjax.data.pieces import SentencePieceTokenizer
 from s2sjax.data.tokenizer import TokenizerConfig, train_tokenizers
 from s2sjax.data.units import LARGEST, ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
+from s2sjax.files import jsontext
 from s2sjax.vocabulary import EOS, PAD, UNK
 
 MULTI30K = Path(__file__).parents[2] / "../shared/data/multi30k"

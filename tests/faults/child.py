@@ -97,9 +97,9 @@ class Faults:
     def install(self) -> None:
         import jax
 
-        from s2sjax import training, training_setup
         from s2sjax.checkpoints import checkpointer, copies, manifest
         from s2sjax.data import prepare
+        from s2sjax.training import setup
 
         self._before(prepare, "_write_array", lambda *_: self.reach("preparing"))
         self._before(training, "Validator.__call__", lambda _, step, *__: self.reach("validating", step))
@@ -111,7 +111,7 @@ class Faults:
             lambda path, _: path.name.endswith("-old") and self.reach("deleting"),
         )  # fmt: skip
         self._before(copies, "LocalFileSystem.put_file", self._copying)
-        make_step = training_setup.make_step
+        make_step = setup.make_step
 
         def faulty_step(*arguments, **options):
             step_fn = make_step(*arguments, **options)
@@ -123,7 +123,7 @@ class Faults:
 
             return step
 
-        training_setup.make_step = faulty_step
+        setup.make_step = faulty_step
 
         def lowered(event: str, seconds: float, **details) -> None:
             if event.endswith("jaxpr_to_mlir_module_duration") and details.get("fun_name") == "jit(step)":
@@ -150,7 +150,7 @@ class Faults:
 
 
 def main() -> None:
-    from s2sjax.hugepages import restart_with_huge_pages
+    from s2sjax.processes.hugepages import restart_with_huge_pages
 
     restart_with_huge_pages()
     middle = sys.argv.index("--")

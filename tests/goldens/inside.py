@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from s2sjax import jax_settings, models
+from s2sjax import models
 from s2sjax.data import pipeline
 from s2sjax.data.plan import make_plan
 from s2sjax.data.prepare import prepare
 from s2sjax.data.windows import windowed
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve
 from s2sjax.inspection.subject import describe
+from s2sjax.processes import jax_settings
 from tests.tiny import read_state
 
 VOCABULARY = 19

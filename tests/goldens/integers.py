@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2sjax import models
-from s2sjax.paths import cache_root
+from s2sjax.files.paths import cache_root
 from tests.goldens.inside import base_values, batch_text, batches, config_values, experiment
 
 HERE = Path(__file__).parent

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from s2sjax import launching
-from s2sjax.rundir import ForeignError
+from s2sjax.files.rundir import ForeignError
+from s2sjax.processes import launching
 from tests.launch.checkout import lay_out
 
 STRANGE = [
@@ -232,7 +232,7 @@ def test_gpus_are_shared_out_and_nothing_else_is(scripts, tmp_path, visible, lis
 
 
 def test_programs_hear_of_a_closed_pipe_as_they_would_without_a_log(tmp_path):
-    command = [sys.executable, "-I", "-m", "s2sjax.launching", "log", str(tmp_path), "a.log"]
+    command = [sys.executable, "-I", "-m", "s2sjax.processes.launching", "log", str(tmp_path), "a.log"]
     subprocess.run([*command, "bash", "-c", "yes | head -n 1"], check=True, timeout=60)
     assert (tmp_path / "logs" / "a.log").read_text() == "y\n"
 

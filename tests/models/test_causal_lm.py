@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from s2sjax.errors import UserError
+from s2sjax.inference.search import source_batch
 from s2sjax.models import causal_lm
 from s2sjax.ops.linear import Precision
-from s2sjax.tasks.translate import source_batch
 from tests.contract.conftest import VOCAB
 
 PROMPT, ANSWER = [1, 7, 5, 9], [11, 6, 6, 13]

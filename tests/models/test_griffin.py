@@ -9,10 +9,10 @@ import pytest
 
 from s2sjax import sharding
 from s2sjax.errors import UserError
+from s2sjax.inference.likelihood import logits
 from s2sjax.models import griffin
 from s2sjax.nn.linear_recurrence import slow_decay
 from s2sjax.ops.linear import Precision
-from s2sjax.tasks.likelihood import logits
 from s2sjax.vocabulary import BOS
 
 V, P = 17, Precision.FLOAT32

@@ -13,11 +13,11 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.errors import UserError
+from s2sjax.inference.likelihood import loss_sums
+from s2sjax.learning.optim import OptimizerConfig, make_optimizer
 from s2sjax.models import hmm
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
-from s2sjax.optim import OptimizerConfig, make_optimizer
-from s2sjax.tasks.likelihood import loss_sums
 from s2sjax.vocabulary import BOS, EOS
 
 N, V = 3, 9

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from s2sjax.errors import UserError
+from s2sjax.inference.forced import cross_attention
 from s2sjax.models import transformer
 from s2sjax.nn.attention import MultiHeadAttention
 from s2sjax.nn.block_config import POSITIONS as POSITION_SCHEMES
@@ -17,7 +18,6 @@ from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.local_attention import make_band
 from s2sjax.sharding import path_name
-from s2sjax.tasks.forced import cross_attention
 from tests.contract.conftest import VOCAB, bucketed, packed
 from tests.tolerance import allowed
 

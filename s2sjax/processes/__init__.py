@@ -1,0 +1,1 @@
+"""One run as several processes: joining, watching each other, stopping; and what a process sets up first."""

@@ -1,0 +1,75 @@
+"""JAX's own settings: how exact products are, and where compiled programs are kept."""
+
+import contextlib
+import functools
+import os
+import stat
+from collections.abc import Iterator
+
+from s2sjax.files.paths import cache_root
+
+_EXACT = "highest"
+
+
+def configure_jax() -> None:
+    """For a process of our own: products of float32 in float32, and compiled programs kept.
+
+    By default JAX lets GPUs round float32 operands to TF32, and TPUs to bfloat16; here bfloat16 is asked for by its
+    name.
+    """
+    import jax
+
+    if jax.config.jax_default_matmul_precision is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_default_matmul_precision", _EXACT)
+    keep_compiled_programs()
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Within it, products of float32 are in float32, as in a process of our own. Also a decorator.
+
+    For Python, where the process is somebody else's. A precision that the caller has set stands.
+    """
+    import jax
+
+    exact = jax.config.jax_default_matmul_precision is None  # type: ignore[attr-defined]
+    with jax.default_matmul_precision(_EXACT) if exact else contextlib.nullcontext():
+        yield
+
+
+def keep_compiled_programs() -> None:
+    """Keep what XLA compiles in the directory xla of `paths.cache_root`, unless JAX has been told another.
+
+    The cache holds 2 GiB, and the least recently used go first.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(cache_root(writable=True) / "xla"))
+        jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
+        _accept_unknown_owners()
+
+
+@functools.cache
+def _accept_unknown_owners() -> None:
+    """Have etils give the number of a file's owner or group whose name the system does not know, as in a container.
+
+    JAX asks it for the sizes of the files in the cache. etils looks up the owner's name too, fails, and then JAX keeps
+    nothing.
+    """
+    from etils.epath import backend, stat_utils
+
+    with_names = backend._OsPathBackend.stat
+
+    @functools.wraps(with_names)
+    def with_names_or_numbers(self, path):
+        try:
+            return with_names(self, path)
+        except KeyError:
+            found = os.stat(path)
+            return stat_utils.StatResult(
+                is_directory=stat.S_ISDIR(found.st_mode), length=found.st_size, mtime=int(found.st_mtime),
+                owner=str(found.st_uid), group=str(found.st_gid), mode=found.st_mode,
+            )  # fmt: skip
+
+    backend._OsPathBackend.stat = with_names_or_numbers

@@ -1,0 +1,1 @@
+"""What a run tells: log lines, its records, pictures, and goodput."""

@@ -1,0 +1,315 @@
+"""Evaluation: the likelihood of every example once, and decoded text against references."""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from s2sjax import models, sharding
+from s2sjax.data import pipeline
+from s2sjax.data.examples import assemble
+from s2sjax.data.plan import PlannedBatch, Shape, make_plan
+from s2sjax.data.prepare import Prepared, TokenizedSplit
+from s2sjax.data.records import Record, Source
+from s2sjax.data.splits import blank_of, open_split
+from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.windows import windowed
+from s2sjax.errors import UserError
+from s2sjax.experiment import Experiment
+from s2sjax.inference.forced import cross_attention
+from s2sjax.inference.gathering import gathering
+from s2sjax.inference.scorers import Scorer, Single
+from s2sjax.inference.search import PositionLimit, Translator, best_text, padded_length
+from s2sjax.metrics.bleu import check_bleu_tokenizer
+from s2sjax.metrics.measure import measure, references_of
+from s2sjax.metrics.text import TextMetrics, unsuitable
+from s2sjax.ops.linear import Precision
+from s2sjax.plural import counted
+from s2sjax.processes import distributed
+from s2sjax.processes.memory import needing_memory
+from s2sjax.reporting.plots import attention_map
+from s2sjax.reporting.report import Reporter
+from s2sjax.runs import costs, home
+
+
+class Likelihood(NamedTuple):
+    """Negative log-likelihood of a split's targets in nats, and how many tokens they are, end-of-sentence counted."""
+
+    nll: float
+    tokens: float
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nll / self.tokens
+
+
+class LikelihoodEvaluator:
+    """The likelihood of every example of a split, each token exactly once, none left out."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        experiment: Experiment,
+        split: TokenizedSplit,
+        mesh: Mesh,
+        *,
+        others: Sequence[Experiment] = (),
+        gathered: Callable[[Any], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    ):
+        """Args:
+        others: configs of the other members of an ensemble, whose positions must suffice too.
+        gathered: from parameters as they are given to parameters as the scorer takes them; see `tasks.gathering`.
+        """
+        split = windowed(split, experiment.data, evaluation=True)
+        self._split, self._mesh = split, mesh
+        shards = sharding.batch_shards(mesh)
+        source, target = split.source.lengths, split.target.lengths
+        # Evaluation leaves nothing out: the limits and, for one very long example, the budget give way.
+        longest = int(max(source.max(initial=1), target.max(initial=1)))
+        for each in (experiment, *others):
+            check_positions(each, source, target)
+        data = dataclasses.replace(
+            experiment.data,
+            batching="bucket",
+            buckets=min(experiment.data.buckets, 3),  # each shape costs a compilation, and this is a small split
+            max_source_length=longest,
+            max_target_length=longest,
+            row_multiple=shards,
+            batch_tokens=max(experiment.data.batch_tokens, shards * (longest + experiment.data.length_multiple)),
+        )
+        self._plan = make_plan(source, target, data, seed=0, divisor=shards, shuffle=False)
+        self._longer = longest > max(experiment.data.max_source_length, experiment.data.max_target_length)
+
+        def sums(params, batch):
+            with gathered(params) as ready:
+                nll = scorer.nll(ready, batch, chunk=experiment.train.loss_chunk, shards=shards)
+            return nll, batch["weights"].sum()
+
+        self._sums = jax.jit(sums)
+
+    def __call__(self, params) -> Likelihood:
+        return self._likelihood(params, 0, self._plan.batches_per_epoch)
+
+    def try_longest(self, params) -> None:
+        """Compute the batch that needs the most memory, if training leaves out examples as long: it fails at once, not
+        after an hour.
+
+        Raises: UserError: there is not enough memory.
+        """
+        if self._longer:
+            shapes = [self._plan.batch(number).shape for number in range(self._plan.batches_per_epoch)]
+            number = max(range(len(shapes)), key=lambda n: shapes[n].source + shapes[n].target)
+            self._likelihood(params, number, number + 1)
+
+    def _likelihood(self, params, start: int, stop: int) -> Likelihood:
+        """Of the batches `start` .. `stop - 1` of the plan."""
+        nll = weight = 0.0
+        place = sharding.batch_sharding(self._mesh)
+        only = functools.partial(sharding.rows_here, place)
+        for batch in pipeline.batches(self._plan, self._split, start=start, stop=stop, only=only):
+            with needing_memory(self._advice(batch)):
+                more_nll, more_weight = self._sums(params, sharding.to_devices(batch, place))
+                nll, weight = nll + float(more_nll), weight + float(more_weight)
+        return Likelihood(nll, weight)
+
+    def _advice(self, batch: Mapping[str, np.ndarray]) -> str:
+        longest = int(np.argmax(self._plan.source_lengths + self._plan.target_lengths))
+        source, target = int(self._plan.source_lengths[longest]), int(self._plan.target_lengths[longest])
+        rows = counted(len(batch["targets"]), "row")
+        return (
+            f"for the loss of {rows} of {batch['inputs'].shape[1]} source and {batch['targets'].shape[1]} target "
+            f"tokens. Evaluation leaves nothing out, and the longest example, number {longest + 1}, has {source} and "
+            f"{target} tokens: shorten or leave out such examples, or lower config.data.batch_tokens"
+        )
+
+
+def check_positions(experiment: Experiment, source: np.ndarray, target: np.ndarray) -> None:
+    """Raise a `UserError` if examples of these lengths are longer than the positions that the model has learned."""
+    lengths = source + target if experiment.is_language_model else np.maximum(source, target)
+    limit = experiment.position_limit
+    if limit is not None and (lengths > limit).any():
+        raise UserError(
+            f"{int((lengths > limit).sum())} of {len(lengths)} examples are longer than config.model.max_positions "
+            f"{limit} tokens, the first of them number {int(np.argmax(lengths > limit)) + 1} with "
+            f"{int(lengths[np.argmax(lengths > limit)])}: cut them, or train with more positions"
+        )
+
+
+class Validator:
+    """What happens every `evaluate.every_steps`: validation loss, decoded metrics, samples and their attention."""
+
+    def __init__(self, experiment: Experiment, prepared: Prepared, mesh: Mesh, report: Reporter, params):
+        """Args:
+        params: as they are stored before the first step.
+
+        Raises:
+            UserError: the config asks of decoding or of BLEU's tokenizer what cannot be.
+        """
+        self._how = text_metrics_of(experiment, experiment.validation_metrics)
+        self._experiment, self._prepared, self._report = experiment, prepared, report
+        family = models.family(experiment.model_name)
+        sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
+
+        def scorer(precision: Precision) -> Single:
+            return Single(family.build(experiment.model, *sizes, precision=precision), precision)
+
+        rules = family.sharding_rules(experiment.model)
+        self._whole = functools.partial(sharding.gather, mesh, rules=rules)
+        by_layer = functools.partial(gathering, mesh=mesh, rules=rules, by_layer=True)
+        self._likelihood = LikelihoodEvaluator(
+            scorer(Precision(experiment.train.precision)), experiment, prepared.splits["validation"], mesh,
+            gathered=by_layer if experiment.gathers_layers else contextlib.nullcontext,
+        )  # fmt: skip
+        decoding = scorer(Precision(experiment.decode.precision))
+        self._source = open_split(experiment.data, "validation")
+        if experiment.evaluate.decode:
+            for remark in remarks_on(self._source, self._how):
+                report.message(f"warning: {remark}")
+        self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
+        self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
+        self._translator.set_params(None)  # these are about to be donated
+
+    def try_longest(self, params) -> None:
+        """See `LikelihoodEvaluator.try_longest`. Args: params: as they are stored."""
+        self._likelihood.try_longest(params if self._experiment.gathers_layers else self._whole(params))
+
+    def __call__(self, step: int, params) -> dict[str, float]:
+        """Args:
+        params: as they are stored.
+        """
+        experiment = self._experiment
+        began = time.monotonic()
+        if not experiment.gathers_layers:
+            params = self._whole(params)
+        likelihood = self._likelihood(params)
+        samples = sample_rows(self._source, experiment.evaluate.samples)
+        chosen = range(len(self._source)) if experiment.evaluate.decode else samples
+        rows = [self._source[i] for i in chosen]
+        if not experiment.data.source:
+            rows = [split_in_half(row["target"]) for row in rows]
+        hypotheses: list[str] = []
+        if rows:
+            params = self._whole(params)
+            self._translator.set_params(params)
+            try:
+                hypotheses = [best_text(found) for found in self._translator([row["source"] for row in rows])]
+            finally:
+                self._translator.set_params(None)  # or they would be whole on each device until the next time
+        compared = (rows, hypotheses) if experiment.evaluate.decode else (self._source, None)
+        measured = measure(self._how, *compared, nll=likelihood.nll, tokens=likelihood.tokens)
+        metrics = {name: float(measured[name]) for name in self._how.names}
+        self._report.validation(step, metrics, seconds=time.monotonic() - began)
+        shown = [chosen.index(i) for i in samples]
+        self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for j in shown])
+        if samples and experiment.data.source:
+            self._plot_attention(params, samples)
+        return metrics
+
+    def _plot_attention(self, params, examples: Sequence[int]) -> None:
+        """Attention between the source and the reference of each sample, teacher forced."""
+        split, pieces = self._prepared.splits["validation"], self._prepared.tokenizers
+        sources, targets = [split.source[i] for i in examples], [split.target[i] for i in examples]
+        shape = Shape(len(examples), *(padded_length(max(map(len, side))) for side in (sources, targets)))
+        batch = assemble(PlannedBatch(shape, np.array(examples), np.arange(len(examples))), split)
+        weights = self._attention(params, batch)
+        if weights is None:  # a family without attention
+            return
+        weights = sharding.to_host(weights)
+        if distributed.index() != 0:
+            return
+        for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+            name = f"plots/attention_{number + 1}.png"
+            with self._report.losing(name):
+                attention_map(
+                    pieces.source.pieces(source.tolist()),
+                    pieces.target.pieces(target.tolist()),
+                    weights[number, : len(target), : len(source)],
+                    self._report.workdir / name,
+                    inside=self._report.workdir,
+                )
+
+
+def sample_rows(source: Source, count: int) -> list[int]:
+    """Rows spread evenly over a split: the same ones every time."""
+    count = min(count, len(source))
+    return [(2 * n + 1) * len(source) // (2 * count) for n in range(count)]
+
+
+def split_in_half(text: str) -> Record:
+    """A text as a prompt and how it goes on: what a sample of a language model is made of."""
+    words = text.split(" ")
+    middle = (len(words) + 1) // 2
+    return {"source": " ".join(words[:middle]), "target": " ".join(words[middle:])}
+
+
+def make_translator(
+    experiment: Experiment,
+    scorer: Scorer,
+    params,
+    tokenizers: TokenizerPair,
+    mesh: Mesh,
+    *,
+    others: Sequence[Experiment] = (),
+) -> Translator:
+    """The run's translator, or an ensemble's: then `others` are the configs of its other members, whose limits on the
+    lengths of sources and outputs hold too."""
+    members = (experiment, *others)
+    return Translator(
+        scorer, params, tokenizers, experiment.decode, mesh=mesh, continues=not experiment.data.source,
+        right_to_left=experiment.data.right_to_left, blank=blank_of(experiment.data),
+        joined=experiment.data.context if experiment.data.join else 0, line_ends=experiment.data.keep_line_ends,
+        max_source_length=min(member.data.max_source_length for member in members),
+        positions=[
+            PositionLimit(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None
+        ],
+    )  # fmt: skip
+
+
+def check_search(
+    experiment: Experiment, workdir: Path, said: Collection[str] | None, tokenizers: TokenizerPair, params
+) -> None:
+    """Raise a `UserError` if validation by the saved config of somebody else's run would take much memory to decode.
+
+    Args:
+        said: config keys whose values are the user's own; None if all are.
+        params: shapes and types of the parameters.
+    """
+    decodes = experiment.evaluate.decode or experiment.evaluate.samples
+    if said is None or not decodes or home.decided(functools.partial(home.is_home, workdir, experiment, said)):
+        return
+    precision, vocab_size = Precision(experiment.decode.precision), tokenizers.target.vocab_size
+    sizes = (tokenizers.source.vocab_size, vocab_size)
+    model = models.family(experiment.model_name).build(experiment.model, *sizes, precision=precision)
+    scorer = Single(model, precision)
+    own = home.keys(said)
+    fits = costs.with_search_that_fits(experiment, own, workdir, scorer, params, vocab_size)
+    if (most := fits.decode.batch_size) != experiment.decode.batch_size:
+        raise UserError(
+            f"{costs.elsewhere(workdir)} Its validation would decode {experiment.decode.batch_size} sentences at a "
+            f"time, which take much memory. Say whether you want that: --config.decode.batch_size={most}, for instance"
+        )
+
+
+def remarks_on(source: Source, how: TextMetrics) -> list[str]:
+    """For the user, before a split is decoded: metrics that mean little for the language of its references."""
+    return unsuitable([references_of(source[i]) for i in sample_rows(source, 500)], how)
+
+
+def text_metrics_of(experiment: Experiment, names: tuple[str, ...]) -> TextMetrics:
+    """How an experiment computes metrics, before anything is decoded for them.
+
+    Raises:
+        UserError: what `evaluate.bleu_tokenize` needs is not on this machine.
+    """
+    how = TextMetrics(names, experiment.evaluate.bleu_tokenize, experiment.evaluate.rouge_tokenize)
+    if "bleu" in names:
+        check_bleu_tokenizer(how.bleu_tokenize, "config.evaluate.bleu_tokenize")
+    return how

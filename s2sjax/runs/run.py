@@ -1,0 +1,340 @@
+"""A trained model with all that belongs to it: decode, score, evaluate. `loading.load` opens one."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from s2sjax import experiment as experiments
+from s2sjax.data.prepare import turn_round
+from s2sjax.data.splits import pair_lengths, prompt_of
+from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.errors import UserError
+from s2sjax.experiment import Experiment
+from s2sjax.inference import inputs
+from s2sjax.inference.details import Details, Logits
+from s2sjax.inference.scorers import Ensemble, Scorer, Single
+from s2sjax.inference.search import Hypothesis, Translator
+from s2sjax.inference.tagging import tags
+from s2sjax.inference.word_alignment import Alignment
+from s2sjax.ops.linear import Precision
+from s2sjax.processes import distributed, jax_settings
+from s2sjax.runs import home
+from s2sjax.runs.assembly import build_model, check_changes, check_languages, in_precision
+from s2sjax.runs.evaluate import make_translator, text_metrics_of
+from s2sjax.runs.forcing import Forcing
+from s2sjax.runs.measurement import Measurement
+from s2sjax.runs.results import decoded_records, result_name, write_results
+from s2sjax.vocabulary import EOS
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Run:
+    """A trained model with all that belongs to it. Made by `load` and `train`.
+
+    The examples below are of a run that translates numbers from one to six from English into German.
+
+    >>> run = s2sjax.load("runs/numbers")
+    >>> run.experiment.model_name, run.tokenizers.target.vocab_size
+    ('rnn_seq2seq', 16)
+    """
+
+    workdir: Path
+    experiment: Experiment
+    """The config that it decodes, scores and evaluates by."""
+    saved: Experiment
+    """The config that it was trained with."""
+    step: int
+    """Of the checkpoint that was read."""
+    metrics: Mapping[str, float]
+    """Validation metrics of that checkpoint; of a step that was not validated there are none."""
+    params: dict
+    """The parameter tree; the moving average if the run kept one."""
+    tokenizers: TokenizerPair
+    mesh: Mesh
+    model: nn.Module
+    """The Linen module, in `decode.precision`."""
+    others: tuple["Run", ...] = ()
+    """The other members of an ensemble. It decodes, scores and evaluates as one; step, params and model are those of
+    the first."""
+    said: frozenset[str] = frozenset()
+    """Config keys whose values are the user's own, even if they are the saved ones."""
+
+    @functools.cached_property
+    def translator(self) -> Translator:
+        """The search, as `decode` in the config says, over this run or all members of the ensemble."""
+        precision, runs = Precision(self.experiment.decode.precision), (self, *self.others)
+        members = tuple(Single(run.model, precision) for run in runs)
+        scorer: Scorer = members[0]
+        params: Any = self.params
+        if self.others:
+            scorer, params = Ensemble(members, self.experiment.decode.ensemble), tuple(run.params for run in runs)
+        others = [run.experiment for run in self.others]
+        return make_translator(self.experiment, scorer, params, self.tokenizers, self.mesh, others=others)
+
+    def __repr__(self) -> str:
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        others = "".join(f" + {run.workdir}" for run in self.others)
+        return f"Run({self.workdir}{others}, {self.experiment.model_name}, {size:,} parameters, step {self.step})"
+
+    def with_config(self, **changes: Any) -> "Run":
+        """The same run with other settings, checked as on the command line. Nothing is loaded: parameters are shared.
+
+        >>> greedy = run.with_config(beam_size=1)
+        >>> best_three = run.with_config(beam_size=4, nbest=3)
+        >>> [len(hypotheses) for hypotheses in best_three.decode(["one two", "six"])]
+        [3, 3]
+        >>> draws = run.with_config(method="sample", samples=2, seed=1)
+        >>> run.with_config(beam=3)
+        Traceback (most recent call last):
+        s2sjax.errors.UserError: config.decode.beam is not a config key: did you mean 'beta'? (known: ...
+
+        Args:
+            changes: fields of `decode`, as in beam_size=3; or keys of `data`, `decode` and `evaluate` with their
+                section, as in **{"data.max_source_length": 50}.
+
+        Raises:
+            UserError: a key is unknown or of another section, or a value is not accepted.
+        """
+        check_changes(changes, self.workdir)
+        made = self._with_experiment(experiments.override(self.experiment, changes, section="decode"))
+        made = dataclasses.replace(made, said=self.said.union(changes))
+        translator = made.translator  # a config that the model cannot follow is refused here
+        if made.experiment.decode.precision == self.experiment.decode.precision:
+            translator.set_params(self.translator.params)  # rounded already, and once for all
+        return made
+
+    def _with_experiment(self, experiment: Experiment) -> "Run":
+        check_languages(experiment, self.saved, self.workdir)
+        model, others = self.model, self.others
+        if experiment.decode.precision != self.experiment.decode.precision:
+            model = build_model(experiment, self.tokenizers)
+            others = tuple(
+                run._with_experiment(in_precision(run.experiment, experiment.decode.precision)) for run in others
+            )
+        return dataclasses.replace(self, experiment=experiment, model=model, others=others)
+
+    @jax_settings.exact_products()
+    def decode(
+        self,
+        sources: Iterable[str],
+        *,
+        prefixes: Iterable[str] | None = None,
+        phrases: Iterable[Iterable[str]] | None = None,
+        choices: Iterable[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[Hypothesis]]:
+        """The `decode.nbest` best translations of each source, best first, or `decode.samples` draws.
+
+        A blank source gives an empty one, whatever the prompt; where nothing meets the constraints, there is none. A
+        language model of plain text gives continuations instead, of an empty source a text from its beginning.
+
+        >>> found = run.decode(["two three one", "six"])
+        >>> found[0][0].text, found[0][0].tokens
+        ('zwei drei eins', ('zwei', 'drei', 'eins', '</s>'))
+        >>> [hypotheses[0].text for hypotheses in run.decode(["two three"], choices=["eins", "drei zwei", "vier"])]
+        ['drei zwei']
+
+        Args:
+            prefixes: what each translation has to begin with.
+            phrases: what each translation has to contain, as the tokenizer cuts it, anywhere (a beam only).
+            choices: what each translation has to be one of.
+
+        Raises:
+            UserError: the run knows several pairs of languages, and `data.pairs` names more than one.
+        """
+        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
+        if prefixes is not None:
+            prefixes = inputs.for_each(sources, inputs.texts(prefixes, "prefixes"), "prefixes")
+        if phrases is not None:
+            phrases = inputs.phrases(phrases, sources)
+        if choices is not None:
+            choices = inputs.texts(choices, "choices")
+        prompt = prompt_of(self.experiment.data)
+        prompted = [prompt(source) for source in sources]
+        return self.translator(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=told)
+
+    @jax_settings.exact_products()
+    def score(
+        self,
+        sources: Iterable[str],
+        targets: Iterable[str | Hypothesis],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[float]:
+        """Log-probability of each target given its source, cut as for decoding, in nats, end-of-sentence counted.
+
+        Of a text it is that of the tokens which the tokenizer cuts it into, of a hypothesis that of its own, which is
+        its `score` again. A language model of plain text gives the log-probability of the target after the source.
+
+        >>> right, wrong = run.score(["two three", "two three"], ["zwei drei", "drei zwei"])
+        >>> right > wrong
+        True
+
+        Raises:
+            UserError: a hypothesis is of another vocabulary.
+        """
+        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
+        return self._forcing.score(sources, inputs.targets(targets, sources), progress=told)
+
+    @jax_settings.exact_products()
+    def explain(self, sources: Iterable[str], found: Iterable[Iterable[Hypothesis]]) -> list[list[Details]]:
+        """More about each hypothesis that `decode` found for each source, by one teacher-forced pass over all of them.
+
+        Alignments are by the average attention of all layers. They are None where the model has none over a source: of
+        language models, the fixed context, the hidden Markov model.
+
+        >>> found = run.decode(["two three"])
+        >>> ((details,),) = run.explain(["two three"], found)
+        >>> list(zip(found[0][0].tokens, details.token_log_probs))
+        [('zwei', -0.0...), ('drei', -0.0...), ('</s>', -0.0...)]
+        >>> details.alignment.links
+        ((0, 0), (1, 1))
+
+        Raises:
+            UserError: a hypothesis is of another vocabulary.
+        """
+        sources = inputs.texts(sources, "sources")
+        return self._forcing.explain(sources, inputs.hypotheses(found, sources))
+
+    @jax_settings.exact_products()
+    def logits(
+        self,
+        sources: Iterable[str],
+        targets: Iterable[str | Hypothesis],
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Logits]:
+        """What the model says at each token of each target, over the whole vocabulary: `score` is made of it.
+
+        All of it is kept, 4 bytes for each word of the vocabulary at each token: take many pairs in parts.
+
+        >>> (pair,) = run.logits(["two three"], ["zwei drei"])
+        >>> pair.tokens, pair.values.shape
+        (('zwei', 'drei', '</s>'), (3, 16))
+        >>> run.tokenizers.target.pieces(pair.values.argmax(axis=-1).tolist())
+        ['zwei', 'drei', '</s>']
+        >>> log_probs = pair.log_probs[range(3), list(pair.ids)]
+        >>> bool(abs(log_probs.sum() - run.score(["two three"], ["zwei drei"])[0]) < 1e-5)
+        True
+
+        Raises:
+            UserError: a hypothesis is of another vocabulary.
+        """
+        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
+        return self._forcing.logits(sources, inputs.targets(targets, sources), progress=told)
+
+    @jax_settings.exact_products()
+    def align(
+        self,
+        sources: Iterable[str],
+        targets: Iterable[str | Hypothesis],
+        *,
+        layer: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Alignment]:
+        """Which words of a source and its target belong together, by the attention with which the target is predicted.
+
+        A source is cut as for decoding; words beyond have no links.
+
+        >>> (alignment,) = run.align(["two three one"], ["zwei drei eins"])
+        >>> alignment.links, alignment.pharaoh()
+        (((0, 0), (1, 1), (2, 2)), '0-0 1-1 2-2')
+        >>> alignment.attention.shape, alignment.source_tokens
+        ((4, 4), ('two', 'three', 'one', '</s>'))
+
+        Args:
+            layer: whose attention to take, averaged over heads: 1 is the lowest, -1 the highest, None the average of
+                all. Of a Transformer, the one below the highest, -2, is often the best (Garg et al. 2019,
+                arXiv:1909.02074).
+
+        Raises:
+            UserError: the model has no attention over a source, or no such layer.
+        """
+        if not any(self._forcing.attention_layers):
+            raise UserError(
+                f"{self.experiment.model_name} as it is in {self.workdir} has no attention over a source to align by; "
+                "transformer, gnmt, and rnn_seq2seq with config.model.attention have"
+            )
+        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
+        return self._forcing.align(sources, inputs.targets(targets, sources), layer, progress=told)
+
+    @functools.cached_property
+    def _forcing(self) -> Forcing:
+        return Forcing(self.translator, self.tokenizers, self._experiments)
+
+    @jax_settings.exact_products()
+    def tag(
+        self, texts: Iterable[str], *, progress: Callable[[int], None] | None = None
+    ) -> list[list[tuple[str, int]]]:
+        """Each text's tokens with the hidden state of each, on the best path (Viterbi); end-of-sentence is the last.
+
+        Raises:
+            UserError: the model has no hidden states, or there are several.
+        """
+        if self.others:
+            raise UserError("an ensemble has no hidden states in common: tag with one run")
+        if not hasattr(self.model, "tag"):
+            raise UserError(f"{self.experiment.model_name} has no hidden states to tag with; a hidden Markov model has")
+        told = inputs.callback(progress, "progress")
+        rows = [np.append(ids, EOS) for ids in self.tokenizers.target.encode(inputs.texts(texts, "texts"))]
+        written = [turn_round(row) for row in rows] if self.experiment.data.right_to_left else rows
+        batch_size = self.experiment.decode.batch_size
+        states = tags(self.model, self.params, written, batch_size=batch_size, progress=told)
+        if self.experiment.data.right_to_left:
+            states = [turn_round(np.array(path)).tolist() for path in states]
+        pieces = self.tokenizers.target.pieces
+        return [list(zip(pieces(row), path, strict=True)) for row, path in zip(rows, states, strict=True)]
+
+    @jax_settings.exact_products()
+    def evaluate(self, split: str) -> dict[str, Any]:
+        """The metrics of one split: the loss, and those of `evaluate.metrics`.
+
+        They are written to `WORKDIR/results/SPLIT.json`, and what was decoded to `SPLIT.hyp.jsonl`: a line for each
+        example with its number `n` from 1, its "source" as it is read, its "references", the "hypothesis", its "score"
+        (log-probability in nats) and how many "tokens" that is of, end-of-sentence counted. Where the directory cannot
+        be written, that is a warning. Of several pairs of languages, "pairs" has the metrics of each. An ensemble's are
+        those of the members' combined distribution, and stand in `SPLIT.ensemble.json`.
+
+        >>> run.evaluate("test")["exact_match"]
+        100.0
+
+        Raises:
+            UserError: for a split that is missing, or a tokenizer of BLEU that is not there.
+        """
+        split = inputs.text(split, "split", "the name of a split, such as 'test',")
+        began, experiment = time.monotonic(), self.experiment
+        how = text_metrics_of(experiment, experiment.metrics)
+        home.check_data(self.workdir, experiment.data, self.saved, self.said)
+        measurement = self._measurement
+        measured = measurement.measure(split, how)
+        results: dict[str, Any] = dict(measured.metrics)
+        results |= {"step": self.step, "seconds": time.monotonic() - began}
+        if measured.tokenized.unreadable:
+            results["unreadable"] = measured.tokenized.unreadable
+        if self.others:
+            listed = ", ".join(f"{member.workdir} ({member.step})" for member in (self, *self.others))
+            results["ensemble"] = f"mean of {experiment.decode.ensemble} of {listed}"
+        pairs = pair_lengths(experiment.data, split) if len(experiment.data.pairs) > 1 else {}
+        if pairs:
+            results["pairs"] = measurement.by_pair(measured, pairs, how)
+        if distributed.index() == 0:
+            name = result_name(split, experiment.data.pairs, ensemble=bool(self.others))
+            decoded = None if measured.found is None else decoded_records(measured.source, measured.found, pairs)
+            write_results(self.workdir, name, results, decoded)
+        return results
+
+    @property
+    def _measurement(self) -> Measurement:
+        return Measurement(self.translator, self.tokenizers, self._experiments, self.mesh)
+
+    @property
+    def _experiments(self) -> tuple[Experiment, ...]:
+        return tuple(run.experiment for run in (self, *self.others))

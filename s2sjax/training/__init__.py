@@ -1,0 +1,1 @@
+"""Training: the loop, one step of it, and what is said around it."""

@@ -1,0 +1,74 @@
+"""What a training run is made of, top to bottom: config, mesh, data, model, optimizer, state, step function."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from s2sjax import models, sharding
+from s2sjax.data.plan import Plan, make_plan
+from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
+from s2sjax.data.windows import windowed
+from s2sjax.experiment import Experiment
+from s2sjax.learning import optim
+from s2sjax.learning.state import TrainState, abstract_state, initializer, shardings
+from s2sjax.ops.linear import Precision
+from s2sjax.reporting.display import progress
+from s2sjax.runs import home
+from s2sjax.runs.evaluate import check_search
+from s2sjax.runs.workdir import check_workdir, claim_workdir, own_tokenizers
+from s2sjax.training.step import make_step
+
+Metrics = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run is made of, whatever step it is at."""
+
+    experiment: Experiment
+    held: Experiment | None
+    """What the workdir held before: of a run that goes on, the config of its last start."""
+    workdir: Path
+    mesh: Mesh
+    prepared: Prepared
+    split: TokenizedSplit
+    plan: Plan
+    init: Callable[[Array], TrainState]
+    abstract: TrainState
+    schedule: optax.Schedule
+    step: Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, Metrics]]
+
+
+def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None = None) -> Setup:
+    # ---- Config and mesh ----
+    home.check(workdir, experiment, said)
+    mesh = sharding.make_mesh(experiment.mesh)
+    held = check_workdir(experiment, workdir)
+    config, precision = experiment.train, Precision(experiment.train.precision)
+
+    # ---- Data ----
+    with progress("preparing data") as advance:
+        own = own_tokenizers(workdir)
+        prepared = prepare(experiment.data, experiment.tokenizer, own=own, progress=advance)
+    split = windowed(prepared.splits["train"], experiment.data)
+    divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * config.accumulate
+    plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed, divisor=divisor)
+
+    # ---- Model, optimizer, state ----
+    family = models.family(experiment.model_name)
+    vocabularies = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
+    model = family.build(experiment.model, *vocabularies, precision=precision)
+    optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
+    schedule = optim.make_schedule(experiment.optimizer, config.steps)
+    init = initializer(model, optimizer, ema=config.ema_decay > 0)
+    abstract = abstract_state(init, mesh, family.sharding_rules(experiment.model))
+    check_search(experiment, workdir, said, prepared.tokenizers, abstract.best_params)
+    claim_workdir(experiment, workdir, prepared)
+
+    # ---- Step function ----
+    step = make_step(model, optimizer, experiment, mesh, shardings(abstract))
+    return Setup(experiment, held, workdir, mesh, prepared, split, plan, init, abstract, schedule, step)

@@ -1,0 +1,134 @@
+"""Paths of a user's: `~`, emptiness and absence mean the same for everything that is read from the environment."""
+
+import os
+import pwd
+from pathlib import Path
+
+import jax
+import pytest
+from jax._src.lru_cache import LRUCache
+
+from s2sjax.data.cache import cache_directory
+from s2sjax.data.config import DataConfig
+from s2sjax.data.splits import open_split
+from s2sjax.data.tokenizer import TokenizerConfig, given_tokenizers
+from s2sjax.errors import UserError
+from s2sjax.files import paths
+from s2sjax.processes import jax_settings
+
+
+@pytest.fixture
+def homeless(monkeypatch, tmp_path):
+    """A user id without an entry, as in a container, and no HOME."""
+
+    def unknown(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("S2SJAX_CACHE", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    paths._temporary_cache.cache_clear()
+    yield tmp_path / f"s2sjax-{os.getuid()}"
+    paths._temporary_cache.cache_clear()
+
+
+def compile_cache(monkeypatch) -> Path:
+    """Where JAX is told to keep compiled programs; this process keeps its own setting."""
+    told = {}
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    monkeypatch.setitem(jax.config._value_holders, "jax_compilation_cache_dir", type("", (), {"value": None})())
+    jax_settings.configure_jax()
+    return Path(told["jax_compilation_cache_dir"])
+
+
+@pytest.mark.parametrize("home", ["ada", ""])
+@pytest.mark.parametrize("cache", ["~/kept", "", None])
+def test_data_and_compiled_programs_are_kept_under_one_directory(monkeypatch, tmp_path, home, cache):
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home else "")
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: type("", (), {"pw_dir": str(tmp_path / "from-the-system")})())
+    monkeypatch.delenv("S2SJAX_CACHE", raising=False)
+    if cache is not None:
+        monkeypatch.setenv("S2SJAX_CACHE", cache)
+    expected = tmp_path / (home or "from-the-system") / ("kept" if cache else ".cache/s2sjax")
+    assert cache_directory(DataConfig()) == expected
+    assert compile_cache(monkeypatch) == expected / "xla"
+
+
+def test_without_a_home_the_cache_is_a_private_directory_among_temporary_files(homeless, monkeypatch):
+    assert cache_directory(DataConfig()) == homeless
+    assert compile_cache(monkeypatch) == homeless / "xla"
+    assert homeless.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("S2SJAX_CACHE", "/given")
+    assert cache_directory(DataConfig()) == Path("/given")
+
+
+@pytest.mark.parametrize("home", ["read-only", "read-only/nonexistent", "a-file"])
+def test_a_home_that_cannot_be_written_to_is_none(homeless, monkeypatch, tmp_path, home, caplog):
+    (tmp_path / "read-only").mkdir()
+    (tmp_path / "a-file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / home))
+    monkeypatch.setenv("MPLCONFIGDIR", "so that it is taken back")
+    monkeypatch.delenv("MPLCONFIGDIR")
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: "read-only" not in str(path) and writable(path, mode))
+    assert cache_directory(DataConfig()) == homeless
+    assert "no home directory can be written to: prepared data and compiled programs are kept in" in caplog.text
+    paths.configure_matplotlib()
+    assert os.environ["MPLCONFIGDIR"] == str(homeless / "matplotlib")
+    # What was prepared there before can still be read.
+    if home != "a-file":
+        (tmp_path / home / ".cache" / "s2sjax").mkdir(parents=True)
+        assert cache_directory(DataConfig()) == tmp_path / home / ".cache" / "s2sjax"
+        # What is going to be written has to go elsewhere.
+        monkeypatch.delenv("MPLCONFIGDIR")
+        paths.configure_matplotlib()
+        assert os.environ["MPLCONFIGDIR"] == str(homeless / "matplotlib")
+        assert compile_cache(monkeypatch) == homeless / "xla"
+
+
+def test_matplotlib_uses_a_home_that_can_be_written_to(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MPLCONFIGDIR", "so that it is taken back")
+    monkeypatch.delenv("MPLCONFIGDIR")
+    paths.configure_matplotlib()
+    assert "MPLCONFIGDIR" not in os.environ
+
+
+def test_compiled_programs_are_kept_where_files_have_unknown_owners(homeless, monkeypatch):
+    compile_cache(monkeypatch)
+    kept = LRUCache(str(homeless / "xla"), max_size=100)
+    for key in ("one", "two", "three"):
+        kept.put(key, b"x" * 40)
+    assert [kept.get(key) for key in ("one", "two", "three")] == [None, b"x" * 40, b"x" * 40]
+
+
+def test_a_temporary_cache_that_others_could_have_made_is_refused(homeless, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    homeless.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="others can write to .*set S2SJAX_CACHE"):
+        paths.cache_root()
+    homeless.unlink()
+    homeless.mkdir()
+    homeless.chmod(0o777)
+    with pytest.raises(UserError, match="others can write to .*set S2SJAX_CACHE"):
+        paths.cache_root()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: cache_directory(DataConfig(cache_dir="~/cache")),
+        lambda: open_split(DataConfig(dir="~/x", source="{split}.en", target="{split}.de"), "train"),
+        lambda: open_split(DataConfig(format="tfds", name="x", dir="~/tfds"), "train"),
+        lambda: given_tokenizers(TokenizerConfig(source_model="~/bpe.model")),
+    ],
+)
+def test_a_tilde_without_a_home_is_told_wherever_it_stands(homeless, read):
+    with pytest.raises(UserError, match="~.* but there is no home directory"):
+        read()
+
+
+def test_a_tilde_before_nobody_is_told():
+    with pytest.raises(UserError, match="there is no such user"):
+        paths.expand("~no-such-user-here/data")

@@ -1,0 +1,56 @@
+"""A model's layers, counted before it is traced, for every family."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from s2sjax import models
+from s2sjax.checkpoints.asked import flatten
+from s2sjax.checkpoints.restore import CheckpointReader
+from s2sjax.errors import UserError
+from s2sjax.learning import optim
+from s2sjax.learning.state import initializer
+from s2sjax.ops.linear import Precision
+from s2sjax.runs.depth import check_depth, most_layers
+from s2sjax.runs.loading import load
+from tests.hostile import within
+from tests.tiny import random_state, tiny, write_run
+
+
+def arrays(tmp_path, family, **overrides):
+    experiment = tiny(tmp_path, family, **overrides)
+    model = models.family(family).build(experiment.model, 10, 10, precision=Precision.FLOAT32)
+    init = initializer(model, optim.make_optimizer(experiment.optimizer, 9), ema=False)
+    return experiment.model, flatten(jax.eval_shape(init, jax.random.key(0)))
+
+
+@pytest.mark.parametrize("family", models.families())
+def test_every_family_has_as_many_arrays_as_layers_and_no_other_number_makes_more(family, tmp_path):
+    config, few = arrays(tmp_path, family)
+    scan = {"model__scan": True} if hasattr(config, "scan") else {}
+    assert models.depth(config) <= most_layers(few)
+    deeper = {f"model__{name}": 5 for name in models.layers(config) if name != "pattern"}
+    for more in ({}, scan):
+        config, found = arrays(tmp_path, family, **deeper, **more)
+        assert models.depth(config) <= most_layers(found)
+    numbers = {field.name for field in dataclasses.fields(config) if type(field.default) is int}
+    for name in numbers - models.layers(config).keys():
+        value = {"experts": 4, "kv_heads": 1}.get(name, 2 * max(getattr(config, name), 2))
+        beside = {"model__encoder_window": 16} if name == "encoder_global_tokens" else {}  # which bounds it
+        _, found = arrays(tmp_path, family, **{f"model__{name}": value}, **beside)
+        assert len(found) <= len(few) + 16, name
+
+
+@pytest.mark.parametrize("name", ["last", "best", "1"])
+def test_thousands_of_layers_that_a_checkpoint_has_not_are_refused_before_they_are_traced(name, tmp_path):
+    small = tiny(tmp_path / "data")
+    run = write_run(tmp_path / "run", small, {1: (random_state(small, 0), {})})
+    reader = CheckpointReader(run / "checkpoints")
+    check_depth(reader, name, small.model)
+    deep = tiny(tmp_path / "data", model__encoder_layers=5000, decode__checkpoint=name)
+    with within(5), pytest.raises(UserError, match=r"encoder_layers=5000, config.model.decoder_layers=1 make 5,001"):
+        check_depth(reader, name, deep.model)
+    with within(5), pytest.raises(UserError, match="made elsewhere|of another model"):
+        load(run, experiment=deep)
+    check_depth(CheckpointReader(tmp_path / "nothing"), name, deep.model) if name != "1" else None
