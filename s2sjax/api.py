@@ -20,6 +20,7 @@ always there, and a bucketed row simply holds one segment.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from jax import Array
@@ -41,6 +42,18 @@ Axis = str | None
 Rules = Sequence[tuple[str, tuple[Axis, ...]]]
 """How parameters are sharded where they are used: ordered (path pattern, the axis of each dimension) pairs. The axis
 `fsdp` splits them where they are stored, and is no matter of a model: see `sharding.shard_parameters`."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a family's models can do beyond what every model does."""
+
+    language_model: bool = False
+    """Source and target are one sequence to them, and they can read plain text without a source."""
+    splits_time: bool = False
+    """Their layers mix positions by attention alone, so that devices can share the positions of a row."""
+    gathers_layers: bool = False
+    """All their stacks gather the parameters of a layer by themselves, where it runs (`nn.gathering`)."""
 
 
 class Output(NamedTuple):

@@ -22,6 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from s2sjax import models
+from s2sjax.api import Rules, Traits
 from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.config import (
     MOST_SEED,
@@ -204,19 +205,29 @@ class Experiment:
         return self.model.max_positions if getattr(self.model, "positions", None) == "learned" else None
 
     @property
+    def traits(self) -> Traits:
+        """What the models of the family can do."""
+        return models.family(self.model_name).TRAITS
+
+    @property
+    def sharding_rules(self) -> Rules:
+        """How the model's parameters are split over devices."""
+        return models.family(self.model_name).sharding_rules(self.model)
+
+    @property
     def is_language_model(self) -> bool:
         """Whether source and target are one sequence to the model."""
-        return getattr(models.family(self.model_name), "LANGUAGE_MODEL", False)
+        return self.traits.language_model
 
     @property
     def knows_mesh(self) -> bool:
         """Whether the model parts positions and experts over devices by itself; else, all is rows and parameters."""
-        return getattr(models.family(self.model_name), "SPLITS_TIME", False)
+        return self.traits.splits_time
 
     @property
     def gathers_layers(self) -> bool:
         """Whether parameters are stored in parts, and the model can gather each layer's when that runs."""
-        return self.mesh.fsdp > 1 and getattr(models.family(self.model_name), "GATHERS_LAYERS", False)
+        return self.mesh.fsdp > 1 and self.traits.gathers_layers
 
     @property
     def splits_time(self) -> bool:
@@ -245,10 +256,9 @@ class Experiment:
 
     def _check_plain_text(self) -> None:
         if not self.is_language_model:
-            able = [name for name in models.families() if getattr(models.family(name), "LANGUAGE_MODEL", False)]
             raise UserError(
                 f"config.data.source is empty, and config.model.name={self.model_name} needs sources; name one, or "
-                f"choose a language model: {', '.join(able)}"
+                f"choose a language model: {', '.join(models.language_models())}"
             )
         if not self.tokenizer.joint:
             raise UserError("config.data.source is empty, so there is one vocabulary: set config.tokenizer.joint=True")

@@ -10,14 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import models, sharding
+from s2sjax import sharding
 from s2sjax.data import pipeline
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import prepare
 from s2sjax.experiment import Experiment
-from s2sjax.learning import optim
-from s2sjax.learning.state import TrainState, abstract_state, initializer, shardings
-from s2sjax.ops.linear import Precision
+from s2sjax.learning.state import TrainState, shardings
+from s2sjax.runs.assembly import assemble_run
 from s2sjax.training.step import make_step, stream_key
 
 
@@ -49,18 +48,14 @@ def start(experiment: Experiment, devices: int | None = None) -> Started:
         split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed,
         divisor=sharding.batch_shards(mesh, split_time=split_time) * config.accumulate,
     )  # fmt: skip
-    family = models.family(experiment.model_name)
-    sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
-    model = family.build(experiment.model, *sizes, precision=Precision(config.precision))
-    optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
-    init = initializer(model, optimizer, ema=config.ema_decay > 0)
-    places = shardings(abstract_state(init, mesh, family.sharding_rules(experiment.model)))
-    state = jax.jit(init, out_shardings=places)(stream_key(experiment.seed, "init"))
+    parts = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
+    places = shardings(parts.state)
+    state = jax.jit(parts.init, out_shardings=places)(stream_key(experiment.seed, "init"))
     place = sharding.batch_sharding(mesh, split_time=split_time)
     only = functools.partial(sharding.rows_here, place)
     feed = pipeline.batches(plan, split, start=0, stop=config.steps, only=only)
     batches = (sharding.to_devices(batch, place) for batch in feed)
-    return Started(mesh, plan, make_step(model, optimizer, experiment, mesh, places), state, batches)
+    return Started(mesh, plan, make_step(parts.model, parts.optimizer, experiment, mesh, places), state, batches)
 
 
 def compute(experiment: Experiment, devices: int | None = None) -> Computed:

@@ -150,6 +150,11 @@ class TokenizerPair:
     def joint(self) -> bool:
         return self.source is self.target
 
+    @property
+    def vocab_sizes(self) -> tuple[int, int]:
+        """Of source and target."""
+        return self.source.vocab_size, self.target.vocab_size
+
 
 def train_tokenizers(
     config: TokenizerConfig, pairs: Sequence[tuple[str, str]], *, line_ends: bool = False

@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import models, sharding
+from s2sjax import sharding
 from s2sjax.data.plan import Shape, make_plan
 from s2sjax.data.prepare import Progress, prepare
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
-from s2sjax.learning import optim
-from s2sjax.learning.state import TrainState, abstract_state, initializer, shardings
-from s2sjax.ops.linear import Precision
+from s2sjax.learning.state import TrainState, shardings
+from s2sjax.runs.assembly import assemble_run
 from s2sjax.training.step import make_step
 
 
@@ -96,17 +95,13 @@ def describe(
             raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error
         split = windowed(prepared.splits["train"], experiment.data)
         lengths = split.source.lengths, split.target.lengths
-        vocabularies = prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size
+        vocabularies = prepared.tokenizers.vocab_sizes
     else:
         lengths, vocabularies = longest_rows(experiment), (vocab, vocab)
     plan = make_plan(*lengths, experiment.data, seed=experiment.seed, divisor=shards)
-    family = models.family(experiment.model_name)
-    model = family.build(experiment.model, *vocabularies, precision=Precision(experiment.train.precision))
-    optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
-    init = initializer(model, optimizer, ema=experiment.train.ema_decay > 0)
-    state = abstract_state(init, mesh, family.sharding_rules(experiment.model))
-    step = make_step(model, optimizer, experiment, mesh, shardings(state))
-    return Subject(experiment, mesh, plan.shapes, vocabularies, state, step)
+    parts = assemble_run(experiment, vocabularies, mesh)
+    step = make_step(parts.model, parts.optimizer, experiment, mesh, shardings(parts.state))
+    return Subject(experiment, mesh, plan.shapes, vocabularies, parts.state, step)
 
 
 def longest_rows(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,9 @@
-"""Model families. Each module of this folder is one family and offers three names:
+"""Model families. Each module of this folder is one family and offers four names:
 
     Config           a frozen dataclass: the config section `model` without its `name`
     build(config, source_vocab, target_vocab, *, precision) -> a Linen module that is `api.Stepwise`
     sharding_rules(config) -> ordered (parameter path pattern, axes) pairs for `sharding.shard_parameters`
-
-A family of language models, which can read plain text without a source, also says `LANGUAGE_MODEL = True`. One whose
-layers mix positions by attention alone, so that devices can share a row's positions, says `SPLITS_TIME = True`. One
-all of whose stacks gather their layers' parameters by themselves (`nn.gathering`) says `GATHERS_LAYERS = True`.
+    TRAITS               what its models can do: `api.Traits`
 
 `model.name` is the module's name. Adding a family is adding a file: the registry is the folder.
 """
@@ -36,6 +33,11 @@ def family(name: str) -> ModuleType:
     if not isinstance(name, str) or name not in families():
         raise UserError(f"config.model.name is {shown(name)}: {nearest(str(name), families())}")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def language_models() -> tuple[str, ...]:
+    """The names of the families that can read plain text without a source."""
+    return tuple(name for name in families() if family(name).TRAITS.language_model)
 
 
 def layers(config: Any) -> dict[str, int]:

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.api import Batch, Output, Rules
+from s2sjax.api import Batch, Output, Rules, Traits
 from s2sjax.config import check_at_least
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.layers import Embedding, Kernel
@@ -26,9 +26,7 @@ from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.prompt import join
 from s2sjax.vocabulary import check_one_vocabulary
 
-LANGUAGE_MODEL = True
-SPLITS_TIME = True
-GATHERS_LAYERS = True
+TRAITS = Traits(language_model=True, splits_time=True, gathers_layers=True)
 
 
 @dataclass(frozen=True)

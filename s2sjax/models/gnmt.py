@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.api import Batch, Output, Rules
+from s2sjax.api import Batch, Output, Rules, Traits
 from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
 from s2sjax.nn.gathering import gathered
@@ -43,7 +43,7 @@ from s2sjax.ops.recurrent import (
 )
 from s2sjax.vocabulary import TIED, check_tied
 
-GATHERS_LAYERS = True
+TRAITS = Traits(gathers_layers=True)
 
 
 @dataclass(frozen=True)

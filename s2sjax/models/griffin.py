@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from s2sjax.api import Batch, Output, Rules
+from s2sjax.api import Batch, Output, Rules, Traits
 from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
 from s2sjax.nn.attention import KeyValue, MultiHeadAttention, View
@@ -28,8 +28,7 @@ from s2sjax.ops.position import rotary_frequencies, rotation
 from s2sjax.ops.prompt import ending, join
 from s2sjax.vocabulary import check_one_vocabulary
 
-LANGUAGE_MODEL = True
-GATHERS_LAYERS = True
+TRAITS = Traits(language_model=True, gathers_layers=True)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from s2sjax.api import Batch, Mixture, Rules
+from s2sjax.api import Batch, Mixture, Rules, Traits
 from s2sjax.config import check_at_least, check_choices, one_of
 from s2sjax.ops import hmm
 from s2sjax.ops.linear import Precision
@@ -22,7 +22,7 @@ from s2sjax.ops.losses import finite_log
 from s2sjax.ops.prompt import Joined, join
 from s2sjax.vocabulary import BOS, check_one_vocabulary
 
-LANGUAGE_MODEL = True
+TRAITS = Traits(language_model=True)
 
 
 @dataclass(frozen=True)

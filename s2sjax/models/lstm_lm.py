@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.api import Batch, Output, Rules
+from s2sjax.api import Batch, Output, Rules, Traits
 from s2sjax.config import check_at_least, check_rate
 from s2sjax.errors import UserError
 from s2sjax.nn.layers import Dropout, Embedding, Kernel
@@ -22,7 +22,7 @@ from s2sjax.ops.prompt import join
 from s2sjax.ops.recurrent import Cell, State, final_states, segment_starts
 from s2sjax.vocabulary import check_one_vocabulary
 
-LANGUAGE_MODEL = True
+TRAITS = Traits(language_model=True)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.api import Batch, Output, Rules
+from s2sjax.api import Batch, Output, Rules, Traits
 from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
@@ -40,6 +40,8 @@ from s2sjax.ops.recurrent import (
     segment_starts,
 )
 from s2sjax.vocabulary import TIED, check_tied
+
+TRAITS = Traits()
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.api import Batch, Output, Rules
+from s2sjax.api import Batch, Output, Rules, Traits
 from s2sjax.config import check_at_least, one_of
 from s2sjax.errors import UserError
 from s2sjax.nn.block_config import BlockConfig
@@ -30,8 +30,7 @@ from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.local_attention import Band, make_band
 from s2sjax.vocabulary import TIED, check_tied
 
-SPLITS_TIME = True
-GATHERS_LAYERS = True
+TRAITS = Traits(splits_time=True, gathers_layers=True)
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,64 @@
-"""Parts of a run that its config decides: its model, and what it may be asked."""
+"""Parts of a run that its config decides: model, optimizer, the shapes of its state; and what it may be asked."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
+import optax
 from flax import linen as nn
+from jax import Array
+from jax.sharding import Mesh
 
 from s2sjax import models
-from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
+from s2sjax.inference.scorers import Single
+from s2sjax.learning import optim
+from s2sjax.learning.state import TrainState, abstract_state, initializer
 from s2sjax.ops.linear import Precision
 
 
-def build_model(experiment: Experiment, tokenizers: TokenizerPair) -> nn.Module:
-    """The module of a trained run, in `decode.precision`."""
-    sizes = (tokenizers.source.vocab_size, tokenizers.target.vocab_size)
-    family = models.family(experiment.model_name)
-    return family.build(experiment.model, *sizes, precision=Precision(experiment.decode.precision))
+def build_model(experiment: Experiment, vocab_sizes: tuple[int, int], precision: str) -> nn.Module:
+    """The module of a run, for vocabularies of source and target of these sizes."""
+    return models.family(experiment.model_name).build(experiment.model, *vocab_sizes, precision=Precision(precision))
+
+
+def build_scorer(experiment: Experiment, vocab_sizes: tuple[int, int], precision: str) -> Single:
+    """The same, as search and evaluation ask it."""
+    return Single(build_model(experiment, vocab_sizes, precision), Precision(precision))
+
+
+class Parts(NamedTuple):
+    """What a run is made of, before there is a number in it."""
+
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    init: Callable[[Array], TrainState]
+    """From a random key to the state before the first update."""
+    state: TrainState
+    """Shapes, types and shardings in place of arrays."""
+
+
+def assemble_run(
+    experiment: Experiment,
+    vocab_sizes: tuple[int, int],
+    mesh: Mesh,
+    *,
+    precision: str | None = None,
+    stored: bool = True,
+) -> Parts:
+    """Model, optimizer and state of a run whose vocabularies of source and target have these sizes.
+
+    Args:
+        precision: of the model's products; `train.precision` if None.
+        stored: the state's parameters are laid out on the mesh as training stores them; or as they are used.
+    """
+    config = experiment.train
+    model = build_model(experiment, vocab_sizes, precision or config.precision)
+    optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
+    init = initializer(model, optimizer, ema=config.ema_decay > 0)
+    return Parts(model, optimizer, init, abstract_state(init, mesh, experiment.sharding_rules, stored=stored))
 
 
 def in_precision(experiment: Experiment, precision: str) -> Experiment:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax import models, sharding
+from s2sjax import sharding
 from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
@@ -25,18 +25,18 @@ from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.inference.forced import cross_attention
 from s2sjax.inference.gathering import gathering
-from s2sjax.inference.scorers import Scorer, Single
+from s2sjax.inference.scorers import Scorer
 from s2sjax.inference.search import PositionLimit, Translator, best_text, padded_length
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.measure import measure, references_of
 from s2sjax.metrics.text import TextMetrics, unsuitable
-from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
 from s2sjax.processes import distributed
 from s2sjax.processes.memory import needing_memory
 from s2sjax.reporting.plots import attention_map
 from s2sjax.reporting.report import Reporter
 from s2sjax.runs import costs, home
+from s2sjax.runs.assembly import build_scorer
 
 
 class Likelihood(NamedTuple):
@@ -66,7 +66,7 @@ class LikelihoodEvaluator:
     ):
         """Args:
         others: configs of the other members of an ensemble, whose positions must suffice too.
-        gathered: from parameters as they are given to parameters as the scorer takes them; see `tasks.gathering`.
+        gathered: from parameters as they are given to parameters as the scorer takes them; see `inference.gathering`.
         """
         split = windowed(split, experiment.data, evaluation=True)
         self._split, self._mesh = split, mesh
@@ -155,20 +155,14 @@ class Validator:
         """
         self._how = text_metrics_of(experiment, experiment.validation_metrics)
         self._experiment, self._prepared, self._report = experiment, prepared, report
-        family = models.family(experiment.model_name)
-        sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
-
-        def scorer(precision: Precision) -> Single:
-            return Single(family.build(experiment.model, *sizes, precision=precision), precision)
-
-        rules = family.sharding_rules(experiment.model)
-        self._whole = functools.partial(sharding.gather, mesh, rules=rules)
-        by_layer = functools.partial(gathering, mesh=mesh, rules=rules, by_layer=True)
+        scorer = functools.partial(build_scorer, experiment, prepared.tokenizers.vocab_sizes)
+        self._whole = functools.partial(sharding.gather, mesh, rules=experiment.sharding_rules)
+        by_layer = functools.partial(gathering, mesh=mesh, rules=experiment.sharding_rules, by_layer=True)
         self._likelihood = LikelihoodEvaluator(
-            scorer(Precision(experiment.train.precision)), experiment, prepared.splits["validation"], mesh,
+            scorer(experiment.train.precision), experiment, prepared.splits["validation"], mesh,
             gathered=by_layer if experiment.gathers_layers else contextlib.nullcontext,
         )  # fmt: skip
-        decoding = scorer(Precision(experiment.decode.precision))
+        decoding = scorer(experiment.decode.precision)
         self._source = open_split(experiment.data, "validation")
         if experiment.evaluate.decode:
             for remark in remarks_on(self._source, self._how):
@@ -285,12 +279,9 @@ def check_search(
     decodes = experiment.evaluate.decode or experiment.evaluate.samples
     if said is None or not decodes or home.decided(functools.partial(home.is_home, workdir, experiment, said)):
         return
-    precision, vocab_size = Precision(experiment.decode.precision), tokenizers.target.vocab_size
-    sizes = (tokenizers.source.vocab_size, vocab_size)
-    model = models.family(experiment.model_name).build(experiment.model, *sizes, precision=precision)
-    scorer = Single(model, precision)
+    scorer = build_scorer(experiment, tokenizers.vocab_sizes, experiment.decode.precision)
     own = home.keys(said)
-    fits = costs.with_search_that_fits(experiment, own, workdir, scorer, params, vocab_size)
+    fits = costs.with_search_that_fits(experiment, own, workdir, scorer, params, tokenizers.target.vocab_size)
     if (most := fits.decode.batch_size) != experiment.decode.batch_size:
         raise UserError(
             f"{costs.elsewhere(workdir)} Its validation would decode {experiment.decode.batch_size} sentences at a "

@@ -11,27 +11,21 @@ from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
-from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from s2sjax import experiment as experiments
-from s2sjax import models, sharding
-from s2sjax.api import Rules
+from s2sjax import sharding
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.inference import inputs
-from s2sjax.inference.scorers import Single
-from s2sjax.learning import optim
-from s2sjax.learning.state import abstract_state, initializer
-from s2sjax.ops.linear import Precision
 from s2sjax.processes import jax_settings
 from s2sjax.processes.root_logger import root_logger_untouched
 from s2sjax.runs import costs, home
-from s2sjax.runs.assembly import build_model, check_languages, in_precision
+from s2sjax.runs.assembly import assemble_run, build_scorer, check_languages, in_precision
 from s2sjax.runs.depth import check_depth
 from s2sjax.runs.run import Run
 from s2sjax.sharding import MeshConfig
@@ -89,15 +83,13 @@ def load(
         experiment = costs.lowered(experiment, bounded)
     mesh = _mesh_here(experiment.mesh, saved.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
-    model = build_model(experiment, tokenizers)
-    rules = models.family(experiment.model_name).sharding_rules(experiment.model)
-    step, params, metrics = _restore(workdir, experiment, model, mesh, rules)
+    scorer = build_scorer(experiment, tokenizers.vocab_sizes, experiment.decode.precision)
+    step, params, metrics = _restore(workdir, experiment, tokenizers.vocab_sizes, mesh)
     if bounded is not None:
-        scorer = Single(model, Precision(experiment.decode.precision))
         experiment = costs.with_search_that_fits(
             experiment, bounded, workdir, scorer, params, tokenizers.target.vocab_size
         )
-    run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, model, said=own)
+    run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, scorer.model, said=own)
     if members:
         run = dataclasses.replace(run, others=tuple(_member(run, member) for member in members))
     _ = run.translator  # made now, so that a config which the model cannot follow is refused here
@@ -155,14 +147,12 @@ def _first_difference(one: Tokenizer, other: Tokenizer) -> str:
     return "of the same tokens, but it cuts text otherwise"
 
 
-def _restore(workdir: Path, experiment: Experiment, model: nn.Module, mesh: Mesh, rules: Rules):
+def _restore(workdir: Path, experiment: Experiment, vocab_sizes: tuple[int, int], mesh: Mesh):
     """Step, parameters as they are used, and metrics of what `decode.checkpoint` names; nothing else is read."""
     reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
     check_depth(reader, experiment.decode.checkpoint, experiment.model)
-    optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
-    ema = experiment.train.ema_decay > 0
-    abstract = abstract_state(initializer(model, optimizer, ema=ema), mesh, rules, stored=False)
-    wanted = {"ema": abstract.ema} if ema else {"params": abstract.params}
+    state = assemble_run(experiment, vocab_sizes, mesh, precision=experiment.decode.precision, stored=False).state
+    wanted = {"params": state.params} if state.ema is None else {"ema": state.ema}
     choice, metric = experiment.decode.checkpoint, experiment.checkpoint.metric
     restored = reader.restore_chosen(wanted, choice, partial=True, cast=experiment.checkpoint.cast)
     if restored is None:

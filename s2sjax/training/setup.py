@@ -8,16 +8,16 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from s2sjax import models, sharding
+from s2sjax import sharding
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
 from s2sjax.data.windows import windowed
 from s2sjax.experiment import Experiment
 from s2sjax.learning import optim
-from s2sjax.learning.state import TrainState, abstract_state, initializer, shardings
-from s2sjax.ops.linear import Precision
+from s2sjax.learning.state import TrainState, shardings
 from s2sjax.reporting.display import progress
 from s2sjax.runs import home
+from s2sjax.runs.assembly import assemble_run
 from s2sjax.runs.evaluate import check_search
 from s2sjax.runs.workdir import check_workdir, claim_workdir, own_tokenizers
 from s2sjax.training.step import make_step
@@ -48,27 +48,21 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
     home.check(workdir, experiment, said)
     mesh = sharding.make_mesh(experiment.mesh)
     held = check_workdir(experiment, workdir)
-    config, precision = experiment.train, Precision(experiment.train.precision)
 
     # ---- Data ----
     with progress("preparing data") as advance:
         own = own_tokenizers(workdir)
         prepared = prepare(experiment.data, experiment.tokenizer, own=own, progress=advance)
     split = windowed(prepared.splits["train"], experiment.data)
-    divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * config.accumulate
+    divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
     plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed, divisor=divisor)
 
     # ---- Model, optimizer, state ----
-    family = models.family(experiment.model_name)
-    vocabularies = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
-    model = family.build(experiment.model, *vocabularies, precision=precision)
-    optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
-    schedule = optim.make_schedule(experiment.optimizer, config.steps)
-    init = initializer(model, optimizer, ema=config.ema_decay > 0)
-    abstract = abstract_state(init, mesh, family.sharding_rules(experiment.model))
-    check_search(experiment, workdir, said, prepared.tokenizers, abstract.best_params)
+    parts = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
+    schedule = optim.make_schedule(experiment.optimizer, experiment.train.steps)
+    check_search(experiment, workdir, said, prepared.tokenizers, parts.state.best_params)
     claim_workdir(experiment, workdir, prepared)
 
     # ---- Step function ----
-    step = make_step(model, optimizer, experiment, mesh, shardings(abstract))
-    return Setup(experiment, held, workdir, mesh, prepared, split, plan, init, abstract, schedule, step)
+    step = make_step(parts.model, parts.optimizer, experiment, mesh, shardings(parts.state))
+    return Setup(experiment, held, workdir, mesh, prepared, split, plan, parts.init, parts.state, schedule, step)

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 from jax.sharding import Mesh
 
-from s2sjax import models, sharding
+from s2sjax import sharding
 from s2sjax.api import Batch
 from s2sjax.experiment import Experiment
 from s2sjax.inference.gathering import gathering
@@ -37,7 +37,6 @@ def make_step(
     """
     config, shards = experiment.train, sharding.batch_shards(mesh, split_time=experiment.splits_time)
     dropout = stream_key(experiment.seed, "dropout")
-    rules = models.family(experiment.model_name).sharding_rules(experiment.model)
     options = LossOptions(
         label_smoothing=config.label_smoothing, z_loss=config.z_loss, chunk=config.loss_chunk, shards=shards,
         time_shards=mesh.shape["sequence"] if experiment.splits_time else 1, precision=Precision(config.precision),
@@ -48,7 +47,7 @@ def make_step(
 
     # Without rematerialisation a layer's parameters are kept for the backward pass whenever they are gathered.
     by_layer = experiment.gathers_layers and experiment.model.remat != "none"
-    gathered = functools.partial(gathering, mesh=mesh, rules=rules, by_layer=by_layer)
+    gathered = functools.partial(gathering, mesh=mesh, rules=experiment.sharding_rules, by_layer=by_layer)
 
     def loss(params, batch: Batch, key: Array, totals: Mapping[str, Any] | None = None):
         with within_mesh(), gathered(params) as ready:

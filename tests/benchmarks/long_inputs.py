@@ -159,16 +159,10 @@ def work(length: int, window: int, remat: str) -> None:
         return {"seconds": time.perf_counter() - began, "peak": peak()}
 
     def initial_state(subject):
-        from s2sjax import models
-        from s2sjax.learning import optim
-        from s2sjax.learning.state import initializer, shardings
-        from s2sjax.ops.linear import Precision
+        from s2sjax.learning.state import shardings
+        from s2sjax.runs.assembly import assemble_run
 
-        experiment = subject.experiment
-        model = models.family(experiment.model_name).build(
-            experiment.model, VOCAB, VOCAB, precision=Precision(experiment.train.precision)
-        )
-        init = initializer(model, optim.make_optimizer(experiment.optimizer, 100), ema=experiment.train.ema_decay > 0)
+        init = assemble_run(subject.experiment, (VOCAB, VOCAB), subject.mesh).init
         # Placed as a step leaves it, or the second step would be compiled anew.
         return jax.jit(init, out_shardings=shardings(subject.state))(update.stream_key(0, "init"))
 

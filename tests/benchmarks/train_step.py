@@ -290,13 +290,13 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     import jax
     from absl import flags
 
-    from s2sjax import models, sharding
+    from s2sjax import sharding
     from s2sjax.data import pipeline
     from s2sjax.data.plan import make_plan
     from s2sjax.data.prepare import prepare
-    from s2sjax.learning import optim, state
-    from s2sjax.ops.linear import Precision
+    from s2sjax.learning import state
     from s2sjax.processes import jax_settings
+    from s2sjax.runs.assembly import assemble_run
     from s2sjax.training import step as update
 
     flags.FLAGS.mark_as_parsed()  # grain waits for it
@@ -307,14 +307,10 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     split = prepared.splits["train"]
     plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed)
 
-    family = models.family(experiment.model_name)
-    sizes = (prepared.tokenizers.source.vocab_size, prepared.tokenizers.target.vocab_size)
-    model = family.build(experiment.model, *sizes, precision=Precision(experiment.train.precision))
-    optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
-    init = state.initializer(model, optimizer, ema=experiment.train.ema_decay > 0)
-    shardings = state.shardings(state.abstract_state(init, mesh, family.sharding_rules(experiment.model)))
-    current = jax.jit(init, out_shardings=shardings)(update.stream_key(experiment.seed, "init"))
-    step_fn = update.make_step(model, optimizer, experiment, mesh, shardings)
+    parts = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
+    shardings = state.shardings(parts.state)
+    current = jax.jit(parts.init, out_shardings=shardings)(update.stream_key(experiment.seed, "init"))
+    step_fn = update.make_step(parts.model, parts.optimizer, experiment, mesh, shardings)
 
     sources = {
         "fixed": _forever(read_batches(directory / "fixed.npz")),

@@ -279,8 +279,8 @@ def test_eight_devices_equal_one(subject, axes, precision):
     mesh, rules = sharding.make_mesh(sharding.MeshConfig(*axes)), family.sharding_rules(model.config)
     params = gentle(subject, precision)
     places = sharding.shard_parameters(mesh, params, rules, stored=True)
-    by_layer = getattr(family, "GATHERS_LAYERS", False) and model.config.remat != "none" and mesh.shape["fsdp"] > 1
-    knows_mesh, stacks = getattr(family, "SPLITS_TIME", False), set()
+    by_layer = family.TRAITS.gathers_layers and model.config.remat != "none" and mesh.shape["fsdp"] > 1
+    knows_mesh, stacks = family.TRAITS.splits_time, set()
 
     def loss(params, batch):
         gather = sharding.layer_gather(mesh, params, rules)

@@ -29,7 +29,7 @@ def config_name(path):
 def experiment(family="causal_lm", **overrides):
     """A small model on text without sources if its family can read that, on batches of 16 rows of 32 tokens."""
     config = base_config(model=family)
-    language_model = getattr(models.family(family), "LANGUAGE_MODEL", False)
+    language_model = models.family(family).TRAITS.language_model
     values = {"data__batching": "pack", "data__pack_length": 32, "data__batch_tokens": 512, "train__loss_chunk": 64}
     if language_model:
         values |= {"data__source": "", "evaluate__decode": False}

@@ -24,10 +24,11 @@ from s2sjax.inference.gathering import gathering
 from s2sjax.inference.likelihood import loss_sums
 from s2sjax.inference.scorers import Single
 from s2sjax.learning import optim
-from s2sjax.learning.state import abstract_state, initializer, shardings
+from s2sjax.learning.state import initializer, shardings
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
 from s2sjax.reporting.report import Reporter
+from s2sjax.runs.assembly import assemble_run
 from s2sjax.runs.evaluate import LikelihoodEvaluator, Validator
 from s2sjax.runs.workdir import check_workdir
 from s2sjax.sharding import MeshConfig
@@ -185,15 +186,10 @@ class Update:
         self.experiment = tiny(data, **options)
         prepared = prepare(self.experiment.data, self.experiment.tokenizer, ("train",))
         self.split = prepared.splits["train"]
-        family = models.family(self.experiment.model_name)
-        vocab = prepared.tokenizers.source.vocab_size
-        self.model = family.build(self.experiment.model, vocab, vocab, precision=Precision.FLOAT32)
-        optimizer = optim.make_optimizer(self.experiment.optimizer, self.experiment.train.steps)
         mesh = sharding.make_mesh(self.experiment.mesh, jax.devices()[:1])
-        init = initializer(self.model, optimizer, ema=self.experiment.train.ema_decay > 0)
-        self.state = jax.jit(init)(jax.random.key(0))
-        places = shardings(abstract_state(init, mesh, family.sharding_rules(self.experiment.model)))
-        self.step = make_step(self.model, optimizer, self.experiment, mesh, places)
+        parts = assemble_run(self.experiment, prepared.tokenizers.vocab_sizes, mesh)
+        self.model, self.state = parts.model, jax.jit(parts.init)(jax.random.key(0))
+        self.step = make_step(self.model, parts.optimizer, self.experiment, mesh, shardings(parts.state))
 
     def batch(self, number: int):
         examples = np.argsort(self.split.target.lengths, kind="stable")[number * 8 : number * 8 + 7]
@@ -330,12 +326,10 @@ def test_validation_leaves_no_parameters_behind(data, tmp_path, monkeypatch, pre
 def test_a_validation_loss_gathers_a_layer_at_a_time(data, name, sizes, saved):
     """Not rematerialised; `saved` is how much less memory that takes in a stack that is deep, of all parameters."""
     experiment = tiny(data, name, mesh__fsdp=8, train__loss_chunk=16, **sizes)
-    mesh, family = sharding.make_mesh(experiment.mesh), models.family(name)
-    prepared, rules = prepare(experiment.data, experiment.tokenizer), family.sharding_rules(experiment.model)
-    vocab = prepared.tokenizers.source.vocab_size
-    model = family.build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
-    init = initializer(model, optim.make_optimizer(experiment.optimizer, 1), ema=False)
-    params = jax.device_put(init(jax.random.key(1)).params, shardings(abstract_state(init, mesh, rules)).params)
+    mesh, rules = sharding.make_mesh(experiment.mesh), models.family(name).sharding_rules(experiment.model)
+    prepared = prepare(experiment.data, experiment.tokenizer)
+    model, _, init, state = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
+    params = jax.device_put(init(jax.random.key(1)).params, shardings(state).params)
     losses, temporaries = [], []
     for by_layer in (True, False):
         evaluator = LikelihoodEvaluator(
