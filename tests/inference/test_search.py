@@ -201,7 +201,7 @@ def test_outputs_are_among_the_choices(model, params, way):
 )
 def test_what_no_output_has_room_for_is_refused_before_anything_is_built(model, params, monkeypatch, asked, message):
     search = translator(model, params)
-    for name in ("asked.build_tries", "translate.build_phrases"):
+    for name in ("asked.build_tries", "search.build_phrases"):
         monkeypatch.setattr(f"s2sjax.inference.{name}", None)
     monkeypatch.setattr(search, "_search", None)
     with pytest.raises(UserError, match=message):
