@@ -359,26 +359,16 @@ def _train_sentencepiece(
     model = BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=sentences(texts),
-            model_writer=model,
-            model_type=kind,
-            vocab_size=config.vocab_size,
+            sentence_iterator=sentences(texts), model_writer=model, model_type=kind, vocab_size=config.vocab_size,
             hard_vocab_limit=False,  # else a corpus too small for the vocabulary would be an error
-            pad_id=PAD,
-            unk_id=UNK,
-            bos_id=BOS,
-            eos_id=EOS,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=not line_ends,
+            pad_id=PAD, unk_id=UNK, bos_id=BOS, eos_id=EOS,
+            normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=not line_ends,
             user_defined_symbols=[*config.user_symbols, *["\n"] * line_ends],
-            byte_fallback=config.byte_fallback,
-            split_digits=config.split_digits,
-            character_coverage=config.character_coverage,
-            max_sentence_length=LONGEST,
+            byte_fallback=config.byte_fallback, split_digits=config.split_digits,
+            character_coverage=config.character_coverage, max_sentence_length=LONGEST,
             num_threads=16,  # fixed: unigram sums its counts by thread, so the model depends on it
             minloglevel=2,
-        )
+        )  # fmt: skip
     except RuntimeError as error:
         raise UserError(
             f"SentencePiece cannot train config.tokenizer.kind={kind!r} with config.tokenizer.vocab_size="
