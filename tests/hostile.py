@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from s2sjax.checkpoints import manifest
 from s2sjax.cli import run_command
 from s2sjax.errors import UserError
@@ -153,6 +155,26 @@ def unpacked_zeros(blocks: int, length: int, first: bytes, magic: int = 0x0CDB20
     frame += b"".join(head(1 << 17, 1, i == blocks - 1) + b"\0" for i in range(blocks))
     content = magic.to_bytes(4, "big") + length.to_bytes(8, "little") + b"\0\1" + frame
     return content + bytes(length - len(content))
+
+
+def long_keys(prefix: int, count: int, length: int) -> bytes:
+    """A node of so many bytes that has `count` keys, all of which begin with the same `prefix` bytes: it holds these
+    once."""
+
+    def number(n: int) -> bytes:
+        return bytes([n & 127]) if n < 128 else bytes([n & 127 | 128]) + number(n >> 7)
+
+    body = b"\0" + number(0) + number(count) + number(prefix) * (count - 1)
+    body += number(prefix + 3) + number(3) * (count - 1) + b"a" * prefix
+    body += b"".join(i.to_bytes(3, "big") for i in range(count))
+    body += bytes(2 * count)  # values of no bytes, in the node
+    content = (0x0CDB20DE).to_bytes(4, "big") + length.to_bytes(8, "little") + b"\0\1"
+    content += zstandard.ZstdCompressor().compress(body)
+    frame = content + bytes(4)  # in place of its checksum
+    # What is left of the place is a frame that is skipped (RFC 8878, 3.1.2).
+    left = length - len(frame) - 8
+    skipped = b"\x50\x2a\x4d\x18" + left.to_bytes(4, "little") + bytes(left)
+    return content + skipped + bytes(4)
 
 
 MANY_FILES = b"\0" + b"\x80\x80\x80\x80\x20"

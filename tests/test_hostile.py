@@ -17,7 +17,17 @@ import tensorstore as ts
 import s2sjax
 from s2sjax.errors import UserError
 from s2sjax.files import rundir
-from tests.hostile import MANY_FILES, bomb, command, reseal, train_tiny, unhashed_reseal, unpacked_zeros, within
+from tests.hostile import (
+    MANY_FILES,
+    bomb,
+    command,
+    long_keys,
+    reseal,
+    train_tiny,
+    unhashed_reseal,
+    unpacked_zeros,
+    within,
+)
 from tests.tiny import on_one_device
 
 SECRET = "for no eyes but mine"
@@ -263,13 +273,22 @@ def lines_of_bombs(run: Path, outside: Path) -> None:
 
 def bomb_of_an_index(run: Path, outside: Path) -> None:
     """400 MB of zeros in place of the node that says where arrays are, which become several gigabytes."""
+    in_place_of_nodes(run, lambda length: unpacked_zeros(3_000, length, MANY_FILES))
+
+
+def keys_of_an_index(run: Path, outside: Path) -> None:
+    """A thousand keys that have three million bytes in common, in some kilobytes."""
+    in_place_of_nodes(run, lambda length: long_keys(3_000_000, 1_000, length))
+
+
+def in_place_of_nodes(run: Path, make: Callable[[int], bytes]) -> None:
     for step in (2, 4):
         state = run / "checkpoints" / str(step) / "state"
         versions = ts.ocdbt.dump(ts.KvStore.open(f"file://{state}/").result()).result()["versions"]
         _, folder, name, offset, length = versions[-1]["root"]["location"].split(":")
         assert offset == "0"
         content = (state / folder / name).read_bytes()[int(length) :]
-        (state / folder / name).write_bytes(unpacked_zeros(3_000, int(length), MANY_FILES) + content)
+        (state / folder / name).write_bytes(make(int(length)) + content)
         reseal(state.parent)
 
 
@@ -290,6 +309,7 @@ BOMBS: dict[str, Callable[[Path, Path], None]] = {
     "bombs that nobody needs": bombs("home.json", "average.json", "checkpoints/*/state/_sharding"),
     "lines of bombs": lines_of_bombs,
     "bomb of an index": bomb_of_an_index,
+    "keys of an index": keys_of_an_index,
     "holes": holes,
 }  # fmt: skip
 KINDS: dict[str, Callable[[Path, Path], None]] = {

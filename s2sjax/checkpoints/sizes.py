@@ -17,7 +17,7 @@ import tensorstore as ts
 
 from s2sjax.checkpoints import manifest
 from s2sjax.checkpoints.manifest import DamagedError
-from s2sjax.checkpoints.ocdbt import read_index
+from s2sjax.checkpoints.ocdbt import Most, read_index
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.files import jsontext, rundir
 
@@ -118,7 +118,7 @@ def check_sizes(directory: Path, saved: Arrays, wanted: Collection[str]) -> None
         _check_metadata(directory, saved, found)
         state = directory / "state"
         files = {name.removeprefix("state/"): size for name, size in found.items() if name.startswith("state/")}
-        lengths = read_index(state, files, 2 * bytes_of(saved) + (len(saved) << 12) + (1 << 19))
+        lengths = read_index(state, files, _most_of_index(saved))
         for name in arrays:
             if (size := lengths.get(f"{name}/.zarray", 0)) > _DESCRIPTION:
                 raise DamagedError(f"array {name}: what describes it has {size:,} bytes")
@@ -134,6 +134,13 @@ def check_sizes(directory: Path, saved: Arrays, wanted: Collection[str]) -> None
         name, _, last = key.rpartition("/")
         if name in chunks and last != ".zarray" and size != chunks[name]:
             raise DamagedError(f"array {name}: chunk {last} has {size:,} bytes, expected {chunks[name]:,}")
+
+
+def _most_of_index(saved: Arrays) -> Most:
+    """An entry for each chunk and each description. A chunk of many devices has a kilobyte on the average, and one of
+    up to a kilobyte stands in the index itself (orbax's setting)."""
+    entries = (1 << 14) + (len(saved) << 6) + (bytes_of(saved) >> 10)
+    return Most(entries, entries * 1536)
 
 
 def _check_metadata(directory: Path, saved: Arrays, files: Mapping[str, int]) -> None:
