@@ -146,6 +146,11 @@ def up_to(most: float, default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"most": most})
 
 
+def named() -> Any:
+    """A field of a config dataclass that maps names of the user's own to values; empty by default."""
+    return dataclasses.field(default_factory=dict)
+
+
 def check_choices(section: Any, where: str) -> None:
     """Raise a `UserError` for the first field made by `one_of` that is none of its choices."""
     for field in dataclasses.fields(section):

@@ -37,6 +37,7 @@ from s2sjax.config import (
     up_to,
 )
 from s2sjax.data.config import DataConfig
+from s2sjax.data.parts import parts_of
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError, shown
 from s2sjax.files import jsontext, rundir
@@ -150,6 +151,7 @@ class Experiment:
 
     def __post_init__(self):
         check_at_least(0, self, "seed", where="config")
+        parts_of(self.data)  # what is wrong with a set of a mixture is told here
         counts = getattr(self.model, "learning", "gradient") == "em"
         if counts != (self.optimizer.name == "em"):
             raise UserError(

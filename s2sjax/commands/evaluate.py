@@ -10,23 +10,23 @@ from s2sjax.reporting.display import align
 def run(values: dict[str, Any]) -> int:
     opened = open_run(values)
     results = opened.evaluate(values["split"])
-    pairs = results.pop("pairs", {})
+    parts = {kind: results.pop(f"{kind}s") for kind in ("pair", "set") if f"{kind}s" in results}
     rows = [(name, _shown(value)) for name, value in results.items()]
     print(f"{values['workdir']}, {values['split']}:", *align(rows), sep="\n  ")
-    if pairs:
-        print("", *align(_by_pair(pairs, results)), sep="\n  ")
+    for kind, each in parts.items():
+        print("", *align(_by_part(kind, each, results)), sep="\n  ")
     print_source_remarks(opened)
     return 0
 
 
-def _by_pair(pairs: dict[str, dict[str, Any]], results: dict[str, Any]) -> list[list[str]]:
-    """A row for each pair of languages, and one for all of them."""
-    names = [name for name, value in next(iter(pairs.values())).items() if isinstance(value, float)]
-    whole = {"examples": sum(each["examples"] for each in pairs.values())} | results
-    rows = [*pairs.items(), ("all", whole)]
+def _by_part(kind: str, parts: dict[str, dict[str, Any]], results: dict[str, Any]) -> list[list[str]]:
+    """A row for each pair of languages or set of a mixture, and one for all of them."""
+    names = [name for name, value in next(iter(parts.values())).items() if isinstance(value, float)]
+    whole = {"examples": sum(each["examples"] for each in parts.values())} | results
+    rows = [*parts.items(), ("all", whole)]
     return [
-        ["pair", "examples", *names],
-        *([pair, *(_shown(each[name]) for name in ("examples", *names))] for pair, each in rows),
+        [kind, "examples", *names],
+        *([part, *(_shown(each[name]) for name in ("examples", *names))] for part, each in rows),
     ]
 
 

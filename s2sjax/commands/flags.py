@@ -180,7 +180,8 @@ def _check_overrides(argv: Iterable[str], config: ConfigDict) -> None:
                     raise UserError(f"{where}.{key} is not a config key: {meant}")
                 section, where = section[key], f"{where}.{key}"
             if isinstance(section, ConfigDict):
-                raise UserError(f"{where} is a section of the config: set its keys, such as {where}.{min(section)}")
+                keys = f"set its keys, such as {where}.{min(section)}" if len(section) else "a config file fills it"
+                raise UserError(f"{where} is a section of the config: {keys}")
 
 
 def _check_family(config: ConfigDict) -> None:

@@ -1,8 +1,8 @@
 """Every config key with its meaning, type, choices and default, as the config dataclasses document themselves.
 
 The source is read, not imported: help and completion answer before JAX could be loaded. So a config dataclass keeps to
-what can be read: defaults are literals, `one_of(choices, default)` or `up_to(most, default)`, and its docstring has an
-`Attributes:` section that documents each field. A test holds all of this to the classes themselves.
+what can be read: defaults are literals, `one_of(choices, default)`, `up_to(most, default)` or `named()`, and its
+docstring has an `Attributes:` section that documents each field. A test holds all of this to the classes themselves.
 """
 
 import ast
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGE = Path(__file__).parents[1]
-_TYPES = {"int": "whole number", "float": "number", "bool": "True or False", "str": "text"}
+_TYPES = {"int": "whole number", "float": "number", "bool": "True or False", "str": "text", "Sets": "mapping"}
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,10 @@ class _Module:
                 choices: tuple[str, ...] = ()
                 if isinstance(value, ast.Call):
                     maker = ast.unparse(value.func)
-                    if maker not in ("one_of", "up_to"):
+                    if maker not in ("one_of", "up_to", "named"):
                         continue  # a section of its own
                     choices = self._choices(value.args[0]) if maker == "one_of" else ()
-                    value = value.args[1]
+                    value = ast.Dict([], []) if maker == "named" else value.args[1]
                 default, meaning = ast.literal_eval(value), meanings.get(field, "")
                 yield Key(prefix + field, _type(node.annotation), default, choices, meaning, family)
 

@@ -12,6 +12,7 @@ from s2sjax.commands.records import read_record
 from s2sjax.commands.remarks import print_remark, print_source_remarks
 from s2sjax.commands.streams import count_lines, one_line, read_lines, reading, windows, writing
 from s2sjax.commands.table import COMMANDS
+from s2sjax.data.parts import chosen, parts_of
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
 from s2sjax.inference.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank
@@ -108,8 +109,8 @@ def _judges(values: dict[str, str]) -> list[Judge]:
 
 
 def _judge(entry: str, *, channel: bool) -> Judge:
-    """The run that `DIR:WEIGHT` names, or `DIR:PAIR:WEIGHT`, which of its pairs of languages too; what it says of
-    hypotheses, its config knows, but not that it is a channel."""
+    """The run that `DIR:WEIGHT` names, or `DIR:PAIR:WEIGHT`, which of its pairs of languages or sets too; what it says
+    of hypotheses, its config knows, but not that it is a channel."""
     directory, colon, weight = entry.rpartition(":")
     if not colon:
         raise UserError(f"'{entry}' has no weight: runs are written DIR:WEIGHT, as in {entry}:0.5")
@@ -118,11 +119,12 @@ def _judge(entry: str, *, channel: bool) -> Judge:
     if ":" in directory and not Path(directory).exists():
         directory, _, pair = directory.rpartition(":")
     experiment = experiments.load(Path(directory) / "config.json")
-    data = dataclasses.replace(experiment.data, pairs=(pair,)) if pair else experiment.data
-    if len(data.pairs) > 1:
+    data = chosen(experiment.data, pair) if pair else experiment.data
+    parts = parts_of(data)
+    if len(data.pairs) > 1 or len({part.prompt for part in parts.values()}) > 1:
+        kind = "pairs of languages" if data.pairs else "sets"
         raise UserError(
-            f"{directory} knows several pairs of languages; say which is meant, as in "
-            f"{directory}:{data.pairs[0]}:{weight}"
+            f"{directory} knows several {kind}; say which is meant, as in {directory}:{next(iter(parts))}:{weight}"
         )
     if channel and not data.source:
         raise UserError(

@@ -1,7 +1,6 @@
 """What decode reads: lines of a file or of standard input, one text, or the sources of a split."""
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from s2sjax.commands.remarks import print_remark
 from s2sjax.commands.streams import count_lines, read_lines, reading
+from s2sjax.data.parts import without_prompt
 from s2sjax.data.records import Source
 from s2sjax.data.splits import open_split
 from s2sjax.errors import UserError
@@ -61,7 +61,7 @@ def open_sources(values: dict[str, Any], run: Run, stack: contextlib.ExitStack) 
                 "--prompt=TEXT, --prompt-file=FILE, or lines to go on with by --input"
             )
         home.check_data(run.workdir, data, run.saved, run.said)
-        split = open_split(dataclasses.replace(data, prompt="{source}"), values["split"])  # the run adds its prompt
+        split = open_split(without_prompt(data), values["split"])  # the run adds its prompt
         if split.unreadable:
             print_remark(split.unreadable)
         return Sources((record["source"] for record in split), len(split), split)

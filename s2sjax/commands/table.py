@@ -111,8 +111,8 @@ _EVALUATE = Command(
     name="evaluate",
     summary="Print loss and metrics of a split, and write them to DIR/results/SPLIT.json.",
     description="evaluate.metrics says which metrics. What was decoded is written to DIR/results/SPLIT.hyp.jsonl. Of "
-    "several pairs of languages (data.pairs), each has its row. A run directory that cannot be written is warned of; "
-    "the table is printed all the same, and the exit code is 0.",
+    "several sets (data.mixture) or pairs of languages (data.pairs), each has its row. A run directory that cannot be "
+    "written is warned of; the table is printed all the same, and the exit code is 0.",
     options=(
         _WORKDIR,
         Option("split", "train, validation, test, or a name as the files have it; slices work: test[:100].", "SPLIT",
@@ -155,7 +155,7 @@ _RERANK = Command(
     name="rerank",
     summary="Choose again among the hypotheses that decode --format=jsonl wrote.",
     description="Either by minimum Bayes risk (--utility), or by the log-probabilities of more runs (--runs, "
-    "--channel). A run of several language pairs is named with one of them: DIR:en-de:WEIGHT.",
+    "--channel). A run of several language pairs or sets is named with one of them: DIR:en-de:WEIGHT.",
     options=(
         Option("input", "What decode --format=jsonl wrote; - is standard input.", "FILE.jsonl|-", default="-"),
         _OUTPUT,

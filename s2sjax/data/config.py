@@ -1,15 +1,20 @@
 """The `data` section of the config: which examples there are, and how they are put into batches."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from s2sjax.config import check_at_least, check_choices, one_of
+from s2sjax.config import check_at_least, check_choices, named, nearest, one_of
 from s2sjax.errors import UserError, shown
 
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
 BATCHINGS = ("bucket", "pack")
 TARGET_ORDERS = ("left_to_right", "right_to_left")
 QUOTINGS = ("auto", "double", "none")
+
+Sets = Mapping[str, Mapping[str, Any]]
+"""Of each set of a mixture, by its name, what differs from `data`, and its weight."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,15 @@ class DataConfig:
       pairs: languages to translate between, such as ("en-de", "de-en"): one data set after the other. File, source,
         target and prompt may then hold {source_language} and {target_language}.
       prompt: what is read in place of a source, "Translate into German: {source}".
+      mixture: data sets that are trained on together, by names of your own: {"news": {"dir": "news", "weight": 2.0},
+        "talks": {"dir": "talks"}}. What a set leaves out is as in `data`; it may have its own format, dir, name, file,
+        header, separator, quoting, source, target, prompt, train, validation and test. All sets have a weight or none
+        has: twice the weight is twice as many examples of an epoch, however many the set has.
+      mixture_temperature: T of a mixture without weights, or of pairs: the share of a set is proportional to the number
+        of its examples to the power of 1/T. 1: each example once an epoch. More favours small sets; 5 is common for
+        languages (Arivazhagan et al. 2019, arXiv:1907.05019).
+      sets: names of the sets of the mixture to use (empty: all). Evaluate and decode with one of them:
+        --config.data.sets="('news',)".
       target_order: "left_to_right", or "right_to_left": a model writes the last token of a target first. Texts stay as
         they are read: they are turned round after they are tokenised.
       train, validation, test: what each split is called in file names or in TFDS; a slice of one is "train[:90%]".
@@ -70,6 +84,9 @@ class DataConfig:
     target: str | tuple[str, ...] = "target"
     pairs: tuple[str, ...] = ()
     prompt: str = "{source}"
+    mixture: Sets = named()
+    mixture_temperature: float = 1.0
+    sets: tuple[str, ...] = ()
     target_order: str = one_of(TARGET_ORDERS, "left_to_right")
     train: str = "train"
     validation: str = "validation"
@@ -123,13 +140,13 @@ class DataConfig:
                 f"config.data.context is {self.context}, but examples of over {self.max_target_length} tokens are left "
                 "out; raise config.data.max_target_length to it"
             )
-        named = "".join((self.file, self.source, *self.targets))
-        if self.pairs and not ("{source_language}" in named and "{target_language}" in named):
+        names = "".join((self.file, self.source, *self.targets))
+        if self.pairs and not ("{source_language}" in names and "{target_language}" in names):
             raise UserError(
                 "config.data.pairs is set, but config.data.file, source and target do not hold {source_language} and "
                 "{target_language}: every pair would read the same text"
             )
-        if not self.pairs and re.search(r"\{(source|target)_language\}", named + self.prompt):
+        if not self.pairs and re.search(r"\{(source|target)_language\}", names + self.prompt):
             raise UserError(
                 "config.data.pairs is empty, but config.data.file, source, target or prompt names a language"
             )
@@ -149,6 +166,36 @@ class DataConfig:
             raise UserError(
                 f"config.data.prompt is {shown(self.prompt)}; expected {{source}} in it, where the source belongs"
             )
+        self._check_mixture()
+
+    def _check_mixture(self) -> None:
+        check_at_least(1, self, "mixture_temperature", where="config.data")
+        if self.mixture and self.pairs:
+            raise UserError(
+                "config.data.mixture and config.data.pairs are both set: make each pair a set of the mixture, with its "
+                "own source, target and prompt"
+            )
+        # Lists, as JSON has them, are the tuples that a config file writes.
+        plain = {
+            name: {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
+            if isinstance(own, Mapping) else own for name, own in self.mixture.items()
+        }  # fmt: skip
+        object.__setattr__(self, "mixture", plain)
+        weighted = [name for name, own in self.mixture.items() if isinstance(own, Mapping) and "weight" in own]
+        if weighted and len(weighted) < len(self.mixture):
+            without = next(name for name in self.mixture if name not in weighted)
+            raise UserError(
+                f"config.data.mixture gives {weighted[0]!r} a weight and {without!r} none: give one to every set, or "
+                "to none for shares by the number of examples"
+            )
+        for name in self.sets:
+            if name not in self.mixture:
+                raise UserError(f"config.data.sets holds {shown(name)}: {nearest(name, self.mixture)}")
+        if len(set(self.sets)) < len(self.sets):
+            raise UserError(f"config.data.sets holds a name twice: {self.sets}")
+        if self.mixture_temperature != 1 and (weighted or not (self.mixture or self.pairs)):
+            why = "its sets have weights" if weighted else "there is no config.data.mixture, nor config.data.pairs"
+            raise UserError(f"config.data.mixture_temperature is {self.mixture_temperature}, but {why}; leave it out")
 
     def _check_separator(self) -> None:
         if self.format not in ("tsv", "csv"):

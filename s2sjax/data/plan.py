@@ -39,6 +39,30 @@ class PlannedBatch(NamedTuple):
     rows: np.ndarray
 
 
+class Rows(NamedTuple):
+    """Rows of examples: `examples[starts[i] : starts[i + 1]]` stand in row i."""
+
+    examples: np.ndarray
+    starts: np.ndarray
+
+    @property
+    def total(self) -> int:
+        return len(self.starts) - 1
+
+    def take(self, order: np.ndarray) -> "Rows":
+        """These rows, in this order."""
+        begins, lengths = self.starts[order], np.diff(self.starts)[order]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return Rows(self.examples[np.repeat(begins - starts[:-1], lengths) + np.arange(starts[-1])], starts)
+
+    def batch(self, shape: Shape, number: int) -> PlannedBatch:
+        """One of the batches that so many rows a batch make of these, one after the other."""
+        starts = self.starts[number * shape.rows : (number + 1) * shape.rows + 1]
+        return PlannedBatch(
+            shape, self.examples[starts[0] : starts[-1]], np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """All batches of all epochs. `index` is global: epoch `index // batches_per_epoch`, if none is left out."""
@@ -52,6 +76,13 @@ class Plan:
     """Indices of examples over the length limits, which stand in no batch."""
     left_out: tuple[tuple[int, int], ...] = ()
     """Spans (first, end) of batches that the run does without, ascending: `index` counts only the others."""
+    notes: tuple[str, ...] = ()
+    """For the user: what is worth knowing of it."""
+
+    def of(self, wanted: np.ndarray) -> "Plan":
+        """The batches, of the same shapes, of the examples alone that are wanted, `[n]` booleans. Bucketed only."""
+        buckets = [dataclasses.replace(group, members=group.members[wanted[group.members]]) for group in self.groups]
+        return dataclasses.replace(self, groups=tuple(bucket for bucket in buckets if len(bucket.members)))
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
@@ -76,10 +107,14 @@ class Plan:
 
     def batch(self, index: int) -> PlannedBatch:
         """The batch at global `index` >= 0."""
-        epoch, position = divmod(self.number(index), self.batches_per_epoch)
-        order, groups = self._epoch(epoch)
+        epoch, position = self._place(self.number(index))
+        order, rows = self._epoch(epoch)
         group, number = order[position]
-        return groups[group](number)
+        return rows[group].batch(self.groups[group].shape, number)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """The epoch of a batch, and its number within it."""
+        return divmod(number, self.batches_per_epoch)
 
     def number(self, index: int) -> int:
         """The place among all batches, those left out included, of the batch at `index`."""
@@ -97,14 +132,22 @@ class Plan:
 
     # Two epochs are kept: workers of a prefetching pipeline straddle their border.
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a plan lives as long as its run
-    def _epoch(self, epoch: int):
-        """Order of (group, batch number) pairs, and for each group a function from batch number to batch."""
+    def _epoch(self, epoch: int) -> tuple[list[tuple[int, int]], list[Rows]]:
+        """Order of (group, batch number) pairs, and the rows of each group."""
         rng = np.random.default_rng([self.seed, epoch]) if self.shuffle else None
-        groups = [group.arrange(rng) for group in self.groups]
-        order = [(g, number) for g, group in enumerate(self.groups) for number in range(group.batches)]
+        rows = self._rows(epoch, rng)
+        order = [
+            (g, number)
+            for g, group in enumerate(self.groups)
+            for number in range(-(-rows[g].total // group.shape.rows))
+        ]
         if rng is not None:
             order = [order[i] for i in rng.permutation(len(order))]
-        return order, groups
+        return order, rows
+
+    def _rows(self, epoch: int, rng: np.random.Generator | None) -> list[Rows]:
+        """The rows of each group in an epoch, in the order in which they are cut into batches."""
+        return [group.arrange(rng) for group in self.groups]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,17 +158,16 @@ class Bucket:
     members: np.ndarray
 
     @property
+    def rows(self) -> int:
+        return len(self.members)
+
+    @property
     def batches(self) -> int:
-        return -(-len(self.members) // self.shape.rows)
+        return -(-self.rows // self.shape.rows)
 
-    def arrange(self, rng: np.random.Generator | None):
+    def arrange(self, rng: np.random.Generator | None) -> Rows:
         members = self.members if rng is None else rng.permutation(self.members)
-
-        def batch(number: int) -> PlannedBatch:
-            examples = members[number * self.shape.rows : (number + 1) * self.shape.rows]
-            return PlannedBatch(self.shape, examples, np.arange(len(examples)))
-
-        return batch
+        return Rows(members, np.arange(len(members) + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,25 +184,22 @@ class Packing:
     """For each slot a number that names its (source, target) lengths."""
 
     @property
-    def batches(self) -> int:
-        return -(-(len(self.row_starts) - 1) // self.shape.rows)
+    def rows(self) -> int:
+        return len(self.row_starts) - 1
 
-    def arrange(self, rng: np.random.Generator | None):
-        members, order = self.members, np.arange(len(self.row_starts) - 1)
+    @property
+    def batches(self) -> int:
+        return -(-self.rows // self.shape.rows)
+
+    def arrange(self, rng: np.random.Generator | None) -> Rows:
+        members, order = self.members, np.arange(self.rows)
         if rng is not None:
             slots = np.argsort(self.length_keys, kind="stable")
             drawn = np.lexsort((rng.permutation(len(members)), self.length_keys))
             members = np.empty_like(members)
             members[slots] = self.members[drawn]
             order = rng.permutation(order)
-
-        def batch(number: int) -> PlannedBatch:
-            rows = order[number * self.shape.rows : (number + 1) * self.shape.rows]
-            slots = [np.arange(self.row_starts[row], self.row_starts[row + 1]) for row in rows]
-            index = np.repeat(np.arange(len(rows)), [len(s) for s in slots])
-            return PlannedBatch(self.shape, members[np.concatenate(slots)], index)
-
-        return batch
+        return Rows(members, self.row_starts).take(order)
 
 
 def make_plan(
@@ -263,14 +302,19 @@ def _packing(source, target, members, config, seed, divisor) -> tuple[Packing, .
         _round_up(max(space, lengths[members].max()), config.length_multiple)
         for space, lengths in zip(room, (source, target), strict=True)
     )
+    packed = pack(source, target, members, Shape(0, S, T), seed)
+    return (dataclasses.replace(packed, shape=Shape(_rows(config, max(S, T), divisor, packed.rows), S, T)),)
+
+
+def pack(source: np.ndarray, target: np.ndarray, members: np.ndarray, shape: Shape, seed: int) -> Packing:
+    """These examples in rows of this shape, as few as first-fit makes of a random order."""
     slots = np.random.default_rng([seed, 0x9AC7]).permutation(members)
-    rows = first_fit(np.stack([source[slots], target[slots]], axis=1), np.array([S, T]))
+    rows = first_fit(np.stack([source[slots], target[slots]], axis=1), np.array([shape.source, shape.target]))
     order = np.argsort(rows, kind="stable")
     slots, rows = slots[order], rows[order]
     row_starts = np.concatenate([[0], np.flatnonzero(np.diff(rows)) + 1, [len(rows)]])
-    shape = Shape(_rows(config, max(S, T), divisor, len(row_starts) - 1), S, T)
     keys = source[slots].astype(np.int64) * (int(target.max()) + 1) + target[slots]
-    return (Packing(shape, slots, row_starts, keys),)
+    return Packing(shape, slots, row_starts, keys)
 
 
 def first_fit(sizes: np.ndarray, capacity: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -37,6 +37,7 @@ from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.config import DataConfig
 from s2sjax.data.counts import Side, count
+from s2sjax.data.parts import in_proportion, shares
 from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import open_split, overlap
 from s2sjax.data.tokenizer import Tokenizer, TokenizerConfig, TokenizerPair
@@ -96,6 +97,8 @@ class TokenizedSplit:
     fingerprint: str
     given: np.ndarray | None = None
     """For each example the number of its first target tokens that are read and not predicted; None: 0."""
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """How many examples are of each set of a mixture or pair of languages, one after the other; empty: of one."""
     unreadable: str = ""
     """For the user: how many records could not be read and are left out, and where they are listed."""
     remarks: tuple[str, ...] = ()
@@ -161,11 +164,14 @@ def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: P
     if not values["symbol_pattern"]:  # it came later than others: without it, the hash is as it was
         del values["symbol_pattern"]
     line_ends = ["line_ends"] if data.keep_line_ends else []
-    digest = _digest(source.fingerprint(), json.dumps(values, sort_keys=True), *line_ends)
+    mixed = shares(data, source.parts)
+    in_shares = [] if mixed is None else [json.dumps(mixed.round(6).tolist())]
+    digest = _digest(source.fingerprint(), json.dumps(values, sort_keys=True), *line_ends, *in_shares)
     directory = cache_directory(data) / f"tokenizer-{digest}"
     with _locked(directory):
         if not os.path.exists(directory):
-            indices = tokenizers_lib.sample_indices(len(source), config)
+            sample = functools.partial(tokenizers_lib.sample_indices, config=config)
+            indices = sample(len(source)) if mixed is None else in_proportion(source.parts, mixed, sample)
             if progress:
                 progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 0, 1)
             examples = (source[int(i)] for i in indices)
@@ -215,7 +221,7 @@ def tokenize(
     counts = count(directory / "counts.json", sides)
     return TokenizedSplit(
         source_side, target_side, digest, unreadable=source.unreadable, remarks=counts.remarks(split),
-        unknown_targets=counts.unknown["target"],
+        unknown_targets=counts.unknown["target"], parts=source.parts,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 from s2sjax.data.lines import BadRecord
@@ -30,6 +30,8 @@ class Source(ABC):
 
     unreadable = ""
     """For the user: what is left out of this source, because it could not be read."""
+    parts: Mapping[str, int] = {}
+    """How many records each set of a mixture or pair of languages has, one after the other; empty if there is one."""
 
     def __init__(self, *parts: str) -> None:
         self._fingerprint = digest(*parts)

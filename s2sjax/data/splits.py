@@ -1,11 +1,13 @@
-"""Opening a split: its files, its slice, its pairs of languages, its prompt."""
+"""Opening a split: its files, its slice, its prompt; of a mixture, or pairs of languages, one after the other."""
 
+import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 from s2sjax.data.config import DataConfig
+from s2sjax.data.parts import parts_of
 from s2sjax.data.records import Record, Source
 from s2sjax.data.sources import open_source
 from s2sjax.data.unreadable import leave_out_unreadable
@@ -27,17 +29,30 @@ def open_split(config: DataConfig, split: str) -> Source:
     Raises:
       UserError: as `sources.open_source`; a slice that cannot be read; there is no example; too many are bad.
     """
-    parts = _open_pairs(config, split)
-    source = leave_out_unreadable(parts[0] if len(parts) == 1 else _Concatenated(parts), config, split)
+    parts, sources = parts_of(config), {}
+    for name, part in parts.items():
+        with _of_set(config, name):
+            sources[name] = _open_part(part, split)
+    whole = _Concatenated(sources) if len(parts) > 1 else next(iter(sources.values()))
+    source = leave_out_unreadable(whole, config, split)
+    for name, count in (source.parts if config.mixture else {}).items():
+        if not count:
+            with _of_set(config, name):
+                raise UserError(_why_empty(parts[name], split, sources[name]))
     if not len(source):
-        raise UserError(_why_empty(config, split, parts[0]))
+        raise UserError(_why_empty(config, split, next(iter(sources.values()))))
     return source
 
 
-def pair_lengths(config: DataConfig, split: str) -> dict[str, int]:
-    """How many examples of a split each of `data.pairs` has, in the order in which they stand there."""
-    parts = zip(config.pairs, _open_pairs(config, split), strict=True)
-    return {pair: len(leave_out_unreadable(part, config, split)) for pair, part in parts}
+@contextlib.contextmanager
+def _of_set(config: DataConfig, name: str) -> Iterator[None]:
+    """What is wrong with a set of a mixture says which."""
+    try:
+        yield
+    except UserError as error:
+        if not config.mixture:
+            raise
+        raise UserError(f"set {name!r} of config.data.mixture: {error}") from error
 
 
 def overlap(config: DataConfig, trained: str = "train", other: str = "validation") -> str:
@@ -46,22 +61,25 @@ def overlap(config: DataConfig, trained: str = "train", other: str = "validation
     It is looked for where both splits are in one file, by the numbers of their records. TFDS slices by itself, and is
     not looked at.
     """
-    both = [config.split_name(split).partition("[") for split in (trained, other)]
     shared = total = 0
-    for part in of_each_pair(config):
+    named = config.split_name(trained), config.split_name(other)
+    for part in parts_of(config).values():
+        both = [part.split_name(split).partition("[") for split in (trained, other)]
         names = (part.source, part.targets[0]) if part.format == "text" else (part.file,)
         files = [{name.replace("{split}", split) for name in names if name} for split, _, _ in both]
         if part.format in ("tfds", "phrases") or not files[0] & files[1]:
             continue
         single = dataclasses.replace(part, target=part.targets[0])
-        (first, end), (start, stop) = (_span(_open_pair(single, single.split_name(each))) for each in (trained, other))
-        shared, total = shared + max(min(end, stop) - max(first, start), 0), total + stop - start
+        (first, end), (start, stop) = (_span(_open_part(single, each)) for each in (trained, other))
+        if (common := min(end, stop) - max(first, start)) > 0:
+            shared, named = shared + common, (part.split_name(trained), part.split_name(other))
+        total += stop - start
     if not shared:
         return ""
     return (
         f"warning: {shared:,} of {counted(total, f'{other} record')} {'is' if shared == 1 else 'are'} trained on too: "
-        f"config.data.{trained} is {config.split_name(trained)!r} and config.data.{other} "
-        f"{config.split_name(other)!r}, of one file. Choose slices that do not overlap, or {other} tells nothing new"
+        f"config.data.{trained} is {named[0]!r} and config.data.{other} {named[1]!r}, of one file. "
+        f"Choose slices that do not overlap, or {other} tells nothing new"
     )
 
 
@@ -79,13 +97,14 @@ def prompt_of(config: DataConfig) -> Callable[[str], str]:
     """What a user's source becomes before it is read.
 
     Raises:
-      UserError: the prompt names languages, and `data.pairs` does not say which.
+      UserError: pairs of languages or sets of a mixture have prompts of their own, and it is not said which is meant.
     """
-    parts = of_each_pair(config)
-    prompts = {part.prompt for part in parts}
+    parts = parts_of(config)
+    prompts = {part.prompt for part in parts.values()}
     if len(prompts) > 1:
+        kind, key = ("pairs of languages", "pairs") if config.pairs else ("sets, with prompts of their own", "sets")
         raise UserError(
-            f"this run knows several pairs of languages: choose one with --config.data.pairs=\"('{config.pairs[0]}',)\""
+            f"this run knows several {kind}: choose one with --config.data.{key}=\"('{next(iter(parts))}',)\""
         )
     (prompt,) = prompts
     return lambda source: prompt.replace("{source}", source)
@@ -93,38 +112,15 @@ def prompt_of(config: DataConfig) -> Callable[[str], str]:
 
 def blank_of(config: DataConfig) -> Callable[[str], bool]:
     """Whether a source as a model reads it holds nothing beside its prompt, so that there is nothing to translate."""
-    alone = {
-        " ".join(part.prompt.replace("{source}", blank).split()) for part in of_each_pair(config) for blank in ("", " ")
-    }
+    prompts = {part.prompt for part in parts_of(config).values()}
+    alone = {" ".join(prompt.replace("{source}", blank).split()) for prompt in prompts for blank in ("", " ")}
     return lambda source: " ".join(source.split()) in {"", *alone}
 
 
-def of_each_pair(config: DataConfig) -> list[DataConfig]:
-    """The config of each pair of languages, its names filled in."""
-    if not config.pairs:
-        return [config]
-
-    def fill(pair: str) -> DataConfig:
-        source, target = pair.split("-")
-
-        def named(text: str) -> str:
-            return text.replace("{source_language}", source).replace("{target_language}", target)
-
-        return dataclasses.replace(
-            config, pairs=(), file=named(config.file), source=named(config.source), prompt=named(config.prompt),
-            target=tuple(map(named, config.targets)),
-        )  # fmt: skip
-
-    return [fill(pair) for pair in config.pairs]
-
-
-def _open_pairs(config: DataConfig, split: str) -> list[Source]:
+def _open_part(config: DataConfig, split: str) -> Source:
     if split.partition("[")[0] == "train":
         config = dataclasses.replace(config, target=config.targets[0])
-    return [_open_pair(part, part.split_name(split)) for part in of_each_pair(config)]
-
-
-def _open_pair(config: DataConfig, name: str) -> Source:
+    name = config.split_name(split)
     match = _SLICED.fullmatch(name)
     slices = re.findall(_SLICE, match["slices"]) if match else []
     if config.format == "tfds":  # it slices by itself, once, and knows more ways to
@@ -189,17 +185,18 @@ class _Prompted(Source):
 
 
 class _Concatenated(Source):
-    """One data set after the other."""
+    """One data set after the other, by their names."""
 
-    def __init__(self, parts: Sequence[Source]) -> None:
-        super().__init__("concatenated", json.dumps([part.fingerprint() for part in parts]))
-        self._parts = parts
+    def __init__(self, parts: Mapping[str, Source]) -> None:
+        super().__init__("concatenated", json.dumps([part.fingerprint() for part in parts.values()]))
+        self.parts = {name: len(part) for name, part in parts.items()}
+        self._sources = [*parts.values()]
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return sum(self.parts.values())
 
     def __getitem__(self, index: int) -> Record:
-        for part in self._parts:
+        for part in self._sources:
             if index < len(part):
                 return part[index]
             index -= len(part)

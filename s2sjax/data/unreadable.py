@@ -51,6 +51,9 @@ class _Readable(Source):
         super().__init__("readable", source.fingerprint(), digest)
         self.unreadable = unreadable
         self._source, self._count = source, len(source) - len(bad)
+        ends = np.cumsum([*source.parts.values()])
+        left = np.diff(ends - np.searchsorted(bad, ends), prepend=0)
+        self.parts = dict(zip(source.parts, map(int, left), strict=True))
         # Readable records before each of the others: what is at or past it moves up by one.
         self._before = bad - np.arange(len(bad))
 

@@ -17,6 +17,8 @@ def windowed(split: TokenizedSplit, config: DataConfig, *, evaluation: bool = Fa
     """
     if not config.context:
         return split
+    if split.parts:
+        return _one_after_another(split, config, evaluation=evaluation)
     target = split.target
     if config.join:
         target = Ragged(target.tokens, np.array([0, len(target.tokens)], np.int64))
@@ -36,4 +38,23 @@ def windowed(split: TokenizedSplit, config: DataConfig, *, evaluation: bool = Fa
     nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(lengths) + 1, np.int64))
     return dataclasses.replace(
         split, source=nothing, target=Ragged(tokens, offsets), given=np.concatenate(given).astype(np.int32)
+    )
+
+
+def _one_after_another(split: TokenizedSplit, config: DataConfig, *, evaluation: bool) -> TokenizedSplit:
+    """Each set of a mixture by itself: no window reaches from one into the next."""
+    ends = np.cumsum([*split.parts.values()]).tolist()
+    made = [
+        windowed(split.part(start, stop), config, evaluation=evaluation)
+        for start, stop in zip([0, *ends[:-1]], ends, strict=True)
+    ]
+    tokens = np.concatenate([each.target.tokens for each in made])
+    lengths = np.concatenate([each.target.lengths for each in made])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return dataclasses.replace(
+        split,
+        source=Ragged(np.zeros(0, np.int32), np.zeros(len(lengths) + 1, np.int64)),
+        target=Ragged(tokens, offsets),
+        given=np.concatenate([each.given for each in made if each.given is not None]),
+        parts={name: len(each) for name, each in zip(split.parts, made, strict=True)},
     )

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from s2sjax import sharding
+from s2sjax.data.mixing import training_plan
 from s2sjax.data.plan import Shape, make_plan
 from s2sjax.data.prepare import Progress, prepare
 from s2sjax.data.tokenizer import TokenizerPair
@@ -94,14 +95,14 @@ def describe(
             size = experiment.tokenizer.vocab_size
             raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error
         split = windowed(prepared.splits["train"], experiment.data)
-        lengths = split.source.lengths, split.target.lengths
+        shapes = training_plan(split, experiment.data, seed=experiment.seed, divisor=shards).shapes
         vocabularies = prepared.tokenizers.vocab_sizes
     else:
         lengths, vocabularies = longest_rows(experiment), (vocab, vocab)
-    plan = make_plan(*lengths, experiment.data, seed=experiment.seed, divisor=shards)
+        shapes = make_plan(*lengths, experiment.data, seed=experiment.seed, divisor=shards).shapes
     parts = assemble_run(experiment, vocabularies, mesh)
     step = make_step(parts.model, parts.optimizer, experiment, mesh, shardings(parts.state))
-    return Subject(experiment, mesh, plan.shapes, vocabularies, parts.state, step)
+    return Subject(experiment, mesh, shapes, vocabularies, parts.state, step)
 
 
 def longest_rows(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """All metrics of a set of examples together, from what a model said of them."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,3 +39,29 @@ def measure(
     first = {name: found[name] for name in how.names if name in found}
     rest = {name: value for name, value in found.items() if name not in first and name not in LIKELIHOOD_METRICS}
     return first | rest
+
+
+def measure_each(
+    how: TextMetrics,
+    rows: Iterable[Mapping[str, Any]],
+    hypotheses: Sequence[str] | None,
+    *,
+    parts: Mapping[str, int],
+    likelihoods: Mapping[str, tuple[float, float]],
+) -> dict[str, dict[str, Any]]:
+    """The metrics of each part of the examples that has some, with the number of its examples.
+
+    Args:
+        parts: how many examples each has, one after the other.
+        likelihoods: of each part that has examples, `nll` and `tokens` as in `measure`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    left, stop = iter(rows), 0
+    for name, length in parts.items():
+        start, stop = stop, stop + length
+        its_rows = list(itertools.islice(left, length))
+        if length:
+            nll, tokens = likelihoods[name]
+            texts = None if hypotheses is None else hypotheses[start:stop]
+            found[name] = {"examples": length, **measure(how, its_rows, texts, nll=nll, tokens=tokens)}
+    return found

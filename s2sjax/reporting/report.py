@@ -1,11 +1,12 @@
 """What a run says while it works: lines and a progress bar on stderr, and its records in the workdir.
 
 `metrics.jsonl` has one object a line: `{"step": 200, "kind": "train", "loss": 3.1, ...}`, `kind` being "train" or
-"validation"; NaN and infinities are null. `time` is UTC, and `seconds` is how long the run has trained, validated and
-saved until then: over all its starts, without the time between them and without what was made again. `samples.jsonl`
-has `{"step", "source", "reference", "hypothesis"}`. `tensorboard/` holds the same numbers as event files, under
-`train/` and `validation/`. A resumed run first cuts from the two files what came after its checkpoint, so that they
-end, but for times, as those of a run that was left alone.
+"validation"; NaN and infinities are null. `parts` of a validation has the metrics of each set of a mixture or pair of
+languages. `time` is UTC, and `seconds` is how long the run has trained, validated and saved until then: over all its
+starts, without the time between them and without what was made again. `samples.jsonl` has
+`{"step", "source", "reference", "hypothesis"}`. `tensorboard/` holds the same numbers as event files, under `train/`
+and `validation/`. A resumed run first cuts from the two files what came after its checkpoint, so that they end, but for
+times, as those of a run that was left alone.
 
 A log line is worth less than the run: when one cannot be written, that is said once, counted, and summed up at the end.
 """
@@ -122,12 +123,24 @@ class Reporter:
         self._pace.mark(step)
         self._record(step, "train", metrics)
 
-    def validation(self, step: int, metrics: Mapping[str, float], *, seconds: float | None = None) -> None:
-        """Print and record validation metrics, and how long they took."""
-        cells = [f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2f}" for name, value in metrics.items()]
+    def validation(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        seconds: float | None = None,
+        parts: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
+        """Print and record validation metrics, and how long they took.
+
+        Args:
+            parts: the metrics of each set of a mixture or pair of languages.
+        """
         took = [] if seconds is None else [f"{seconds:.1f} s"]
-        self.message(" | ".join([self._at(step), "validation", *cells, *took]))
-        self._record(step, "validation", metrics)
+        self.message(" | ".join([self._at(step), "validation", *_cells(metrics), *took]))
+        self._record(step, "validation", metrics, parts)
+        for name, values in (parts or {}).items():
+            self.message(" | ".join([self._at(step), f"  {name}", *_cells(values)]))
 
     def samples(self, step: int, rows: Sequence[tuple[str, str, str]]) -> None:
         """Print and record translations: (source, reference, hypothesis) each."""
@@ -169,14 +182,23 @@ class Reporter:
                 self._display.print(f"warning: {what}: {count} writes were lost ({reason})")
         self._lost.clear()
 
-    def _record(self, step: int, kind: str, metrics: Mapping[str, float]) -> None:
+    def _record(
+        self,
+        step: int,
+        kind: str,
+        metrics: Mapping[str, float],
+        parts: Mapping[str, Mapping[str, float]] | None = None,
+    ) -> None:
         values = {name: float(value) for name, value in metrics.items()}
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         seconds = round(self._seconds_before + time.monotonic() - self._began, 2)
-        self._append("metrics.jsonl", {"step": step, "kind": kind, "time": now, "seconds": seconds, **values})
+        of_each = {"parts": parts} if parts else {}
+        self._append("metrics.jsonl", {"step": step, "kind": kind, "time": now, "seconds": seconds, **values} | of_each)
         if self._events is not None:
             with self.losing("tensorboard"):
                 self._events.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
+                for part, numbers in (parts or {}).items():
+                    self._events.scalars(step, {f"{kind}/{part}/{name}": value for name, value in numbers.items()})
 
     def _append(self, name: str, entry: Mapping[str, Any]) -> None:
         if name in self._files:
@@ -185,6 +207,10 @@ class Reporter:
 
     def _at(self, step: int) -> str:
         return f"step {step:{self._width}}/{self._total}"
+
+
+def _cells(metrics: Mapping[str, float]) -> list[str]:
+    return [f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2f}" for name, value in metrics.items()]
 
 
 def _seconds_of(line: bytes) -> float:

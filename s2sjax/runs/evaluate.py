@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from s2sjax import sharding
 from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
-from s2sjax.data.plan import PlannedBatch, Shape, make_plan
+from s2sjax.data.plan import Plan, PlannedBatch, Shape, make_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit
 from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import blank_of, open_split
@@ -28,7 +28,7 @@ from s2sjax.inference.gathering import gathering
 from s2sjax.inference.scorers import Scorer
 from s2sjax.inference.search import PositionLimit, Translator, best_text, padded_length
 from s2sjax.metrics.bleu import check_bleu_tokenizer
-from s2sjax.metrics.measure import measure, references_of
+from s2sjax.metrics.measure import measure, measure_each, references_of
 from s2sjax.metrics.text import TextMetrics, unsuitable
 from s2sjax.plural import counted
 from s2sjax.processes import distributed
@@ -86,6 +86,11 @@ class LikelihoodEvaluator:
             batch_tokens=max(experiment.data.batch_tokens, shards * (longest + experiment.data.length_multiple)),
         )
         self._plan = make_plan(source, target, data, seed=0, divisor=shards, shuffle=False)
+        ends = np.cumsum([*split.parts.values()])
+        part_of = np.searchsorted(ends, np.arange(len(split)), side="right")
+        self._plans = {
+            name: self._plan.of(part_of == number) for number, name in enumerate(split.parts) if split.parts[name]
+        }
         self._longer = longest > max(experiment.data.max_source_length, experiment.data.max_target_length)
 
         def sums(params, batch):
@@ -96,7 +101,11 @@ class LikelihoodEvaluator:
         self._sums = jax.jit(sums)
 
     def __call__(self, params) -> Likelihood:
-        return self._likelihood(params, 0, self._plan.batches_per_epoch)
+        return self._likelihood(self._plan, params, 0, self._plan.batches_per_epoch)
+
+    def by_part(self, params) -> dict[str, Likelihood]:
+        """Of each set of a mixture or pair of languages that has examples; empty if there are no parts."""
+        return {name: self._likelihood(plan, params, 0, plan.batches_per_epoch) for name, plan in self._plans.items()}
 
     def try_longest(self, params) -> None:
         """Compute the batch that needs the most memory, if training leaves out examples as long: it fails at once, not
@@ -107,14 +116,14 @@ class LikelihoodEvaluator:
         if self._longer:
             shapes = [self._plan.batch(number).shape for number in range(self._plan.batches_per_epoch)]
             number = max(range(len(shapes)), key=lambda n: shapes[n].source + shapes[n].target)
-            self._likelihood(params, number, number + 1)
+            self._likelihood(self._plan, params, number, number + 1)
 
-    def _likelihood(self, params, start: int, stop: int) -> Likelihood:
-        """Of the batches `start` .. `stop - 1` of the plan."""
+    def _likelihood(self, plan: Plan, params, start: int, stop: int) -> Likelihood:
+        """Of the batches `start` .. `stop - 1` of a plan."""
         nll = weight = 0.0
         place = sharding.batch_sharding(self._mesh)
         only = functools.partial(sharding.rows_here, place)
-        for batch in pipeline.batches(self._plan, self._split, start=start, stop=stop, only=only):
+        for batch in pipeline.batches(plan, self._split, start=start, stop=stop, only=only):
             with needing_memory(self._advice(batch)):
                 more_nll, more_weight = self._sums(params, sharding.to_devices(batch, place))
                 nll, weight = nll + float(more_nll), weight + float(more_weight)
@@ -183,7 +192,7 @@ class Validator:
         began = time.monotonic()
         if not experiment.gathers_layers:
             params = self._whole(params)
-        likelihood = self._likelihood(params)
+        likelihood, by_part = self._likelihood(params), self._likelihood.by_part(params)
         samples = sample_rows(self._source, experiment.evaluate.samples)
         chosen = range(len(self._source)) if experiment.evaluate.decode else samples
         rows = [self._source[i] for i in chosen]
@@ -200,7 +209,9 @@ class Validator:
         compared = (rows, hypotheses) if experiment.evaluate.decode else (self._source, None)
         measured = measure(self._how, *compared, nll=likelihood.nll, tokens=likelihood.tokens)
         metrics = {name: float(measured[name]) for name in self._how.names}
-        self._report.validation(step, metrics, seconds=time.monotonic() - began)
+        of_each = measure_each(self._how, *compared, parts=self._source.parts, likelihoods=by_part)
+        parts = {name: {key: float(each[key]) for key in metrics} for name, each in of_each.items()}
+        self._report.validation(step, metrics, seconds=time.monotonic() - began, parts=parts)
         shown = [chosen.index(i) for i in samples]
         self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for j in shown])
         if samples and experiment.data.source:

@@ -16,18 +16,17 @@ that fills the memory (`s2sjax.runs.costs`). In a run of one's own that is one's
 said beyond a limit.
 """
 
-import dataclasses
 import functools
 import os
 import stat
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 from s2sjax import experiment as experiments
-from s2sjax.config import differences
+from s2sjax.config import differences, to_json
 from s2sjax.data.config import DataConfig
-from s2sjax.data.splits import of_each_pair
+from s2sjax.data.parts import parts_of
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
@@ -130,9 +129,8 @@ def check_data(workdir: Path, asked: DataConfig, saved: Experiment, said: Collec
         saved: the config of the run directory: what differs is the user's own.
         said: config keys whose values are the user's own although they are the saved ones.
     """
-    names = (field.name for field in dataclasses.fields(asked))
-    changed = {f"data.{name}" for name in names if getattr(asked, name) != getattr(saved.data, name)}
-    _refuse(lambda: unasked_data(workdir, asked, changed.union(said), functools.partial(is_home, workdir, saved)))
+    changed = differences(to_json(saved.data), to_json(asked), "data.").keys()
+    _refuse(lambda: unasked_data(workdir, asked, {*changed, *said}, functools.partial(is_home, workdir, saved)))
 
 
 def check_costs(workdir: Path, asked: Experiment, saved: Experiment, said: Collection[str]) -> frozenset[str] | None:
@@ -173,11 +171,13 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str], ours: 
         asked: the config, with what was changed in it.
         said: config keys whose values are the user's own, such as "data.dir".
     """
-    reaching, own = _reaching(asked), keys(said)
-    unsaid = [name for name in ("dir", *reaching) if f"data.{name}" not in own]
-    if asked.format == "phrases" or not unsaid or ours():
+    places, own = _places(asked), keys(said)
+    unsaid = [name for name in places if f"data.{name}" not in own]
+    if "data.mixture" in own:  # in Python it is said as a whole
+        unsaid = [name for name in unsaid if not name.startswith("mixture.")]
+    if not unsaid or ours():
         return ""
-    flags = " ".join(flag(f"config.data.{name}", getattr(asked, name)) for name in unsaid)
+    flags = " ".join(flag(f"config.data.{name}", places[name]) for name in unsaid)
     return (
         f"{elsewhere(workdir)} The data that its config names is not "
         f"read unasked. If that is the data you want, say so: {flags}"
@@ -250,6 +250,16 @@ _PATTERNS = ("file", "source", "target")
 _SPLITS = ("train", "validation", "test")
 
 
+def _places(data: DataConfig) -> dict[str, Any]:
+    """The keys of `data`, with their values, by which it says where to read: those of each set of a mixture too."""
+    found = {}
+    for name, part in parts_of(data).items() if data.mixture else [("", data)]:
+        for field in ("dir", *_reaching(part)) if part.format != "phrases" else ():
+            its_own = field in data.mixture.get(name, {})
+            found[f"mixture.{name}.{field}" if its_own else field] = getattr(part, field)
+    return found
+
+
 def _reaching(data: DataConfig) -> list[str]:
     """The fields of `data` by which a file's name leads out of the data directory.
 
@@ -268,7 +278,7 @@ def _reaching(data: DataConfig) -> list[str]:
 def _filled(data: DataConfig, name: str) -> list[str]:
     """What a pattern becomes for each pair of languages and each split."""
     names = [data.split_name(split).partition("[")[0] for split in _SPLITS]
-    patterns = [getattr(part, name) for part in of_each_pair(data)]
+    patterns = [getattr(part, name) for part in parts_of(data).values()]
     each = [text for pattern in patterns for text in ([pattern] if isinstance(pattern, str) else pattern)]
     return [text.replace("{split}", split) for text in each for split in names]
 

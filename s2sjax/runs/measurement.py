@@ -1,4 +1,4 @@
-"""The metrics of a whole split: the loss, and those of what is decoded for it; also of each pair of languages."""
+"""The metrics of a whole split: the loss, and those of what is decoded for it; also of each set of a mixture."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.experiment import Experiment
 from s2sjax.inference.search import Hypothesis, Translator, best_text
-from s2sjax.metrics.measure import measure
+from s2sjax.metrics.measure import measure, measure_each
 from s2sjax.metrics.names import TEXT_METRICS
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.reporting.display import progress
@@ -25,10 +25,12 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Measured:
     """Attributes:
+    parts: the metrics of each set of a mixture or pair of languages that has examples.
     found: the hypotheses of each row; None if no metric needs them.
     """
 
     metrics: Mapping[str, Any]
+    parts: Mapping[str, Mapping[str, Any]]
     source: Source
     tokenized: TokenizedSplit
     found: Sequence[Sequence[Hypothesis]] | None
@@ -53,32 +55,19 @@ class Measurement:
             tokenized = tokenize(config, self.tokenizers, split, progress=advance)
         if unknown := tokenized.unknown_targets:
             _log.warning("%s", unknown.sentence("targets"))
-        likelihood = self._likelihood(tokenized)
+        first, *others = self.experiments
+        likelihood = LikelihoodEvaluator(self.translator.scorer, first, tokenized, self.mesh, others=others)
+        params = self.translator.params
+        whole, by_part = likelihood(params)._asdict(), likelihood.by_part(params)
         found = None
         if how.any_of(TEXT_METRICS):
             for remark in remarks_on(source, how):
                 _log.warning("%s", remark)
             with progress(f"decoding {split}", len(source)) as advance:
                 found = self.translator([row["source"] for row in source], progress=advance)
-        return Measured(measure(how, source, best_texts(found), **likelihood), source, tokenized, found)
-
-    def by_pair(self, measured: Measured, pairs: Mapping[str, int], how: TextMetrics) -> dict[str, dict[str, Any]]:
-        """The metrics of each pair of languages that has examples. Args: pairs: how many each has, in their order."""
-        rows, texts = list(measured.source), best_texts(measured.found)
-        by_pair: dict[str, dict[str, Any]] = {}
-        stop = 0
-        for pair, length in pairs.items():
-            start, stop = stop, stop + length
-            if length:
-                likelihood = self._likelihood(measured.tokenized.part(start, stop))
-                its_texts = None if texts is None else texts[start:stop]
-                by_pair[pair] = {"examples": length, **measure(how, rows[start:stop], its_texts, **likelihood)}
-        return by_pair
-
-    def _likelihood(self, split: TokenizedSplit) -> dict[str, Any]:
-        first, *others = self.experiments
-        evaluator = LikelihoodEvaluator(self.translator.scorer, first, split, self.mesh, others=others)
-        return evaluator(self.translator.params)._asdict()
+        texts = best_texts(found)
+        parts = measure_each(how, source, texts, parts=source.parts, likelihoods=by_part)
+        return Measured(measure(how, source, texts, **whole), parts, source, tokenized, found)
 
 
 def best_texts(found: Sequence[Sequence[Hypothesis]] | None) -> list[str] | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s2sjax.data.records import Source
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext, rundir
 from s2sjax.inference.search import Hypothesis
@@ -16,12 +17,15 @@ _LONGEST = 150
 """Bytes of a name; file systems take 255, and endings come after it."""
 
 
-def result_name(split: str, pairs: Sequence[str] = (), *, ensemble: bool = False) -> str:
+def result_name(split: str, parts: Sequence[str] = (), *, ensemble: bool = False) -> str:
     """What the files of a split's results are called, without their ending.
+
+    Args:
+        parts: names of the pairs of languages, or of the sets of a mixture if those are chosen.
 
     Splits may be named by paths and slices, so what cannot be in the name of a file here becomes "_".
     """
-    parts = [split, *pairs, *(["ensemble"] if ensemble else [])]
+    parts = [split, *parts, *(["ensemble"] if ensemble else [])]
     name = "".join(c if c.isprintable() and c not in "/\\" else "_" for c in ".".join(parts))
     if len(name.encode(errors="replace")) <= _LONGEST:
         return name
@@ -48,20 +52,18 @@ def write_results(
             _log.warning("%s is not written: %s", workdir / "results" / file, error)
 
 
-def decoded_records(
-    rows: Iterable[Mapping[str, Any]], found: Sequence[Sequence[Hypothesis]], pairs: Mapping[str, int]
-) -> Iterator[dict[str, Any]]:
+def decoded_records(source: Source, found: Sequence[Sequence[Hypothesis]], kind: str) -> Iterator[dict[str, Any]]:
     """What is recorded of each example.
 
     Args:
-        pairs: how many examples there are of each pair of languages, one after the other; empty: there are no pairs.
+        kind: what a part of the source is called, "set" or "pair".
     """
-    pair_of = [pair for pair, length in pairs.items() for _ in range(length)]
-    for number, (row, hypotheses) in enumerate(zip(rows, found, strict=True)):
+    part_of = [part for part, length in source.parts.items() for _ in range(length)]
+    for number, (row, hypotheses) in enumerate(zip(source, found, strict=True)):
         best = hypotheses[0] if hypotheses else None
         yield {
             "n": number + 1,
-            **({"pair": pair_of[number]} if pairs else {}),
+            **({kind: part_of[number]} if part_of else {}),
             "source": row["source"],
             "references": references_of(row),
             "hypothesis": best.text if best else "",

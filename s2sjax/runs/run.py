@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from s2sjax import experiment as experiments
 from s2sjax.data.prepare import turn_round
-from s2sjax.data.splits import pair_lengths, prompt_of
+from s2sjax.data.splits import prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
@@ -300,8 +300,8 @@ class Run:
         They are written to `WORKDIR/results/SPLIT.json`, and what was decoded to `SPLIT.hyp.jsonl`: a line for each
         example with its number `n` from 1, its "source" as it is read, its "references", the "hypothesis", its "score"
         (log-probability in nats) and how many "tokens" that is of, end-of-sentence counted. Where the directory cannot
-        be written, that is a warning. Of several pairs of languages, "pairs" has the metrics of each. An ensemble's are
-        those of the members' combined distribution, and stand in `SPLIT.ensemble.json`.
+        be written, that is a warning. Of several pairs of languages, "pairs" has the metrics of each; of a mixture,
+        "sets". An ensemble's are those of the members' combined distribution, and stand in `SPLIT.ensemble.json`.
 
         >>> run.evaluate("test")["exact_match"]
         100.0
@@ -313,8 +313,7 @@ class Run:
         began, experiment = time.monotonic(), self.experiment
         how = text_metrics_of(experiment, experiment.metrics)
         home.check_data(self.workdir, experiment.data, self.saved, self.said)
-        measurement = self._measurement
-        measured = measurement.measure(split, how)
+        measured = self._measurement.measure(split, how)
         results: dict[str, Any] = dict(measured.metrics)
         results |= {"step": self.step, "seconds": time.monotonic() - began}
         if measured.tokenized.unreadable:
@@ -322,12 +321,12 @@ class Run:
         if self.others:
             listed = ", ".join(f"{member.workdir} ({member.step})" for member in (self, *self.others))
             results["ensemble"] = f"mean of {experiment.decode.ensemble} of {listed}"
-        pairs = pair_lengths(experiment.data, split) if len(experiment.data.pairs) > 1 else {}
-        if pairs:
-            results["pairs"] = measurement.by_pair(measured, pairs, how)
+        if measured.parts:
+            results["pairs" if experiment.data.pairs else "sets"] = measured.parts
         if distributed.index() == 0:
-            name = result_name(split, experiment.data.pairs, ensemble=bool(self.others))
-            decoded = None if measured.found is None else decoded_records(measured.source, measured.found, pairs)
+            name = result_name(split, experiment.data.pairs or experiment.data.sets, ensemble=bool(self.others))
+            kind = "pair" if experiment.data.pairs else "set"
+            decoded = None if measured.found is None else decoded_records(measured.source, measured.found, kind)
             write_results(self.workdir, name, results, decoded)
         return results
 

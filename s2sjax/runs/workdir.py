@@ -43,6 +43,9 @@ CHANGEABLE = (
 )
 """Config keys that may differ when a run is resumed; all others decide what is computed, as long as no step is bad."""
 
+_DIRECTORY_OF_A_SET = re.compile(r"data\.mixture\.[^.]+\.dir")
+"""As `data.dir`, it may change."""
+
 LOGS = "logs"
 """Where launch scripts write what processes print: in the run directory, before there is a run."""
 
@@ -84,7 +87,10 @@ def _has_begun(workdir: Path) -> bool:
 def _changed(old: Experiment, new: Experiment) -> str:
     """What decides the result and differs, for a message."""
     values = (experiments.config_dict(each).to_dict() for each in (old, new))
-    found = {k: v for k, v in differences(*values).items() if not k.startswith(CHANGEABLE)}
+    found = {
+        key: value for key, value in differences(*values).items()
+        if not (key.startswith(CHANGEABLE) or _DIRECTORY_OF_A_SET.fullmatch(key))
+    }  # fmt: skip
     return "; ".join(f"config.{key} was {a!r} and is {b!r}" for key, (a, b) in found.items())
 
 

@@ -39,6 +39,8 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
         f"{shapes}; "
         f"padding {plan.padding:.1%}"
     )
+    for note in plan.notes:
+        report.message(note)
     if len(plan.too_long):
         report.message(
             f"{len(plan.too_long):,} of {len(plan.source_lengths):,} training examples are over "

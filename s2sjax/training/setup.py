@@ -9,7 +9,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from s2sjax import sharding
-from s2sjax.data.plan import Plan, make_plan
+from s2sjax.data.mixing import training_plan
+from s2sjax.data.plan import Plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
 from s2sjax.data.windows import windowed
 from s2sjax.experiment import Experiment
@@ -55,7 +56,7 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
         prepared = prepare(experiment.data, experiment.tokenizer, own=own, progress=advance)
     split = windowed(prepared.splits["train"], experiment.data)
     divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
-    plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed, divisor=divisor)
+    plan = training_plan(split, experiment.data, seed=experiment.seed, divisor=divisor)
 
     # ---- Model, optimizer, state ----
     parts = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)

@@ -157,5 +157,5 @@ def test_what_is_trained_on_and_validated_is_counted(tmp_path, format, trained, 
 
 
 def test_splits_of_several_files_are_not_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(splits, "_open_pair", lambda *arguments: pytest.fail("opened"))
+    monkeypatch.setattr(splits, "_open_part", lambda *arguments: pytest.fail("opened"))
     assert overlap(DataConfig(dir=str(tmp_path), source="{split}.s", target="{split}.t")) == ""
