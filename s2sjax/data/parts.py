@@ -82,7 +82,7 @@ def in_proportion(sizes: Mapping[str, int], shares: np.ndarray, limit: Callable[
 
 def _of_set(config: DataConfig, name: str, own: Any) -> DataConfig:
     where = f"config.data.mixture.{name}"
-    if not _NAME.fullmatch(name):
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise UserError(
             f"config.data.mixture has a set called {shown(name)}; expected letters and digits, with - + _ between "
             "them: the name becomes part of names of files"

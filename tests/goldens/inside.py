@@ -12,7 +12,7 @@ import numpy as np
 
 from s2sjax import models
 from s2sjax.data import pipeline
-from s2sjax.data.plan import make_plan
+from s2sjax.data.mixing import training_plan
 from s2sjax.data.prepare import prepare
 from s2sjax.data.windows import windowed
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve
@@ -60,7 +60,7 @@ def base_values(family: str) -> dict[str, Any]:
 def batches(experiment: Experiment, count: int) -> list[dict[str, np.ndarray]]:
     """The first batches of training, as the plan has them."""
     split = windowed(prepare(experiment.data, experiment.tokenizer, ("train",)).splits["train"], experiment.data)
-    plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed)
+    plan = training_plan(split, experiment.data, seed=experiment.seed, divisor=1)
     return list(pipeline.batches(plan, split, start=0, stop=count))
 
 
