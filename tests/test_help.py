@@ -44,7 +44,8 @@ def test_keys_read_from_the_source_are_those_of_the_classes():
         *((section, cls, "") for section, cls in SECTIONS.items()), *(("model", c, f) for f, c in FAMILIES.items())
     ]:  # fmt: skip
         for field in dataclasses.fields(cls):
-            expected.add((f"{section}.{field.name}", family, field.default, field.metadata.get("choices", ())))
+            default = field.default if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
+            expected.add((f"{section}.{field.name}", family, default, field.metadata.get("choices", ())))
     found = {(key.name, key.family, key.default, key.choices) for key in config_keys() if key.name != "model.name"}
     assert found == expected
     (name,) = (key for key in config_keys() if key.name == "model.name")

@@ -127,7 +127,7 @@ def _entries(keys: Iterable[Key], values: Mapping[str, Any]) -> list[str]:
         about = "one of " + ", ".join(map(_shown, choices)) if choices else of
         if choices and of.startswith("tuple"):
             about = f"tuple of {', '.join(choices)}"
-        if value != default:
+        if value != default and _shown(value) != _shown(default):
             about += f"; default {_shown(default)}"
         if families != [""] and not values:
             about += f"; of {', '.join(families)}"

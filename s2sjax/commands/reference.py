@@ -24,7 +24,7 @@ class Key:
     Attributes:
       name: dotted, "decode.beam_size".
       type: "whole number", "number", "True or False", "text", or made of these: "tuple of text".
-      default: the value that it has if nothing sets it.
+      default: the value that it has if nothing sets it; of a mapping, which is empty then, "{}".
       choices: the values that it takes; empty: any of its type.
       meaning: what it is, in one paragraph.
       family: the model family that has it; empty: every config has it.
@@ -104,7 +104,7 @@ class _Module:
                     if maker not in ("one_of", "up_to", "named"):
                         continue  # a section of its own
                     choices = self._choices(value.args[0]) if maker == "one_of" else ()
-                    value = ast.Dict([], []) if maker == "named" else value.args[1]
+                    value = ast.Constant("{}") if maker == "named" else value.args[1]
                 default, meaning = ast.literal_eval(value), meanings.get(field, "")
                 yield Key(prefix + field, _type(node.annotation), default, choices, meaning, family)
 

@@ -42,7 +42,8 @@ class DataConfig:
       mixture: data sets that are trained on together, by names of your own: {"news": {"dir": "news", "weight": 2.0},
         "talks": {"dir": "talks"}}. What a set leaves out is as in `data`; it may have its own format, dir, name, file,
         header, separator, quoting, source, target, prompt, train, validation and test. All sets have a weight or none
-        has: twice the weight is twice as many examples of an epoch, however many the set has.
+        has: twice the weight is twice as many examples of an epoch, however many the set has. An epoch has as many
+        examples as all sets together; of a set none is seen twice before all were seen.
       mixture_temperature: T of a mixture without weights, or of pairs: the share of a set is proportional to the number
         of its examples to the power of 1/T. 1: each example once an epoch. More favours small sets; 5 is common for
         languages (Arivazhagan et al. 2019, arXiv:1907.05019).

@@ -226,6 +226,19 @@ def test_what_leads_out_only_when_it_is_put_together_is_said_too(run, tmp_path, 
     assert reasons(brought, "data.dir", *(f"data.{name}" for name in named), **values)[0] == ""
 
 
+def test_every_set_of_a_mixture_is_asked_for_by_itself(run, tmp_path):
+    brought = copied(run, tmp_path / "brought")
+    sets = {"a": {"dir": "/etc"}, "b": {"source": "../{split}"}, "c": {"format": "phrases"}}
+    data, _ = reasons(brought, "data.dir", data__mixture=sets)
+    assert "--config.data.mixture.a.dir=/etc" in data and "--config.data.mixture.b.source='../{split}'" in data
+    assert "mixture.c" not in data and "data.dir=" not in data
+    for said in (("data.mixture.a.dir", "data.mixture.b.source"), ("data.mixture",)):
+        assert reasons(brought, "data.dir", *said, data__mixture=sets)[0] == ""
+    assert "--config.data.dir=" in reasons(brought, "data.mixture", data__mixture=sets)[0]
+    made(run, data__mixture=sets)
+    assert reasons(run, data__mixture=sets) == ("", "")
+
+
 def test_a_language_of_a_pair_is_no_path(tmp_path):
     with pytest.raises(UserError, match="expected languages as in 'en-de'"):
         tiny(tmp_path, data__pairs=("../a-b",), data__source="{source_language}", data__target="{target_language}")
