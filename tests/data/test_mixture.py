@@ -71,7 +71,7 @@ def test_a_slice_is_one_of_each_set_and_unreadable_records_count_for_theirs(dire
     ({"mixture": {"a": {"weight": float("nan")}}}, "config.data.mixture.a.weight is nan"),
     ({"mixture": {"a": {"weight": 1}, "b": {}}}, "gives 'a' a weight and 'b' none"),
     ({"mixture": {"a": {"dri": "x"}}}, "config.data.mixture.a.dri is nothing that a set has of its own: did you mean"),
-    ({"mixture": {"a": {"batch_tokens": 1}}}, "config.data.mixture.a.batch_tokens is nothing that a set has of its own"),
+    ({"mixture": {"a": {"batch_tokens": 1}}}, "mixture.a.batch_tokens is nothing that a set has of its own"),
     ({"mixture": {"a": {"dir": 3}}}, "config.data.mixture.a.dir is 3, but a text was expected"),
     ({"mixture": {"a": 3}}, "config.data.mixture.a is 3, but a mapping was expected"),
     ({"mixture": {"a": {"format": "txt"}}}, "set 'a' of config.data.mixture: config.data.format is 'txt'"),

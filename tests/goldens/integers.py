@@ -19,18 +19,21 @@ _TEXT = {
     "data.dir": str(DATA), "data.source": "", "data.target": "{split}.count", "data.batch_tokens": 512,
     "tokenizer.kind": "char", "evaluate.decode": False,
 }  # fmt: skip
-_SETS = {"there": {}, "back": {"source": "{split}.de", "target": "{split}.en", "train": "train[:20%]"}}
+_SETS = {
+    "data.mixture": {"there": {}, "back": {"source": "{split}.de", "target": "{split}.en", "train": "train[:20%]"}},
+    "tokenizer.kind": "char",
+}
 _BATCHINGS = {
     "bucket": ("transformer", _PAIRS | {"tokenizer.kind": "word", "data.buckets": 3}),
     "pack": ("transformer", _PAIRS | {"tokenizer.kind": "char", "data.batching": "pack", "data.pack_length": 40}),
     "right to left": ("transformer", _PAIRS | {"tokenizer.kind": "byte", "data.target_order": "right_to_left"}),
     "prompt": ("causal_lm", _PAIRS | {"tokenizer.kind": "word", "data.prompt": "German: {source}"}),
-    "mixture": ("transformer", _PAIRS | {"tokenizer.kind": "char", "data.mixture": _SETS, "data.mixture_temperature": 3.0}),
+    "mixture": ("transformer", _PAIRS | _SETS | {"data.mixture_temperature": 3.0}),
     "mixture, packed": (
         "transformer",
         _PAIRS | {
-            "tokenizer.kind": "char", "data.mixture": {name: {**own, "weight": 1.5} for name, own in _SETS.items()},
-            "data.batching": "pack", "data.pack_length": 40,
+            "data.mixture": {name: {**own, "weight": 1.5} for name, own in _SETS["data.mixture"].items()},
+            "tokenizer.kind": "char", "data.batching": "pack", "data.pack_length": 40,
         },
     ),
     "lines": ("causal_lm", _TEXT),

@@ -314,7 +314,7 @@ def test_advance_adds_up(monkeypatch):
 def test_a_terminal_gets_a_bar_below_the_lines_and_stdout_is_left_alone(tmp_path):
     script = """
 import sys, time
-from s2sjax.display import progress
+from s2sjax.reporting.display import progress
 from s2sjax.reporting.report import Reporter
 with Reporter(sys.argv[1], total_steps=10) as reporter:
     for step in range(1, 11):
