@@ -178,7 +178,7 @@ def config(**changes) -> Callable[[Path, Path], None]:
         for name, value in changes.items():
             section, key = name.split("__")
             fill = lambda text: text.replace("{outside}", str(outside)).replace("{run}", str(run))  # noqa: E731
-            values[section][key] = fill(value) if isinstance(value, str) else value
+            values[section][key] = json.loads(fill(json.dumps(value)))
         (run / "config.json").write_text(json.dumps(values))
 
     return make
@@ -329,6 +329,7 @@ KINDS: dict[str, Callable[[Path, Path], None]] = {
         data__pairs=["..-x"], data__file="{target_language}", data__source="{source_language}/{split}",
         data__target="{source_language}/{split}",
     ),
+    "set of a mixture": config(data__mixture={"a": {}, "b": {"dir": "{outside}", "source": "file", "target": "file"}}),
     "name of a split": config(data__source=".{split}", data__target=".{split}", data__test="./test"),
     "second copy": config(checkpoint__copy_to="{outside}/folder"),
     "second copy on the network": config(checkpoint__copy_to="http://192.0.2.1/evil"),
