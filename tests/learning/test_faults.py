@@ -302,7 +302,7 @@ def ask(number=signal.SIGUSR1):
 
 @pytest.mark.parametrize("phase", ["prepare", "make_plan", "claim_workdir"])
 def test_a_request_while_there_is_nothing_to_save_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys, phase):
-    act = getattr(training_setup, phase)
+    act = getattr(setup, phase)
     monkeypatch.setattr(setup, phase, lambda *args, **options: (ask(), act(*args, **options)))
     assert train(tiny(data), tmp_path / "run") == INTERRUPTED
     assert "stopped by SIGUSR1 where there was nothing to save; the same command goes on" in capsys.readouterr().err
@@ -326,9 +326,7 @@ def test_a_request_while_the_step_is_compiled_saves_the_first_step(data, tmp_pat
     options = OPTIONS | {"train__steps": 2}
     with monkeypatch.context() as patch:
         step = setup.make_step
-        patch.setattr(
-            training_setup, "make_step", lambda *args: (lambda f: lambda *xs: (ask(), f(*xs))[1])(step(*args))
-        )
+        patch.setattr(setup, "make_step", lambda *args: (lambda f: lambda *xs: (ask(), f(*xs))[1])(step(*args)))
         assert train(tiny(data, **options), tmp_path) == INTERRUPTED
     assert read_state(tmp_path)["step"] == 1
     (preempted,) = events(tmp_path, "preempt")
