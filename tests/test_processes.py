@@ -22,8 +22,10 @@ from tests.tiny import (
     compiling_once,
     config_file,
     environment,
+    on_one_device,
     read_state,
     records,
+    s2s,
     tiny,
     write_text,
 )  # fmt: skip
@@ -121,7 +123,8 @@ def trained(place) -> Path:
 
 @pytest.mark.timeout(600)
 def test_two_processes_train_as_one_does(place, trained):
-    run(place / "one.run", "train", f"--config={place}/six.py", f"--workdir={place}/one", count=1)
+    with on_one_device(place / "one.cache"):
+        assert s2s("train", f"--config={place}/six.py", f"--workdir={place}/one") == 0
     np.testing.assert_allclose(losses(trained), losses(place / "one"), rtol=1e-5)
     np.testing.assert_allclose(losses(trained, "validation"), losses(place / "one", "validation"), rtol=1e-5)
     assert [record["step"] for record in records(trained)] == [1, 2, 3, 4, 5, 6], "each line once"

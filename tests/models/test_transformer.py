@@ -96,6 +96,7 @@ WAYS = {"causal": None, "both ways": None, "in a band": (2, 0), "in a band, one 
 """How positions see each other, and the band."""
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("choices", CHOICES, ids=lambda c: "-".join(map(str, c.values())) or "plain")
 def test_self_attention_equals_a_float64_loop(choices, way):
@@ -168,10 +169,15 @@ def stack(params):
 
 @pytest.fixture(scope="module")
 def plain():
-    """An unscanned model with dropout and experts, its parameters, and its loss and gradients in training."""
+    """An unscanned model with dropout and experts, and its parameters."""
     model = build(dropout=0.2, hidden_dropout=0.1, experts=3)
-    params = jax.jit(lambda: model.init(jax.random.key(0), BUCKETED, train=False))()["params"]
-    return model, params, training(model, params)
+    return model, jax.jit(lambda: model.init(jax.random.key(0), BUCKETED, train=False))()["params"]
+
+
+@pytest.fixture(scope="module")
+def trained(plain):
+    """Its loss and gradients in training."""
+    return training(*plain)
 
 
 def training(model, params):
@@ -184,8 +190,8 @@ def training(model, params):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"scan": True}, {"scan": True, "remat": "dots"}, {"remat": "full"}], ids=str)
-def test_scanning_and_rematerialising_change_nothing_not_even_dropout(plain, options):
-    model, params, (loss, gradients) = plain
+def test_scanning_and_rematerialising_change_nothing_not_even_dropout(plain, trained, options):
+    (model, params), (loss, gradients) = plain, trained
     if options.get("scan"):
         params, gradients = stack(params), stack(gradients)
     got = training(build(**{**dataclasses.asdict(model.config), **options}), params)
@@ -210,7 +216,7 @@ def test_rematerialising_keeps_less_for_the_backward_pass():
 
 
 def test_watching_cross_attention_does_not_depend_on_scanning(plain):
-    model, params, _ = plain
+    model, params = plain
     expected = jax.jit(lambda p: cross_attention(model, p, PACKED))(params)
     scanned = build(**{**dataclasses.asdict(model.config), "scan": True})
     got = jax.jit(lambda p: cross_attention(scanned, p, PACKED))(stack(params))
@@ -220,7 +226,7 @@ def test_watching_cross_attention_does_not_depend_on_scanning(plain):
 
 def test_the_balance_loss_is_of_the_size_of_a_sum_over_target_tokens(plain):
     """Of 5 blocks with 3 experts each: between the 1 of equal loads and the 3 of one for all, for every token."""
-    model, params, _ = plain
+    model, params = plain
     aux = jax.jit(lambda p: model.apply({"params": p}, PACKED, train=False).aux)(params)
     tokens = PACKED["weights"].sum()
     assert 5 * 1.0 <= aux / (0.01 * tokens) < 5 * 3.0
