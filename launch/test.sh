@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs if necessary and runs the fast tests: 10 minutes at most on two cores.
 #
-#   bash launch/test.sh                            all but the slow ones
+#   bash launch/test.sh                            all but the slow ones, of grids a sample too
 #   bash launch/test.sh tests/decode -k beam       arguments go to pytest
 #   bash launch/test.sh -m slow                    the slow ones, of grids a sample (tests/sampling.py)
-#   bash launch/test.sh -m "slow or exhaustive"    all cases of the grids too: more than twice as long
+#   bash launch/test.sh -m "slow or exhaustive"    all cases of the grids: more than twice as long
 #   S2SJAX_TEST_WORKERS=8 bash launch/test.sh      processes (2; 0 to stay in this one, for a debugger)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

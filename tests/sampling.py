@@ -1,7 +1,8 @@
 """Which cases of a grid are tried whenever all slow tests run, and which only if somebody asks for the whole grid.
 
 A test of every model by every mesh has so many cases that the whole takes longer than it finds faults. `grid(share)`
-marks such a test: one of `share` of its slow cases stays slow, the others become `exhaustive`.
+marks such a test: one of `share` of its slow cases stays slow, the others become `exhaustive`. `fast_grid(share)` does
+the same with its fast cases: one of `share` stays fast.
 
 The rule: each parameter's values are numbered in the order in which they come, the numbers of a case are added to the
 test's own and to the turn, and the case is sampled if `share` divides the sum. With three meshes and a share of 3:
@@ -31,10 +32,11 @@ def in_sample(numbers: Iterable[int], share: int, turn: int = TURN) -> bool:
 
 
 def sample(items: Sequence[pytest.Item]) -> None:
-    """Give those slow cases of a grid that are not in its sample the marker `exhaustive` in place of `slow`."""
+    """Of a grid's cases, give those outside the sample the marker `exhaustive`: of a `grid` the slow ones, which lose
+    their marker `slow`, of a `fast_grid` the others."""
     tests: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("grid"):
+        if item.get_closest_marker("grid") or item.get_closest_marker("fast_grid"):
             tests[item.nodeid.split("[")[0]].append(item)
     for test, cases in tests.items():
         values: dict[str, dict[str, int]] = defaultdict(dict)
@@ -42,7 +44,7 @@ def sample(items: Sequence[pytest.Item]) -> None:
             numbers = [
                 values[name].setdefault(repr(value), len(values[name])) for name, value in item.callspec.params.items()
             ]
-            (share,) = item.get_closest_marker("grid").args
-            if item.get_closest_marker("slow") and not in_sample([zlib.crc32(test.encode()), *numbers], share):
+            grid = item.get_closest_marker("grid" if item.get_closest_marker("slow") else "fast_grid")
+            if grid and not in_sample([zlib.crc32(test.encode()), *numbers], *grid.args):
                 item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
                 item.add_marker("exhaustive")

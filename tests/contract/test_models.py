@@ -101,6 +101,7 @@ def stepped(subject, batch, *, width=1, precision=FLOAT32):
 
 
 @thorough
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16])
 def test_stepping_equals_teacher_forcing(subject, precision):
     batch = bucketed()
@@ -177,6 +178,7 @@ def test_padding_the_source_and_the_target_leaves_the_logits_unchanged(subject, 
     assert_near(found[mask], expected[mask], tolerance)
 
 
+@thorough
 @both_precisions
 def test_packing_is_invisible(subject, precision):
     together, model = packed(), model_in(precision, subject)

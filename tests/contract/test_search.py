@@ -340,6 +340,7 @@ def test_outputs_do_not_depend_on_company_order_padding_nbest_or_devices(family,
     assert len({h.ids for found in together.values() for h in found}) > 2, "the same for all would prove nothing"
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.thorough
 @pytest.mark.parametrize("precision", [precision for precision in Precision if precision != Precision.FLOAT32])
 def test_operands_rounded_beforehand_change_nothing(subject, precision):

@@ -51,6 +51,7 @@ BEAM = BeamConfig(beam_size=6, nbest=6, max_len=7, groups=2, diversity=0.5)
 DRAWS = SampleConfig(samples=6, max_len=7, top_p=0.9)
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize(
     ("search", "config", "constraints", "toy"),
     [

@@ -16,6 +16,7 @@ def test_every_family_and_variant_is_held():
 @pytest.mark.skipif(
     versions() != HELD["versions"], reason=f"steps were held with {HELD['versions']}; other versions write other ones"
 )
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in STEPS]
 )

@@ -75,6 +75,7 @@ def split(sources, targets):
     return TokenizedSplit(Ragged.from_rows(encoded), Ragged.from_rows([np.array(t) for t in targets]), fingerprint="")
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.replace(" ", "-"))
 def test_scores_are_teacher_forcings_and_nothing_depends_on_the_batch(model, params, way):
     search = translator(model, params, **WAYS[way])

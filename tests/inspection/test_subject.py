@@ -83,6 +83,7 @@ def test_fsdp_over_eight_devices_stores_an_eighth_and_little_more(family):
     assert_eighth(subject(family=family, vocab=8000, mesh__fsdp=8))
 
 
+@pytest.mark.fast_grid(3)
 @pytest.mark.parametrize("path", CONFIGS, ids=config_name)
 def test_so_does_every_config_whatever_the_vocabulary(path):
     config = runpy.run_path(str(path))["get_config"]("")

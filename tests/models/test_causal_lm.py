@@ -42,6 +42,7 @@ def features(model, params, *sequence):
     return np.asarray(jax.jit(lambda p: model.apply({"params": p}, batch(*sequence), train=False).features)(params))
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("options", KINDS, ids=lambda o: o.get("positions", "default"))
 def test_continuing_a_prompt_equals_reading_everything_at_once(options):
     model, params = build(**options)

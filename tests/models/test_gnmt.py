@@ -65,6 +65,7 @@ def made(**options):
     return config, model, batch, parameters(jax.random.key(0), batch)
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("encoder_layers, decoder_layers", [(2, 2), (3, 3), (2, 4), (4, 2)])
 def test_gnmt_equals_a_loop_over_the_steps_of_each_sentence(encoder_layers, decoder_layers):
     config, model, batch, params = made(encoder_layers=encoder_layers, decoder_layers=decoder_layers)

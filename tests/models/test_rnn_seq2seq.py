@@ -75,6 +75,7 @@ def attend(config: Config, p, top, encoded):
     return weights * np.exp(-((positions - centre) ** 2) / (2 * (config.window / 2) ** 2))
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize(
     "options",
     [

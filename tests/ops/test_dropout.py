@@ -59,6 +59,7 @@ def test_kept_elements_are_scaled_and_the_gradient_has_the_same_mask():
     np.testing.assert_array_equal(dropout(x, 0.0, jax.random.key(1)), x)
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("rows, shape", [(0, (6,)), (0, (6, 3, 5)), (1, (4, 6, 5)), (2, (2, 3, 6))])
 def test_some_rows_have_the_masks_that_they_have_in_the_whole_batch(rows, shape):
     x, key = jax.random.normal(jax.random.key(0), shape), jax.random.key(1)

@@ -84,6 +84,7 @@ def case(T, window, global_tokens, G, biased):
     )  # fmt: skip
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("given", CASES, ids=str)
 def test_local_attention_equals_a_float64_loop_under_the_bands_mask(given):
     operands, mask, bias, local, _ = case(*given)
@@ -95,6 +96,7 @@ def test_local_attention_equals_a_float64_loop_under_the_bands_mask(given):
     assert_close(jax.jit(local)(*operands), expected, roundings=T)
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("given", CASES, ids=str)
 def test_its_gradients_are_those_of_attention_under_the_mask(given):
     operands, _, _, *ways = case(*given)

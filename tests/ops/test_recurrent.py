@@ -27,6 +27,7 @@ def drawn_state(cell: Cell, *shape):
     return State(drawn(*shape, D), drawn(*shape, D) if cell == Cell.LSTM else None)
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("reverse, given", [(False, True), (True, False)])
 @pytest.mark.parametrize("cell", Cell)
 def test_packed_segments_are_read_as_if_alone_in_both_directions_from_given_states_or_zero(cell, reverse, given):
@@ -89,6 +90,7 @@ def test_gradient_does_not_cross_a_segment_border():
     assert not gradient[:2].any() and gradient[2].any()
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize(
     "reverse, precision, tolerance", [(True, Precision.FLOAT32, 1e-5), (False, Precision.BFLOAT16_PRODUCTS, 2e-2)]
 )

@@ -108,6 +108,7 @@ def test_what_was_not_recorded_or_not_finite_is_left_out(tmp_path, figure):
     assert list(axes.lines[0].get_xdata()) == [1, 3]
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("name", ["step", "loss", "bleu", "learning_rate"])
 @pytest.mark.parametrize("values", [(1e308, -1e308), (-1e300, 9e29), (9e29, -9e29), (5e-324, 1e-323)])
 def test_numbers_of_any_size_draw_a_picture(tmp_path, name, values):

@@ -25,6 +25,7 @@ def arrays(tmp_path, family, **overrides):
     return experiment.model, flatten(jax.eval_shape(init, jax.random.key(0)))
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("family", models.families())
 def test_every_family_has_as_many_arrays_as_layers_and_no_other_number_makes_more(family, tmp_path):
     config, few = arrays(tmp_path, family)
