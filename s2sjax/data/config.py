@@ -176,10 +176,11 @@ class DataConfig:
                 "config.data.mixture and config.data.pairs are both set: make each pair a set of the mixture, with its "
                 "own source, target and prompt"
             )
-        # Lists, as JSON has them, are the tuples that a config file writes.
+        # In the order of their names, as a saved config has them; lists, as JSON has them, are tuples.
         plain = {
             name: {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
-            if isinstance(own, Mapping) else own for name, own in self.mixture.items()
+            if isinstance(own, Mapping) else own
+            for name, own in sorted(self.mixture.items(), key=lambda item: str(item[0]))
         }  # fmt: skip
         object.__setattr__(self, "mixture", plain)
         weighted = [name for name, own in self.mixture.items() if isinstance(own, Mapping) and "weight" in own]

@@ -27,7 +27,7 @@ def parts_of(config: DataConfig) -> dict[str, DataConfig]:
     """
     if config.mixture:
         made = {name: _of_set(config, name, own) for name, own in config.mixture.items()}
-        return {name: made[name] for name in config.sets or made}
+        return {name: part for name, part in made.items() if name in (config.sets or made)}
     return {pair: _of_pair(config, pair) for pair in config.pairs} if config.pairs else {"": config}
 
 

@@ -14,6 +14,8 @@ from s2sjax.data.splits import blank_of, open_split, overlap, prompt_of
 from s2sjax.data.tokenizer import TokenizerConfig
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
+from s2sjax.experiment import load, save
+from tests.tiny import tiny
 
 
 @pytest.fixture
@@ -49,6 +51,20 @@ def test_sets_of_different_formats_follow_each_other_each_with_its_prompt(direct
     assert open_split(without_prompt(data), "train")[7]["source"] == "in1"
     alone = open_split(chosen(data, "y"), "train")
     assert not alone.parts and list(alone) == [source[i] for i in range(6, 18)]
+
+
+def test_the_order_in_which_sets_are_written_down_is_of_no_account(directory, tmp_path):
+    """A saved config has its keys sorted, and a run that goes on by it is to have the same data."""
+    data = mixture(directory)
+    turned = dataclasses.replace(data, mixture=dict(reversed(data.mixture.items())))
+    chosen_both = dataclasses.replace(data, sets=("y", "x"))
+    prints = {open_split(each, "train").fingerprint() for each in (data, turned, chosen_both)}
+    assert len(prints) == 1 and list(turned.mixture) == ["x", "y"]
+    sets = {"b": {"target": ("{split}.t", "{split}.s")}, "a": {}}
+    before = tiny(directory / "x", data__mixture=sets, evaluate__decode=False)
+    save(before, tmp_path / "config.json")
+    after = load(tmp_path / "config.json")
+    assert after.data.mixture == before.data.mixture and list(parts_of(after.data)) == list(parts_of(before.data))
 
 
 def test_a_slice_is_one_of_each_set_and_unreadable_records_count_for_theirs(directory):
