@@ -4,18 +4,28 @@ import numpy as np
 
 from s2sjax.data.plan import PlannedBatch
 from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.segmentation import Segmentation
 from s2sjax.vocabulary import BOS, PAD
 
 
-def assemble(planned: PlannedBatch, split: TokenizedSplit, *, only: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def assemble(
+    planned: PlannedBatch,
+    split: TokenizedSplit,
+    *,
+    only: np.ndarray | None = None,
+    segmentation: Segmentation | None = None,
+) -> dict[str, np.ndarray]:
     """The arrays of one batch. Rows without an example are all padding: segment 0, weight 0.
 
     Args:
         only: numbers of the rows to make, ascending.
+        segmentation: cuts the examples anew; None: as they stand in the split.
     """
     only = np.arange(planned.shape.rows) if only is None else only
     here, rows_here = np.isin(planned.rows, only), len(only)
     examples, rows = planned.examples[here], np.searchsorted(only, planned.rows[here])
+    if segmentation is not None:
+        split, examples = segmentation(split, planned, examples, rows), np.arange(len(examples))
     # 1-based number of the example within its row
     segments = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
     inputs = _fill(split.source, examples, rows, segments, (rows_here, planned.shape.source))

@@ -8,6 +8,7 @@ import numpy as np
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import Plan
 from s2sjax.data.prepare import TokenizedSplit
+from s2sjax.data.segmentation import Segmentation
 
 
 def batches(
@@ -17,6 +18,7 @@ def batches(
     start: int,
     stop: int,
     only: Callable[[int], np.ndarray] = np.arange,
+    segmentation: Segmentation | None = None,
     threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The batches `start` .. `stop - 1` of the plan.
@@ -25,11 +27,12 @@ def batches(
 
     Args:
         only: the rows, of so many in a batch, that this process makes; ascending.
+        segmentation: cuts the examples anew in each epoch.
     """
 
     def make(index: int) -> dict[str, np.ndarray]:
         planned = plan.batch(index)
-        return assemble(planned, split, only=only(planned.shape.rows))
+        return assemble(planned, split, only=only(planned.shape.rows), segmentation=segmentation)
 
     dataset = grain.MapDataset.range(start, stop).map(make)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)

@@ -37,6 +37,8 @@ class PlannedBatch(NamedTuple):
     shape: Shape
     examples: np.ndarray
     rows: np.ndarray
+    epoch: int = 0
+    """Of the plan, from 0. Sampled segmentation depends on it."""
 
 
 class Rows(NamedTuple):
@@ -110,7 +112,7 @@ class Plan:
         epoch, position = self._place(self.number(index))
         order, rows = self._epoch(epoch)
         group, number = order[position]
-        return rows[group].batch(self.groups[group].shape, number)
+        return rows[group].batch(self.groups[group].shape, number)._replace(epoch=epoch)
 
     def _place(self, number: int) -> tuple[int, int]:
         """The epoch of a batch, and its number within it."""

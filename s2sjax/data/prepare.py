@@ -40,7 +40,8 @@ from s2sjax.data.counts import Side, count
 from s2sjax.data.parts import in_proportion, shares
 from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import open_split, overlap
-from s2sjax.data.tokenizer import Tokenizer, TokenizerConfig, TokenizerPair
+from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.unknown import Unknown
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS, UNK
@@ -163,6 +164,8 @@ def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: P
     values = dataclasses.asdict(config)
     if not values["symbol_pattern"]:  # it came later than others: without it, the hash is as it was
         del values["symbol_pattern"]
+    for name in ("sampling", "bpe_dropout", "sampling_alpha", "sampling_slack"):  # nothing that is learned
+        del values[name]
     line_ends = ["line_ends"] if data.keep_line_ends else []
     mixed = shares(data, source.parts)
     in_shares = [] if mixed is None else [json.dumps(mixed.round(6).tolist())]

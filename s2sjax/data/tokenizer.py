@@ -23,87 +23,15 @@ from typing import Protocol
 
 import numpy as np
 
-from s2sjax.config import check_at_least, check_choices, one_of, up_to
 from s2sjax.data.pieces import LONGEST, SentencePieceTokenizer, sentences
+from s2sjax.data.tokenizer_config import TokenizerConfig, check_symbol
 from s2sjax.data.units import LARGEST, SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext, paths, rundir
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
-KINDS = ("unigram", "bpe", "char", "byte", "word")
-
 _FORMAT = 1
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """The `tokenizer` section.
-
-    Attributes:
-      kind: "unigram" or "bpe" (SentencePiece), "char", "byte" or "word" (what stands between white space).
-      target_kind: the target's, where it is another; needs joint=False.
-      vocab_size: most entries a vocabulary may have, specials included; unused by "byte" (260 and the user symbols).
-        A small corpus may give fewer, which is logged.
-      joint: one vocabulary for source and target.
-      user_symbols: strings without spaces that are always one token, such as "<2de>" (word: where they stand alone).
-      symbol_pattern: a regular expression: what it matches in the training text is one token each, as user symbols are,
-        so that they need not be listed. "[#;][^#;]+" makes one token of each tag in "lieben#V;PST": "#V" and ";PST".
-      byte_fallback: spell unknown characters in bytes (SentencePiece).
-      split_digits: every digit is a token (SentencePiece).
-      character_coverage: share of the training text's characters that the vocabulary must hold (SentencePiece).
-      max_train_sentences: train on at most so many sentences, evenly spaced through the training split.
-      source_model, target_model: paths of SentencePiece models to take instead of training; joint has only the first.
-    """
-
-    kind: str = one_of(KINDS, "bpe")
-    target_kind: str = one_of(("", *KINDS), "")
-    vocab_size: int = 8000
-    joint: bool = True
-    user_symbols: tuple[str, ...] = ()
-    symbol_pattern: str = ""
-    byte_fallback: bool = False
-    split_digits: bool = False
-    character_coverage: float = 1.0
-    max_train_sentences: int = up_to(2**62, 2_000_000)
-    source_model: str = ""
-    target_model: str = ""
-
-    def __post_init__(self) -> None:
-        check_choices(self, "config.tokenizer")
-        if self.target_kind and (self.joint or self.source_model):
-            raise UserError("config.tokenizer.target_kind needs config.tokenizer.joint=False and no source_model")
-        if self.vocab_size <= len(SPECIALS):
-            raise UserError(f"config.tokenizer.vocab_size is {self.vocab_size}; expected more than {len(SPECIALS)}")
-        check_at_least(1, self, "max_train_sentences", where="config.tokenizer")
-        if not 0 < self.character_coverage <= 1:
-            raise UserError(
-                f"config.tokenizer.character_coverage is {self.character_coverage}; expected between 0 and 1"
-            )
-        if not {self.kind, self.target_kind} & {"unigram", "bpe"}:
-            for field in ("byte_fallback", "split_digits", "source_model"):
-                if getattr(self, field):
-                    raise UserError(
-                        f"config.tokenizer.{field} is for unigram and bpe; leave it out with kind={self.kind!r}"
-                    )
-        if self.target_model and (self.joint or not self.source_model):
-            raise UserError("config.tokenizer.target_model needs config.tokenizer.joint=False and a source_model")
-        if self.source_model and not self.joint and not self.target_model:
-            raise UserError("config.tokenizer.joint is False: give config.tokenizer.target_model beside source_model")
-        for symbol in self.user_symbols:
-            _check_symbol(symbol, "user_symbols holds")
-        if self.symbol_pattern and (self.source_model or {self.kind, self.target_kind or self.kind} == {"word"}):
-            raise UserError(
-                "config.tokenizer.symbol_pattern is for vocabularies that are learned, and not for words, which are "
-                "one token anyway; leave it out"
-            )
-        if len(set(self.user_symbols)) != len(self.user_symbols):
-            raise UserError(f"config.tokenizer.user_symbols holds a symbol twice: {self.user_symbols}")
-
-
-def _check_symbol(symbol: str, where: str) -> None:
-    if not symbol or symbol in SPECIALS or "▁" in symbol or re.search(r"\s", symbol):
-        raise UserError(f"config.tokenizer.{where} {symbol!r}; expected text without spaces, ▁, {SPECIALS}")
 
 
 class Tokenizer(Protocol):
@@ -172,9 +100,8 @@ def train_tokenizers(
     if config.joint:
         tokenizer = _train(config.kind, config, sources + targets, line_ends)
         return TokenizerPair(tokenizer, tokenizer)
-    target_kind = config.target_kind or config.kind
     return TokenizerPair(
-        _train(config.kind, config, sources, line_ends), _train(target_kind, config, targets, line_ends)
+        _train(config.kind, config, sources, line_ends), _train(config.kind_of("target"), config, targets, line_ends)
     )
 
 
@@ -193,7 +120,7 @@ def compiled_pattern(config: TokenizerConfig) -> re.Pattern[str]:
 
 def _check_in_use(config: TokenizerConfig) -> None:
     """Refuses what would be without effect. Here, not where the config is read: old runs may hold it."""
-    kinds = {config.kind, config.target_kind or config.kind}
+    kinds = {config.kind, config.kind_of("target")}
     if config.character_coverage < 1 and not kinds & {"unigram", "bpe"}:
         raise UserError(
             f"config.tokenizer.character_coverage is for unigram and bpe, and kind is {config.kind!r}; leave it out, "
@@ -339,7 +266,7 @@ def _matches(config: TokenizerConfig, texts: Iterable[str]) -> list[str]:
     counts = Counter(match.group() for text in texts for match in pattern.finditer(text))
     found = counts.keys() - {"", *config.user_symbols, *SPECIALS}
     for symbol in sorted(found):
-        _check_symbol(symbol, f"symbol_pattern {config.symbol_pattern!r} matches")
+        check_symbol(symbol, f"symbol_pattern {config.symbol_pattern!r} matches")
     return sorted(found, key=lambda symbol: (-counts[symbol], symbol))
 
 

@@ -13,6 +13,7 @@ from s2sjax import sharding
 from s2sjax.data.mixing import training_plan
 from s2sjax.data.plan import Shape, make_plan
 from s2sjax.data.prepare import Progress, prepare
+from s2sjax.data.segmentation import planned_lengths
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
@@ -95,10 +96,11 @@ def describe(
             size = experiment.tokenizer.vocab_size
             raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error
         split = windowed(prepared.splits["train"], experiment.data)
-        shapes = training_plan(split, experiment.data, seed=experiment.seed, divisor=shards).shapes
+        shapes = training_plan(split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=shards).shapes
         vocabularies = prepared.tokenizers.vocab_sizes
     else:
         lengths, vocabularies = longest_rows(experiment), (vocab, vocab)
+        lengths = planned_lengths(*lengths, experiment.data, experiment.tokenizer)
         shapes = make_plan(*lengths, experiment.data, seed=experiment.seed, divisor=shards).shapes
     parts = assemble_run(experiment, vocabularies, mesh)
     step = make_step(parts.model, parts.optimizer, experiment, mesh, shardings(parts.state))

@@ -27,7 +27,7 @@ from s2sjax import experiment as experiments
 from s2sjax.config import differences, to_json
 from s2sjax.data.config import DataConfig
 from s2sjax.data.parts import parts_of
-from s2sjax.data.tokenizer import TokenizerConfig
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
 from s2sjax.files import jsontext, rundir

@@ -41,6 +41,12 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
     )
     for note in plan.notes:
         report.message(note)
+    tokenizer = experiment.tokenizer
+    if tokenizer.sampled_sides:
+        report.message(
+            f"sampled segmentation of {' and '.join(f'{side}s' for side in tokenizer.sampled_sides)}: batches are "
+            f"planned for {tokenizer.sampling_slack:g} times their tokens (config.tokenizer.sampling_slack)"
+        )
     if len(plan.too_long):
         report.message(
             f"{len(plan.too_long):,} of {len(plan.source_lengths):,} training examples are over "

@@ -12,6 +12,7 @@ from s2sjax import sharding
 from s2sjax.data.mixing import training_plan
 from s2sjax.data.plan import Plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
+from s2sjax.data.segmentation import Segmentation, sampled_segmentation
 from s2sjax.data.windows import windowed
 from s2sjax.experiment import Experiment
 from s2sjax.learning import optim
@@ -38,6 +39,7 @@ class Setup:
     prepared: Prepared
     split: TokenizedSplit
     plan: Plan
+    segmentation: Segmentation | None
     init: Callable[[Array], TrainState]
     abstract: TrainState
     schedule: optax.Schedule
@@ -56,7 +58,8 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
         prepared = prepare(experiment.data, experiment.tokenizer, own=own, progress=advance)
     split = windowed(prepared.splits["train"], experiment.data)
     divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
-    plan = training_plan(split, experiment.data, seed=experiment.seed, divisor=divisor)
+    plan = training_plan(split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=divisor)
+    segmentation = sampled_segmentation(experiment.data, experiment.tokenizer, prepared.tokenizers, experiment.seed)
 
     # ---- Model, optimizer, state ----
     parts = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
@@ -66,4 +69,6 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
 
     # ---- Step function ----
     step = make_step(parts.model, parts.optimizer, experiment, mesh, shardings(parts.state))
-    return Setup(experiment, held, workdir, mesh, prepared, split, plan, parts.init, parts.state, schedule, step)
+    return Setup(
+        experiment, held, workdir, mesh, prepared, split, plan, segmentation, parts.init, parts.state, schedule, step
+    )

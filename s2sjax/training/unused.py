@@ -70,9 +70,16 @@ def _data(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
 
 def _tokenizer(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
     config = experiment.tokenizer
+    for key in ("bpe_dropout", "sampling_alpha", "sampling_slack"):
+        yield "tokenizer", key, "config.tokenizer.sampling is 'none'", not config.sampled_sides
+    if config.sampled_sides and not config.source_model:
+        kinds = {config.kind_of(side) for side in config.sampled_sides}
+        why = f"config.tokenizer.kind is '{config.kind}'"
+        yield "tokenizer", "bpe_dropout", why, "bpe" not in kinds
+        yield "tokenizer", "sampling_alpha", why, "unigram" not in kinds
     for key in ("vocab_size", "byte_fallback", "split_digits", "character_coverage", "max_train_sentences"):
         yield "tokenizer", key, "config.tokenizer.source_model is a model that was trained", bool(config.source_model)
-    bytes_only = {config.kind, config.target_kind or config.kind} == {"byte"} and not config.source_model
+    bytes_only = {config.kind, config.kind_of("target")} == {"byte"} and not config.source_model
     for key in ("vocab_size", "max_train_sentences"):
         yield "tokenizer", key, "config.tokenizer.kind is 'byte'", bytes_only
 

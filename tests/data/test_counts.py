@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from s2sjax.data import counts
 from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import prepare
-from s2sjax.data.tokenizer import KINDS, TokenizerConfig
+from s2sjax.data.tokenizer_config import KINDS, TokenizerConfig
 from s2sjax.data.unknown import unknown_in
 
 SIDE = st.sampled_from(["a b", "", " ", "\u3000", "\t \u00a0", "b"])

@@ -7,7 +7,8 @@ import pytest
 
 from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import prepare, row_end, tokenize
-from s2sjax.data.tokenizer import KINDS, TokenizerConfig, train_tokenizers
+from s2sjax.data.tokenizer import train_tokenizers
+from s2sjax.data.tokenizer_config import KINDS, TokenizerConfig
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS

@@ -20,7 +20,7 @@ from s2sjax.data import prepare as preparation
 from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import Ragged, prepare, prepare_tokenizers, tokenize, turn_round
 from s2sjax.data.splits import open_split
-from s2sjax.data.tokenizer import TokenizerConfig
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS
 
@@ -145,7 +145,7 @@ KILLED = """
 import json, os, signal, sys
 from s2sjax.data.prepare import prepare
 from s2sjax.data.config import DataConfig
-from s2sjax.data.tokenizer import TokenizerConfig
+from s2sjax.data.tokenizer_config import TokenizerConfig
 
 def progress(description, done, total):
     if description.startswith("tokenising") and done >= int(sys.argv[2]):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2sjax.data.tokenizer import TokenizerConfig, train_tokenizers
+from s2sjax.data.tokenizer import train_tokenizers
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.inference.word_alignment import token_words
 from s2sjax.vocabulary import EOS, UNK
 

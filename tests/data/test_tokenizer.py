@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from s2sjax.data import pieces
 from s2sjax.data import tokenizer as tokenizers
 from s2sjax.data.pieces import SentencePieceTokenizer
-from s2sjax.data.tokenizer import TokenizerConfig, train_tokenizers
+from s2sjax.data.tokenizer import train_tokenizers
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.units import LARGEST, ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2sjax.data.tokenizer import KINDS, TokenizerConfig, train_tokenizers
+from s2sjax.data.tokenizer import train_tokenizers
+from s2sjax.data.tokenizer_config import KINDS, TokenizerConfig
 from s2sjax.data.unknown import Unknown, unknown_in
 from s2sjax.vocabulary import EOS
 

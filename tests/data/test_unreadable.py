@@ -14,7 +14,7 @@ from s2sjax.data.lines import BadRecord
 from s2sjax.data.prepare import prepare
 from s2sjax.data.records import InMemory, make_record
 from s2sjax.data.splits import open_split
-from s2sjax.data.tokenizer import TokenizerConfig
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
 
 GOOD = [("a", "A"), ("b", "B"), ("c", "C")]

@@ -11,7 +11,8 @@ from jax._src.lru_cache import LRUCache
 from s2sjax.data.cache import cache_directory
 from s2sjax.data.config import DataConfig
 from s2sjax.data.splits import open_split
-from s2sjax.data.tokenizer import TokenizerConfig, given_tokenizers
+from s2sjax.data.tokenizer import given_tokenizers
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
 from s2sjax.files import paths
 from s2sjax.processes import jax_settings

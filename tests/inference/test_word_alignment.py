@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from s2sjax.data.tokenizer import TokenizerConfig, train_tokenizers
+from s2sjax.data.tokenizer import train_tokenizers
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.units import CharTokenizer, WordTokenizer
 from s2sjax.inference.word_alignment import (
     align_words,

@@ -15,8 +15,9 @@ import s2sjax
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data.prepare import Prepared, Ragged, TokenizedSplit, fingerprint
 from s2sjax.data.splits import open_split
-from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair, check_given, given_tokenizers
+from s2sjax.data.tokenizer import TokenizerPair, check_given, given_tokenizers
 from s2sjax.data.tokenizer import save as save_tokenizers
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.units import CharTokenizer
 from s2sjax.errors import UserError
 from s2sjax.experiment import load, save
