@@ -63,6 +63,10 @@ def _draw_of(tokenizer: Tokenizer, config: TokenizerConfig, side: str) -> tuple[
     kind = tokenizer.kind
     if kind == "sentencepiece":
         pieces = Pieces(tokenizer.to_bytes())
+        if not np.isfinite(pieces.scores).all():
+            raise UserError(
+                f"the {side}'s SentencePiece model has a score that is no number; restore it, or take another"
+            )
         kind = pieces.kind
         if kind == "bpe":
             return pieces, BpeDropout(pieces, config.bpe_dropout)

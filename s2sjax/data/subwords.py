@@ -9,6 +9,7 @@ import bisect
 import functools
 import itertools
 import math
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,9 +19,7 @@ Random = Callable[[], float]
 """Uniform in [0, 1)."""
 
 _WORDS = 1 << 14
-"""Words whose lattices are kept: the most frequent ones are nearly all of a text."""
-_SPLITS = 1 << 17
-"""Ways to split words that are kept: some 100 MB."""
+"""Words of which it is kept how a draw begins: the most frequent ones are nearly all of a text."""
 _LONG = 32
 """A longer word hardly comes twice: nothing is kept of it."""
 _MARK = "▁"
@@ -76,65 +75,49 @@ class BpeDropout:
 
     def __init__(self, pieces: Pieces, rate: float) -> None:
         self._pieces, self._rate = pieces, rate
-        self._words: dict[bytes, _Split] = {}
-        self._kept = 0
+        self._ranks = np.unique(-np.array(pieces.scores), return_inverse=True)[1].tolist()
+        self._characters = functools.lru_cache(maxsize=_WORDS)(self._make_characters)
 
     def __call__(self, word: bytes, random: Random) -> bytes:
-        split, rate = self._words.get(word) or self._characters(word), self._rate
-        while merges := split.merges:
+        kept = len(word) <= 4 * _LONG
+        characters, first = self._characters(word) if kept else self._make_characters(word)
+        if not first:
+            return word
+        ids, merges, rate = list(characters), first, self._rate
+        while merges:
             n = 0
             while n < len(merges) and random() < rate:
                 n += 1
             if n == len(merges):
                 break
-            split = split.after[n] or self._merge(split, n)
-        return split.ids or word
+            _, place, piece = merges[n]
+            ids[place : place + 2] = [piece]
+            # The pairs before and after the piece are others now, and what stands behind has moved.
+            merges = [
+                merge if merge[1] < place else (merge[0], merge[1] - 1, merge[2])
+                for merge in merges
+                if not -2 < merge[1] - place < 2
+            ]
+            if place and (merge := self._merge(ids, place - 1)):
+                merges.append(merge)
+            if place + 1 < len(ids) and (merge := self._merge(ids, place)):
+                merges.append(merge)
+            merges.sort()
+        return struct.pack(f"{len(ids)}i", *ids)
 
-    def _characters(self, word: bytes) -> "_Split":
-        text = self._pieces.text(word)
-        split = self._split(list(text))
-        if len(text) <= _LONG:
-            self._keep()
-            self._words[word] = split
-        return split
+    def _make_characters(self, word: bytes) -> tuple[list[int], list[tuple[int, int, int]]]:
+        """A word as its characters, and the merges of these, the best first."""
+        ids = [self._pieces.ids.get(character, -1) for character in self._pieces.text(word)]
+        if -1 in ids:  # a character that is no piece of its own, as in a vocabulary that was cut down: the word stays
+            return ids, []
+        found = (self._merge(ids, place) for place in range(len(ids) - 1))
+        return ids, sorted(filter(None, found))
 
-    def _merge(self, split: "_Split", n: int) -> "_Split":
-        pieces, place = split.pieces, split.merges[n]
-        merged = self._split([*pieces[:place], pieces[place] + pieces[place + 1], *pieces[place + 2 :]])
-        if sum(map(len, pieces)) <= _LONG:
-            self._keep()
-            split.after[n] = merged
-        return merged
-
-    def _keep(self) -> None:
-        self._kept += 1
-        if self._kept > _SPLITS:  # to forget everything is simple, and rare
-            self._words, self._kept = {}, 0
-
-    def _split(self, pieces: list[str]) -> "_Split":
-        ids, scores = self._pieces.ids, self._pieces.scores
-        found = ((ids.get(left + right), place) for place, (left, right) in enumerate(itertools.pairwise(pieces)))
-        ranked = sorted((-scores[piece], place) for piece, place in found if piece is not None)
-        return _Split(pieces, self._ids(pieces), [place for _, place in ranked])
-
-    def _ids(self, pieces: list[str]) -> bytes | None:
-        known = [self._pieces.ids.get(piece) for piece in pieces]
-        return None if None in known else np.array(known, np.int32).tobytes()
-
-
-class _Split:
-    """A word in pieces on the way from its characters to its last merge."""
-
-    __slots__ = ("after", "ids", "merges", "pieces")
-
-    def __init__(self, pieces: list[str], ids: bytes | None, merges: list[int]) -> None:
-        self.pieces = pieces
-        self.ids = ids
-        """None where a character is no piece of its own, as in models whose vocabulary was cut down."""
-        self.merges = merges
-        """Places of the pieces that can be merged with the next, the best first."""
-        self.after: list[_Split | None] = [None] * len(merges)
-        """The word after each merge, once it was needed."""
+    def _merge(self, ids: list[int], place: int) -> tuple[int, int, int] | None:
+        """Of a place whose piece can be merged with the next: rank of the merge, place, and the piece made."""
+        texts = self._pieces.texts
+        piece = self._pieces.ids.get(texts[ids[place]] + texts[ids[place + 1]])
+        return None if piece is None else (self._ranks[piece], place, piece)
 
 
 _Lattice = list[tuple[list[float], list[int], list[bytes]]]

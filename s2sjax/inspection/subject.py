@@ -96,7 +96,9 @@ def describe(
             size = experiment.tokenizer.vocab_size
             raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error
         split = windowed(prepared.splits["train"], experiment.data)
-        shapes = training_plan(split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=shards).shapes
+        shapes = training_plan(
+            split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=shards
+        ).shapes
         vocabularies = prepared.tokenizers.vocab_sizes
     else:
         lengths, vocabularies = longest_rows(experiment), (vocab, vocab)

@@ -13,6 +13,7 @@ from s2sjax.data.mixing import MixedPlan, training_plan
 from s2sjax.data.parts import in_proportion, shares
 from s2sjax.data.plan import make_plan
 from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
 
 EPOCHS = 7
@@ -51,7 +52,7 @@ def mixtures(draw):
 
 
 def plan_of(split, config, seed):
-    return training_plan(split, config, seed=seed, divisor=config.row_multiple)
+    return training_plan(split, config, TokenizerConfig(), seed=seed, divisor=config.row_multiple)
 
 
 def epochs_of(plan):

@@ -11,7 +11,7 @@ from s2sjax.data.config import DataConfig
 from s2sjax.data.parts import chosen, parts_of, without_prompt
 from s2sjax.data.prepare import Ragged, TokenizedSplit, prepare
 from s2sjax.data.splits import blank_of, open_split, overlap, prompt_of
-from s2sjax.data.tokenizer import TokenizerConfig
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import load, save

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
+from s2sjax.data.pieces import SentencePieceTokenizer
 from s2sjax.data.pipeline import batches
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
 from s2sjax.data.prepare import Ragged, TokenizedSplit, prepare_tokenizers, turn_round
@@ -262,9 +264,9 @@ def test_what_cannot_be_sampled_is_refused_in_one_sentence(values, message):
 def test_a_language_models_windows_need_room_and_it_has_no_sources_to_sample():
     plain = {"data__source": "", "data__join": True, "data__context": 64, "data__max_target_length": 64}
     sampled = plain | {"tokenizer__kind": "bpe", "tokenizer__sampling": "target"}
-    with pytest.raises(UserError, match="set config.data.max_target_length=84"):
+    with pytest.raises(UserError, match="set config.data.max_target_length=80"):
         tiny(Path("data"), "causal_lm", **sampled)
-    assert tiny(Path("data"), "causal_lm", **sampled | {"data__max_target_length": 84})
+    assert tiny(Path("data"), "causal_lm", **sampled | {"data__max_target_length": 80})
     with pytest.raises(UserError, match="'source', but config.data.source is empty"):
         tiny(Path("data"), "causal_lm", **sampled | {"tokenizer__sampling": "source"})
 
@@ -273,3 +275,11 @@ def test_a_model_of_characters_is_refused_when_it_is_seen():
     tokenizer = CharTokenizer("abc")
     with pytest.raises(UserError, match="the source's tokenizer is of kind char, and only bpe and unigram"):
         sampled_segmentation(DATA, config(), TokenizerPair(tokenizer, tokenizer), 0)
+
+
+def test_a_model_whose_scores_are_no_numbers_is_refused():
+    proto = ModelProto.FromString(tokenizers().source.to_bytes())
+    proto.pieces[9].score = float("nan")
+    broken = SentencePieceTokenizer(proto.SerializeToString())
+    with pytest.raises(UserError, match="has a score that is no number"):
+        sampled_segmentation(DATA, config(), TokenizerPair(broken, broken), 0)
