@@ -38,7 +38,7 @@ from s2sjax.config import (
 )
 from s2sjax.data.config import DataConfig
 from s2sjax.data.parts import parts_of
-from s2sjax.data.tokenizer_config import TokenizerConfig
+from s2sjax.data.tokenizer_config import TokenizerConfig, check_sampling
 from s2sjax.errors import UserError, shown
 from s2sjax.files import jsontext, rundir
 from s2sjax.inference.decoding import DecodeConfig
@@ -162,14 +162,13 @@ class Experiment:
             raise UserError("em counts what was seen and knows no smoothed targets: set config.train.label_smoothing=0")
         if not self.data.source:
             self._check_plain_text()
-        self._check_sampling()
+        check_sampling(self.tokenizer, self.data)
         self._check_mesh()
         limit, data = self.position_limit, self.data
         prompted = self.is_language_model and data.source
         reach = data.max_source_length + data.max_target_length if prompted else data.max_target_length
-        # Windows that are sampled may grow up to the limit.
-        window = data.max_target_length if self.tokenizer.sampled_sides else data.context
-        needed = (window if data.context else 0) or max(reach, data.max_source_length if data.source else 0)
+        windows = not self.tokenizer.sampled_sides and data.context  # samples may be longer, up to the limits
+        needed = windows or max(reach, data.max_source_length if data.source else 0)
         if limit is not None and limit < needed:
             raise UserError(
                 f"config.model.max_positions is {limit}, but training may reach position {needed} ("
@@ -257,19 +256,6 @@ class Experiment:
             raise UserError(
                 f"config.mesh.expert is {expert}, but config.model.experts, {experts}, is not a multiple of it; set "
                 f"config.mesh.expert={math.gcd(experts, expert)} or config.model.experts={math.lcm(experts, expert)}"
-            )
-
-    def _check_sampling(self) -> None:
-        sampling, context = self.tokenizer.sampling, self.data.context
-        if sampling == "source" and not self.data.source:
-            raise UserError(
-                "config.tokenizer.sampling is 'source', but config.data.source is empty: set it to 'target' or 'none'"
-            )
-        needed = math.ceil(context * self.tokenizer.sampling_slack)
-        if self.tokenizer.sampled_sides and context and self.data.max_target_length < needed:
-            raise UserError(
-                f"config.tokenizer.sampling is '{sampling}', and windows of {context} tokens (config.data.context) "
-                f"need room for samples that are longer: set config.data.max_target_length={needed}"
             )
 
     def _check_plain_text(self) -> None:

@@ -1,9 +1,11 @@
 """The `tokenizer` section of the config: which vocabularies there are, and how training reads texts with them."""
 
+import math
 import re
 from dataclasses import dataclass
 
 from s2sjax.config import check_at_least, check_choices, check_rate, one_of, up_to
+from s2sjax.data.config import DataConfig
 from s2sjax.data.units import SPECIALS
 from s2sjax.errors import UserError
 
@@ -105,6 +107,20 @@ class TokenizerConfig:
     @property
     def sampled_sides(self) -> tuple[str, ...]:
         return {"none": (), "both": ("source", "target")}.get(self.sampling, (self.sampling,))
+
+
+def check_sampling(config: TokenizerConfig, data: DataConfig) -> None:
+    """Raise a `UserError` if data without sources, or of windows, cannot be sampled as the config says."""
+    if config.sampling == "source" and not data.source:
+        raise UserError(
+            "config.tokenizer.sampling is 'source', but config.data.source is empty: set it to 'target' or 'none'"
+        )
+    needed = math.ceil(data.context * config.sampling_slack)
+    if config.sampled_sides and data.context and data.max_target_length < needed:
+        raise UserError(
+            f"config.tokenizer.sampling is '{config.sampling}', and windows of {data.context} tokens "
+            f"(config.data.context) need room for samples that are longer: set config.data.max_target_length={needed}"
+        )
 
 
 def check_symbol(symbol: str, where: str) -> None:
