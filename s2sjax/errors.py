@@ -30,12 +30,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
 
 
+_LONGEST_VALUE = 1000
+
+
 def flag(name: str, value: object) -> str:
     """An option of the command line as a shell takes it, to be copied from a message whatever its value is.
 
-    What cannot be seen is not in it: nobody could judge it. Values that are no text are written as in Python.
+    What cannot be seen is not in it: nobody could judge it. Values that are no text are written as in Python. Nobody
+    copies the longest ones from a message either: they are left out.
     """
     text = value if isinstance(value, str) else repr(value)
+    if len(text) > _LONGEST_VALUE:
+        return f"--{name}=... (as it is, {len(text):,} characters)"
     return f"--{name}=" + (shlex.quote("".join(c if c.isprintable() else "\ufffd" for c in text)) if text else "")
 
 

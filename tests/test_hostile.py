@@ -292,6 +292,18 @@ def in_place_of_nodes(run: Path, make: Callable[[int], bytes]) -> None:
         reseal(state.parent)
 
 
+def vocabulary(kind: str, **values) -> Callable[[Path, Path], None]:
+    """Another vocabulary as large as the run's, of six letters, by which texts grow."""
+
+    def make(run: Path, outside: Path) -> None:
+        (run / "tokenizer" / "tokenizer.json").write_text(json.dumps({"format": 1, "kinds": {"source": kind}}))
+        (run / "tokenizer" / "source.model").write_text(json.dumps(values))
+        drawn = {"method": "sample", "temperature": 20.0, "min_length_offset": 60, "max_length_offset": 70}
+        config(**{f"decode__{key}": value for key, value in drawn.items()})(run, outside)
+
+    return make
+
+
 def holes(run: Path, outside: Path) -> None:
     """Eight terabytes in a few kilobytes, in each checkpoint, which a manifest lists."""
     for step in (2, 4):
@@ -341,6 +353,9 @@ KINDS: dict[str, Callable[[Path, Path], None]] = {
     ),
     "deep": config(model__encoder_layers=5_000),
     "pattern without an end": endless_pattern,
+    "words that fill the memory": vocabulary("word", symbols=[], words=[letter * 6_000_000 for letter in "abcdef"]),
+    "a symbol that fills the memory": vocabulary("char", symbols=["ab" * 10_000_000], characters="abcde"),
+    "a prompt that fills the memory": config(data__prompt="{source}" * 400_000),
     "packed": packed,
     "packed and declared": packed_and_declared,
     **BOMBS,

@@ -31,6 +31,7 @@ def run(values: dict[str, Any]) -> int:
         if vocab is None:  # and its data is read
             home.check(workdir, experiment, values["said"])
             own = own_tokenizers(workdir)
+            home.check_tokens(workdir, experiment, values["said"], own)
     jax_settings.configure_jax()
     devices = described_devices(_number(values["devices"], "--devices"))
     with progress("preparing data") as advance:

@@ -1,5 +1,7 @@
 """SentencePiece: its models as tokenizers, and texts as its training takes them."""
 
+import functools
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -21,6 +23,7 @@ class SentencePieceTokenizer:
     """
 
     kind = "sentencepiece"
+    symbols = ()  # they are pieces
 
     def __init__(self, model: bytes, origin: str = "the SentencePiece model") -> None:
         import sentencepiece
@@ -49,6 +52,10 @@ class SentencePieceTokenizer:
     @property
     def vocab_size(self) -> int:
         return self._processor.GetPieceSize()
+
+    @functools.cached_property
+    def longest(self) -> int:
+        return longest_text(self._model)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         return [np.asarray(ids, np.int32) for ids in self._processor.Encode(texts)]
@@ -104,20 +111,62 @@ def check_size(model: bytes, origin: str) -> None:
         raise UserError(f"{origin} has {len(model):,} bytes, expected at most {_LARGEST:,}")
     if len(model) <= 1 << 20:  # which becomes 50 MB at most, and is what nearly all are
         return
-    at = pieces = beside = 0
-    while at < len(model):
-        begin, (field, at) = at, _varint(model, at)
-        length, at = _varint(model, at)
-        at = at + length if field & 7 == 2 else len(model)  # no other type stands at the top of a model
-        if field == 0x0A:  # the first field: a piece
+    pieces = beside = 0
+    for field, begin, _, end in _fields(model, 0, len(model)):
+        if field == _PIECE:
             pieces += 1
         else:
-            beside += at - begin
+            beside += end - begin
     if pieces > _MOST_PIECES or beside > _MOST_BESIDE:
         raise UserError(
             f"{origin} has {pieces:,} pieces and {beside:,} bytes beside them, expected at most {_MOST_PIECES:,} and "
             f"{_MOST_BESIDE:,}"
         )
+
+
+_PIECE, _NORMALIZERS, _CHARSMAP, _SIZE_OF_TRIE = 0x0A, (0x1A, 0x2A), 0x12, 4
+"""Fields of a model: a piece, and what is done to a text before and after; in these, what characters are replaced by."""
+
+
+def longest_text(model: bytes) -> int:
+    """The most bytes that stand in a model as one piece, or that one character of a text is replaced by.
+
+    A charsmap is the size of a trie, the trie, and what is put in place of what it finds, with a zero byte after each.
+    """
+    longest = 0
+    for field, _, begin, end in _fields(model, 0, len(model)):
+        if field == _PIECE:
+            longest = max(longest, end - begin)
+        elif field in _NORMALIZERS:
+            for inner, _, first, last in _fields(model, begin, end):
+                if inner == _CHARSMAP:
+                    trie = int.from_bytes(model[first : first + _SIZE_OF_TRIE], "little")
+                    replaced = model[first + _SIZE_OF_TRIE + trie : last]
+                    zeros = (i for i, byte in enumerate(replaced) if not byte)
+                    ends = itertools.pairwise((-1, *zeros, len(replaced)))
+                    longest = max(longest, *(after - before - 1 for before, after in ends))
+    return longest
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Of each field of a message: its tag, where it begins, where its content does, and where that ends.
+
+    A group's fields are given as if they were the message's.
+    """
+    while at < end:
+        begin, (tag, at) = at, _varint(data, at)
+        match tag & 7:
+            case 0:
+                after = _varint(data, at)[1]
+            case 2:
+                length, at = _varint(data, at)
+                after = at + length
+            case 1 | 3 | 4 | 5 as kind:
+                after = at + {1: 8, 5: 4}.get(kind, 0)
+            case _:  # there is none
+                after = end
+        yield tag, begin, at, after
+        at = after
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

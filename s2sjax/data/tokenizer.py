@@ -64,6 +64,16 @@ class Tokenizer(Protocol):
         """Where each id stands in `decode(ids)`, likewise; an empty span for what is not in that text."""
         ...
 
+    @property
+    def longest(self) -> int:
+        """The most characters that one token is written as, or bytes that one character of a text is read as."""
+        ...
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """User symbols that are searched for in each text before it is cut."""
+        ...
+
     def to_bytes(self) -> bytes: ...
 
 

@@ -1,6 +1,7 @@
 """Tokenizers of fixed units: characters, bytes, and words between spaces."""
 
 import codecs
+import functools
 import itertools
 import json
 import re
@@ -25,8 +26,16 @@ class _UnitTokenizer(ABC):
         self.symbols = tuple(symbols)
         self._table = table  # id of every unit, int32
         self._symbol_ids = {self._units(s): first_symbol + i for i, s in enumerate(symbols)}
+
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern | None:
+        """Finds symbols. It takes 150 bytes for each of their characters, so it is not made before it is needed."""
         longest_first = sorted(self._symbol_ids, key=len, reverse=True)
-        self._pattern = re.compile(self._units("|").join(map(re.escape, longest_first))) if symbols else None
+        return re.compile(self._units("|").join(map(re.escape, longest_first))) if longest_first else None
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.symbols), default=1)
 
     @abstractmethod
     def _units(self, text: str) -> Any:
@@ -186,6 +195,10 @@ class WordTokenizer:
     @property
     def vocab_size(self) -> int:
         return len(self._vocabulary)
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self._vocabulary))
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         get = self._ids.get

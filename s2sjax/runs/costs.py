@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from s2sjax import models
+from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
 from s2sjax.inference.decoding import DecodeConfig
@@ -29,6 +30,12 @@ MOST_OF_TRAINING: Mapping[str, int] = {
 """What a step computes at a time. It decides what is computed, so it cannot be lowered."""
 MOST_OVERLAP = 64
 """Windows of a text that the same token is read in."""
+MOST_FIELDS, LONGEST_TEMPLATE = 64, 1 << 14
+"""Fields and characters of a text that is made of others: so many times as long a source may become."""
+LONGEST_TOKEN = 256
+"""Characters that a token is written as, or bytes that a character is read as: so many times as long a text becomes."""
+MOST_OF_SYMBOLS = 1 << 20
+"""Characters of all user symbols, which are searched for together. Each takes 150 bytes."""
 LOWERED: Mapping[str, int] = {
     "decode.batch_size": 256, "data.batch_tokens": 1 << 14, "data.length_multiple": 128, "train.loss_chunk": 1 << 11,
 }  # fmt: skip
@@ -52,7 +59,20 @@ def beyond(experiment: Experiment, *, training: bool) -> dict[str, str]:
     data = experiment.data
     if data.context > MOST_OVERLAP * (data.stride or data.context):
         found["data.stride"] = f"windows that have more than {MOST_OVERLAP} in common"
+    for name, texts in (("prompt", [data.prompt]), ("source", [data.source]), ("target", data.targets)):
+        if any(text.count("{") > MOST_FIELDS or len(text) > LONGEST_TEMPLATE for text in texts):
+            found[f"data.{name}"] = f"texts of more than {MOST_FIELDS} fields or {LONGEST_TEMPLATE:,} characters"
     return found
+
+
+def beyond_tokens(tokenizers: TokenizerPair) -> str:
+    """What is too much of a run's vocabularies to be used unasked, because texts would grow by it; empty if nothing."""
+    for tokenizer in (tokenizers.source, tokenizers.target):
+        if (longest := tokenizer.longest) > LONGEST_TOKEN:
+            return f"tokens or replacements of up to {longest:,} characters"
+        if (length := sum(map(len, tokenizer.symbols))) > MOST_OF_SYMBOLS:
+            return f"user symbols of {length:,} characters together"
+    return ""
 
 
 def lowered(experiment: Experiment, own: Collection[str]) -> Experiment:

@@ -27,6 +27,7 @@ from s2sjax import experiment as experiments
 from s2sjax.config import differences, to_json
 from s2sjax.data.config import DataConfig
 from s2sjax.data.parts import parts_of
+from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
@@ -148,6 +149,22 @@ def check_costs(workdir: Path, asked: Experiment, saved: Experiment, said: Colle
     return None if decided(ours) else own
 
 
+def check_tokens(
+    workdir: Path, saved: Experiment, said: Collection[str] | None, tokenizers: TokenizerPair | None
+) -> None:
+    """Raise a UserError if the vocabularies of a run that was made elsewhere would make texts much longer.
+
+    Args:
+        saved: the config of the run directory.
+        said: config keys whose values are the user's own; None if all are, or the run is.
+        tokenizers: the run's own, if it has any yet.
+    """
+    if said is None or tokenizers is None:
+        return
+    ours = functools.partial(is_home, workdir, saved, said)
+    _refuse(lambda: unasked_tokens(workdir, saved.tokenizer, tokenizers, said, ours))
+
+
 def decided(ours: Ours) -> bool:
     """What process 0 finds, in every process."""
     (found,) = distributed.shared([ours()] if distributed.index() == 0 else None)
@@ -231,6 +248,18 @@ def unasked_costs(
     return (
         f"{elsewhere(workdir)} Its config asks for {'; '.join(dict.fromkeys(unsaid.values()))}, which may take hours "
         f"or all of the memory. If you want that, say so: {flags}"
+    )
+
+
+def unasked_tokens(
+    workdir: Path, tokenizer: TokenizerConfig, tokenizers: TokenizerPair, said: Collection[str], ours: Ours
+) -> str:
+    """Why the vocabularies of a run are not used; empty if they may be."""
+    if "tokenizer.kind" in keys(said) or ours() or not (found := costs.beyond_tokens(tokenizers)):
+        return ""
+    return (
+        f"{elsewhere(workdir)} Its vocabulary has {found}, by which texts may grow until they take all of the memory. "
+        f"If you want that, say so: {flag('config.tokenizer.kind', tokenizer.kind)}"
     )
 
 

@@ -83,6 +83,7 @@ def load(
         experiment = costs.lowered(experiment, bounded)
     mesh = _mesh_here(experiment.mesh, saved.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
+    home.check_tokens(workdir, saved, bounded, tokenizers)
     scorer = build_scorer(experiment, tokenizers.vocab_sizes, experiment.decode.precision)
     step, params, metrics = _restore(workdir, experiment, tokenizers.vocab_sizes, mesh)
     if bounded is not None:

@@ -55,6 +55,7 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
     # ---- Data ----
     with progress("preparing data") as advance:
         own = own_tokenizers(workdir)
+        home.check_tokens(workdir, experiment, said, own)
         prepared = prepare(experiment.data, experiment.tokenizer, own=own, progress=advance)
     split = windowed(prepared.splits["train"], experiment.data)
     divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate

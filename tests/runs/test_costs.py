@@ -5,23 +5,29 @@ import functools
 import itertools
 import random
 import shutil
+import tempfile
+from io import BytesIO
 
 import jax
 import numpy as np
 import pytest
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from s2sjax import experiment as experiments
 from s2sjax import models
 from s2sjax.config import nearest
-from s2sjax.data.tokenizer import TokenizerPair
-from s2sjax.data.units import CharTokenizer
+from s2sjax.data.pieces import SentencePieceTokenizer
+from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair, train_tokenizers
+from s2sjax.data.tokenizer import save as save_tokenizers
+from s2sjax.data.units import ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.scorers import Single
 from s2sjax.inference.search_size import MARGIN, SearchSize, fitting, footprint
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.position import _buckets
-from s2sjax.runs import costs
+from s2sjax.runs import costs, home
 from s2sjax.runs.evaluate import check_search
 from s2sjax.runs.loading import load
 from tests.hostile import within
@@ -212,3 +218,84 @@ def test_buckets_of_distances_are_those_of_the_definition():
         assert list(_buckets(buckets, most)) == expected
     with within(10):
         _buckets(1024, 1 << 16)
+
+
+def long_words():
+    return WordTokenizer([letter * 300 for letter in LETTERS])
+
+
+def a_long_symbol():
+    return CharTokenizer(LETTERS[1:], ["ab" * 200])
+
+
+def many_symbols():
+    return CharTokenizer(LETTERS[1:], [f"{number:0200d}" for number in range(6000)])
+
+
+def a_long_piece():
+    return sentencepiece_model(lambda model: setattr(model.pieces[-1], "piece", "a" * 300))
+
+
+def a_long_replacement():
+    """Each "a" is read as 400 times "b"."""
+    return sentencepiece_model(normalization_rule=f"61\t{' '.join(['62'] * 400)}\n")
+
+
+def sentencepiece_model(change=lambda model: None, normalization_rule=""):
+    """A model of a few pieces, with rules of its own, and changed as anybody can change one."""
+    model = BytesIO()
+    with tempfile.NamedTemporaryFile("w") as rules:
+        rules.write(normalization_rule)
+        rules.flush()
+        normalised = {"normalization_rule_tsv": rules.name} if normalization_rule else {}
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(["ab ba"] * 20), model_writer=model, model_type="char", vocab_size=8,
+            hard_vocab_limit=False, pad_id=0, unk_id=1, bos_id=2, eos_id=3, minloglevel=2, **normalised,
+        )  # fmt: skip
+    message = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
+    change(message)
+    # What a reader skips must not hide what stands behind it: a number of eight bytes, in the field 99.
+    return SentencePieceTokenizer(b"\x99\x06" + bytes(8) + message.SerializeToString())
+
+
+@pytest.mark.parametrize("make", [long_words, a_long_symbol, many_symbols, a_long_piece, a_long_replacement])
+def test_texts_do_not_grow_by_the_vocabulary_of_another_s_run_until_it_is_said(make, run, tmp_path):
+    there, own = brought(run, tmp_path / "there"), home_of(run, tmp_path / "own")
+    for place in (there, own):
+        tokenizer = make()
+        save_tokenizers(TokenizerPair(tokenizer, tokenizer), place / "tokenizer")
+    with pytest.raises(UserError, match=r"characters.* --config\.tokenizer\.kind=char"):
+        load(there)
+    for place, said in ((there, ["tokenizer.kind"]), (own, [])):
+        try:
+            load(place, said=said)
+        except UserError as error:  # none of these goes with the checkpoint's six letters, or all do
+            assert "is of another model" in str(error)
+
+
+def home_of(run, to):
+    """The same run, as if it had been made at another place."""
+    shutil.copytree(run, to)
+    home.record(to, experiments.load(to / "config.json"))
+    return to
+
+
+def test_ordinary_vocabularies_let_no_text_grow():
+    trained = train_tokenizers(TokenizerConfig(kind="bpe", vocab_size=40), [("ab ba", "ba ab")] * 20).source
+    nfkc = sentencepiece_model()
+    assert 10 < nfkc.longest <= 64  # a ligature of eighteen letters
+    for tokenizer in (trained, nfkc, ByteTokenizer(["<2de>"]), CharTokenizer(LETTERS, ["<2de>"]), WordTokenizer(["a"])):
+        assert tokenizer.longest <= 64 and not costs.beyond_tokens(TokenizerPair(tokenizer, tokenizer))
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("data.prompt", "{source} " * 100), ("data.prompt", "x" * 20_000 + "{source}"), ("data.source", "{a}" * 100),
+     ("data.target", ("a", "{a}" * 100))],
+)  # fmt: skip
+def test_templates_of_another_s_run_do_not_multiply_texts_until_they_are_said(key, value, run, tmp_path):
+    there = brought(run, tmp_path / "run", **{key.replace(".", "__"): value})
+    with pytest.raises(UserError, match=f"--config.{key}=") as refused:
+        load(there)
+    assert len(str(refused.value)) < 2000
+    assert load(there, said=[key]).step == 1
