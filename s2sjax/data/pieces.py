@@ -125,7 +125,7 @@ def check_size(model: bytes, origin: str) -> None:
 
 
 _PIECE, _NORMALIZERS, _CHARSMAP, _SIZE_OF_TRIE = 0x0A, (0x1A, 0x2A), 0x12, 4
-"""Fields of a model: a piece, and what is done to a text before and after; in these, what characters are replaced by."""
+"""Fields of a model: a piece, and what is done to a text before and after; in these, what replaces characters."""
 
 
 def longest_text(model: bytes) -> int:
