@@ -196,13 +196,20 @@ class CheckpointReader:
     def restore_chosen(
         self, abstract_state: PyTree, choice: str, *, partial: bool = False, cast: bool = False
     ) -> Restored | None:
-        """As `restore`, of the step that a `decode.checkpoint` asks for."""
+        """As `restore`, of the step that a `decode.checkpoint` asks for. What cannot be compared with the best is told."""
         for _ in range(_CHOICES):
+            step = self.chosen(choice)
             try:
-                return self.restore(abstract_state, self.chosen(choice), partial=partial, cast=cast)
+                restored = self.restore(abstract_state, step, partial=partial, cast=cast)
             except GoneError:
                 if choice != "best":  # of which a training keeps another one now
                     raise
+                continue
+            if restored is None or step is None or choice != "best":
+                return restored
+            damaged = {other: damage for other in self.unreadable() if (damage := self.verify(other))}
+            told = passed_over(damaged, f"checkpoint {step}")
+            return dataclasses.replace(restored, messages=(*told, *restored.messages))
         raise UserError(f"checkpoints in {self.directory} are deleted faster than they can be read; try again")
 
     def _newest(self, asked: Asked) -> tuple[int | None, dict[int, str]]:

@@ -205,6 +205,20 @@ def test_when_all_are_damaged_nothing_is_moved_and_the_user_is_told(copy):
     assert (copy / "100").exists() and (copy / "200").exists()
 
 
+def test_the_best_is_chosen_among_what_can_be_read_and_the_rest_is_told(tmp_path):
+    save_steps(tmp_path, 1, 2, 3)
+    reader = CheckpointReader(tmp_path)
+    assert reader.restore_chosen(abstract(make_state()), "best").messages == ()
+    (tmp_path / "3" / "manifest.json").write_text("{}")
+    shutil.move(tmp_path / "2", tmp_path / "elsewhere")
+    (tmp_path / "2").symlink_to(tmp_path / "elsewhere")
+    restored = reader.restore_chosen(abstract(make_state()), "best")
+    two, three = restored.messages
+    assert restored.step == 1 and "checkpoint 2: " in two and "is a link" in two
+    assert "checkpoint 3: " in three and three.endswith("going on from checkpoint 1")
+    assert reader.restore_chosen(abstract(make_state()), "1").messages == ()
+
+
 def test_a_checkpoint_of_another_model_is_refused_and_the_differences_are_named(saved):
     state = make_state()
     other = state._replace(
