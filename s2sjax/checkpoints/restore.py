@@ -196,7 +196,7 @@ class CheckpointReader:
     def restore_chosen(
         self, abstract_state: PyTree, choice: str, *, partial: bool = False, cast: bool = False
     ) -> Restored | None:
-        """As `restore`, of the step that a `decode.checkpoint` asks for. What cannot be compared with the best is told."""
+        """As `restore`, of the step that a `decode.checkpoint` asks for. What may have been better is told."""
         for _ in range(_CHOICES):
             step = self.chosen(choice)
             try:
