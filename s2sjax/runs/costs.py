@@ -5,11 +5,13 @@ user brings is looked at. The limits are far above what is common. In a run of o
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from s2sjax import models
+from s2sjax.data.config import DataConfig
+from s2sjax.data.parts import parts_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
@@ -59,10 +61,18 @@ def beyond(experiment: Experiment, *, training: bool) -> dict[str, str]:
     data = experiment.data
     if data.context > MOST_OVERLAP * (data.stride or data.context):
         found["data.stride"] = f"windows that have more than {MOST_OVERLAP} in common"
-    for name, texts in (("prompt", [data.prompt]), ("source", [data.source]), ("target", data.targets)):
-        if any(text.count("{") > MOST_FIELDS or len(text) > LONGEST_TEMPLATE for text in texts):
-            found[f"data.{name}"] = f"texts of more than {MOST_FIELDS} fields or {LONGEST_TEMPLATE:,} characters"
-    return found
+    return found | {
+        f"data.{key}": f"texts of more than {MOST_FIELDS} fields or {LONGEST_TEMPLATE:,} characters"
+        for key in _long_templates(data)
+    }
+
+
+def _long_templates(data: DataConfig) -> Iterator[str]:
+    """The keys of `data`, also those of a set of a mixture, that make long texts of short ones."""
+    for part_name, part in parts_of(data).items():
+        for name, texts in (("prompt", [part.prompt]), ("source", [part.source]), ("target", part.targets)):
+            if any(text.count("{") > MOST_FIELDS or len(text) > LONGEST_TEMPLATE for text in texts):
+                yield f"mixture.{part_name}.{name}" if name in data.mixture.get(part_name, {}) else name
 
 
 def beyond_tokens(tokenizers: TokenizerPair) -> str:
@@ -127,5 +137,7 @@ def with_search_that_fits(
 
 def value_of(experiment: Experiment, key: str) -> Any:
     """The value of a config key, "decode.beam_size"; None if there is none, as a family may lack some."""
-    section, _, name = key.partition(".")
-    return getattr(getattr(experiment, section), name, None)
+    value: Any = experiment
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    return value

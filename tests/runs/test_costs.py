@@ -18,8 +18,9 @@ from s2sjax import experiment as experiments
 from s2sjax import models
 from s2sjax.config import nearest
 from s2sjax.data.pieces import SentencePieceTokenizer
-from s2sjax.data.tokenizer import TokenizerConfig, TokenizerPair, train_tokenizers
+from s2sjax.data.tokenizer import TokenizerPair, train_tokenizers
 from s2sjax.data.tokenizer import save as save_tokenizers
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.units import ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
 from s2sjax.inference.decoding import DecodeConfig
@@ -291,10 +292,11 @@ def test_ordinary_vocabularies_let_no_text_grow():
 @pytest.mark.parametrize(
     "key, value",
     [("data.prompt", "{source} " * 100), ("data.prompt", "x" * 20_000 + "{source}"), ("data.source", "{a}" * 100),
-     ("data.target", ("a", "{a}" * 100))],
+     ("data.target", ("a", "{a}" * 100)), ("data.mixture", {"a": {"prompt": "{source} " * 100}})],
 )  # fmt: skip
 def test_templates_of_another_s_run_do_not_multiply_texts_until_they_are_said(key, value, run, tmp_path):
     there = brought(run, tmp_path / "run", **{key.replace(".", "__"): value})
+    key += ".a.prompt" if key == "data.mixture" else ""
     with pytest.raises(UserError, match=f"--config.{key}=") as refused:
         load(there)
     assert len(str(refused.value)) < 2000
