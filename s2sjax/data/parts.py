@@ -2,12 +2,13 @@
 
 import dataclasses
 import re
+import typing
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import numpy as np
 
-from s2sjax.config import build, coerce, nearest
+from s2sjax.config import coerce, nearest
 from s2sjax.data.config import DataConfig
 from s2sjax.errors import UserError, shown
 
@@ -16,6 +17,7 @@ _OWN = (
     "validation", "test",
 )  # fmt: skip
 """What a set of a mixture may have of its own."""
+_HINTS = typing.get_type_hints(DataConfig)
 _NAME = re.compile(r"\w([\w+-]*\w)?")
 
 
@@ -26,7 +28,8 @@ def parts_of(config: DataConfig) -> dict[str, DataConfig]:
       UserError: a set is not as it should be.
     """
     if config.mixture:
-        made = {name: _of_set(config, name, own) for name, own in config.mixture.items()}
+        base = dataclasses.replace(config, mixture={}, sets=(), mixture_temperature=1.0)
+        made = {name: _of_set(base, name, own) for name, own in config.mixture.items()}
         return {name: part for name, part in made.items() if name in (config.sets or made)}
     return {pair: _of_pair(config, pair) for pair in config.pairs} if config.pairs else {"": config}
 
@@ -80,7 +83,7 @@ def in_proportion(sizes: Mapping[str, int], shares: np.ndarray, limit: Callable[
     return np.concatenate([b + np.arange(w) * n // w for b, n, w in zip(begins, counts, wanted, strict=True)])
 
 
-def _of_set(config: DataConfig, name: str, own: Any) -> DataConfig:
+def _of_set(base: DataConfig, name: str, own: Any) -> DataConfig:
     where = f"config.data.mixture.{name}"
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
         raise UserError(
@@ -97,17 +100,14 @@ def _of_set(config: DataConfig, name: str, own: Any) -> DataConfig:
         raise UserError(
             f"{where}.weight is {weight:g}, but must be above 0; leave out what you do not want to train on"
         )
-    base = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    base |= {"mixture": {}, "sets": (), "mixture_temperature": 1.0}
+    values = {key: coerce(value, _HINTS[key], f"{where}.{key}") for key, value in own.items() if key != "weight"}
     try:
-        part = build(DataConfig, base | {key: own[key] for key in own if key != "weight"}, where)
+        part = dataclasses.replace(base, **values)
     except UserError as error:
-        if str(error).startswith(where):
-            raise
         raise UserError(f"set {name!r} of config.data.mixture: {error}") from error
-    if bool(part.source) != bool(config.source):
+    if bool(part.source) != bool(base.source):
         raise UserError(
-            f"{where} has {'a' if part.source else 'no'} source, but config.data.source is {config.source!r}: either "
+            f"{where} has {'a' if part.source else 'no'} source, but config.data.source is {base.source!r}: either "
             "all sets have sources or none has"
         )
     return part
