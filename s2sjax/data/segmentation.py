@@ -30,7 +30,7 @@ def planned_lengths(
     """
 
     def planned(lengths: np.ndarray, most: int) -> np.ndarray:
-        return np.maximum(lengths, np.minimum(np.ceil(lengths * tokenizer.sampling_slack).astype(lengths.dtype), most))
+        return np.maximum(lengths, np.minimum(np.ceil(lengths * tokenizer.sampling_slack), most).astype(lengths.dtype))
 
     if "source" in tokenizer.sampled_sides:
         source = planned(source, data.max_source_length)

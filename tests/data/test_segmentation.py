@@ -182,7 +182,7 @@ def test_no_sample_is_over_the_length_limits():
     assert max(lengths) == longest < max(shape.target for shape in plan.shapes)
 
 
-@given(st.lists(st.integers(0, 99), min_size=1), st.floats(1, 4), st.integers(1, 80))
+@given(st.lists(st.integers(0, 99), min_size=1), st.floats(1, 4) | st.just(1e30), st.integers(1, 80))
 def test_planned_lengths_have_slack_within_the_limits_and_leave_out_the_same_examples(lengths, slack, most):
     lengths = np.array(lengths)
     data = DataConfig(max_source_length=most, max_target_length=999)
@@ -219,6 +219,21 @@ def test_what_a_window_only_reads_stays_and_the_rest_is_sampled():
         assert made["weights"][n].sum() == len(row) - given
         changed += row.tolist() != before.tolist()
     assert changed > 10
+
+
+def test_windows_that_begin_and_end_within_words_are_cut_anew_within_themselves():
+    ids = {piece: n for n, piece in enumerate(tokenizers().target.pieces(range(tokenizers().target.vocab_size)))}
+    letters = np.array([ids[letter] for letter in "lowestnewestlowest"], np.int32)
+    windows = Ragged.from_rows([letters[:6], letters[5:12], letters[10:]])
+    whole = TokenizedSplit(windows, windows, "", given=np.array([0, 1, 2], np.int32))
+    found = [set(), set(), set()]
+    for epoch in range(20):
+        batch = PlannedBatch(Shape(3, 99, 99), np.arange(3), np.arange(3), epoch)
+        for n, row in enumerate(rows_of(assemble(batch, whole, segmentation=segmentation()))):
+            assert "".join(tokenizers().target.pieces(row)) == "".join(tokenizers().target.pieces(windows[n]))
+            assert row[: whole.given[n]].tolist() == windows[n][: whole.given[n]].tolist()
+            found[n].add(tuple(row.tolist()))
+    assert min(map(len, found)) > 3
 
 
 def test_only_the_sides_that_are_named_are_sampled_and_none_means_none():

@@ -84,6 +84,15 @@ def test_any_sample_decodes_to_the_same_text_and_keeps_what_is_no_ordinary_piece
         assert found[pieces.fixed[found]].tolist() == row[pieces.fixed[row]].tolist()
 
 
+@pytest.mark.parametrize("name", ["bpe, symbols", "unigram, symbols"])
+def test_what_follows_on_a_user_symbol_is_sampled_too(name):
+    pieces, draw = sampler(name, 0.3 if "bpe" in name else 0.0)
+    (row,) = trained(name).encode(["<2de>lost<2de>lost"])
+    uniform = random.Random(0).random
+    found = {tuple(cut(row, pieces, draw, uniform)[-4:].tolist()) for _ in range(100)}
+    assert len(found) > 1
+
+
 def made_model(kind, scores):
     """A model of these pieces, after the four specials."""
     proto = ModelProto(trainer_spec=TrainerSpec(model_type=TrainerSpec.ModelType.Value(kind.upper())))
@@ -176,12 +185,15 @@ def test_draws_do_not_depend_on_what_is_kept_of_words(name, monkeypatch):
     assert draws() == expected
 
 
-@pytest.mark.parametrize(("kind", "outcomes"), [("bpe", {("axb",)}), ("unigram", {("axb",), ("ax", "b")})])
+AXB_AB = {"bpe": {("axb", "ab")}, "unigram": {(*a, *b) for a in (["axb"], ["ax", "b"]) for b in (["ab"], ["a", "b"])}}
+
+
+@pytest.mark.parametrize(("kind", "outcomes"), AXB_AB.items())
 def test_a_character_that_is_no_piece_of_its_own_is_never_alone(kind, outcomes):
     """As in a vocabulary that was cut down: "x" is only known in "ax"."""
-    pieces = made_model(kind, {"a": -2.0, "b": -2.0, "ax": -3.0, "axb": -4.0})
+    pieces = made_model(kind, {"a": -2.0, "b": -2.0, "ab": -2.5, "ax": -3.0, "axb": -4.0})
     draw = (BpeDropout if kind == "bpe" else UnigramSampling)(pieces, 0.5)
-    assert frequencies(pieces, draw, word_of(pieces, "axb"), 200).keys() == outcomes
+    assert frequencies(pieces, draw, word_of(pieces, "axb", "ab"), 500).keys() == outcomes
 
 
 def test_a_model_whose_pieces_go_beyond_words_is_cut_as_one():
