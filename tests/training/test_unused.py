@@ -42,6 +42,11 @@ def test_the_defaults_say_nothing(family):
         ("hmm", {"data__buckets": 3, "data__batching": "pack"}, "buckets is 3, but config.data.batching is 'pack'"),
         ("hmm", {"tokenizer__kind": "byte", "tokenizer__vocab_size": 300}, "vocab_size is 300, but"),
         ("hmm", {"tokenizer__source_model": "x", "tokenizer__byte_fallback": True}, "byte_fallback is True, but"),
+        ("gnmt", {"tokenizer__bpe_dropout": 0.2}, "bpe_dropout is 0.2, but config.tokenizer.sampling is 'none'"),
+        (
+            "gnmt", {"tokenizer__sampling": "both", "tokenizer__sampling_alpha": 0.2},
+            "sampling_alpha is 0.2, but config.tokenizer.kind is 'bpe'",
+        ),
         ("transformer", {"model__rotary_base": 5.0}, "rotary_base is 5.0, but config.model.positions is 'sinusoidal'"),
         ("transformer", {"model__relative_distance": 64}, "relative_distance is 64"),
         ("transformer", {"model__max_positions": 64}, "max_positions is 64"),
@@ -50,7 +55,7 @@ def test_the_defaults_say_nothing(family):
         ("causal_lm", {"model__experts": 4, "model__capacity_factor": 2.0}, "capacity_factor is 2.0"),
         ("rnn_seq2seq", {"model__window": 4}, "window is 4, but config.model.attention is 'additive'"),
     ],
-)
+)  # fmt: skip
 def test_a_setting_without_effect_is_named_with_the_reason(family, settings, expected):
     (sentence,) = told(family, **settings)
     assert expected in sentence
