@@ -33,8 +33,8 @@ class TokenizerConfig:
       sampling: training reads the texts of these sides cut in another way in every epoch, drawn at random: subword
         regularization. A bpe model does it by BPE-dropout (Provilkov et al. 2020), a unigram model by sampling from all
         segmentations (Kudo 2018). Validation, evaluation and decoding cut texts in the usual way.
-      bpe_dropout: share of a bpe model's merges that are left out at random. With 0.1, texts in European languages have
-        1.2 times as many tokens; for Chinese and Japanese, which have no spaces, the paper takes 0.6.
+      bpe_dropout: share of a bpe model's merges that are left out at random. With 0.1, English captions have 1.2 times
+        as many tokens; for Chinese and Japanese, which have no spaces, the paper takes 0.6.
       sampling_alpha: exponent of the probabilities of a unigram model's segmentations. The smaller, the more alike are
         their chances and the more tokens they have: with 0.3, 1.15 times as many, with 0.1, twice as many.
       sampling_slack: batches are planned as if sampled texts had so many times their usual tokens. A sample for which
