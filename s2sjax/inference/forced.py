@@ -19,8 +19,8 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
 from s2sjax.errors import UserError, shown
+from s2sjax.inference.batching import padded_length, serving_batches
 from s2sjax.inference.scorers import Scorer, mean_attention
-from s2sjax.inference.search import padded_length
 from s2sjax.ops.losses import token_losses
 from s2sjax.plural import counted
 from s2sjax.processes.memory import needing_memory
@@ -143,19 +143,10 @@ def forced_pairs(
 
 
 def batches(split: TokenizedSplit, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """The numbers of some examples and their batch, until all have come; the shapes are few, as in translation.
-
-    Args:
-        batch_size: rows of up to 64 tokens; of longer ones there are fewer, so that a batch needs no more memory.
-    """
+    """The numbers of some examples and their batch, until all have come. Args: batch_size: see `serving_batches`."""
     source, target = split.source.lengths, split.target.lengths
-    longest = np.maximum(source, target)
-    # The longest first: what is going to need the most memory fails at once, not after an hour.
-    order = np.lexsort((source, target, longest))[::-1]
-    while len(order):
-        most = max(1, min(batch_size, batch_size * 64 // padded_length(int(longest[order[0]]))))
-        examples, order = order[:most], order[most:]
-        rows = next(n for n in (1, min(8, most), most) if n >= len(examples))
-        S, T = (int(lengths[examples].max()) for lengths in (source, target))
-        shape = Shape(rows, padded_length(S) if S else 0, padded_length(T))
-        yield examples, assemble(PlannedBatch(shape, examples, np.arange(len(examples))), split)
+    for planned in serving_batches(source, target, batch_size=batch_size):
+        S, T = (int(lengths[planned.requests].max()) for lengths in (source, target))
+        shape = Shape(planned.rows, padded_length(S) if S else 0, padded_length(T))
+        rows = np.arange(len(planned.requests))
+        yield planned.requests, assemble(PlannedBatch(shape, planned.requests, rows), split)

@@ -26,10 +26,11 @@ from s2sjax.decode.stepping import narrow
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
 from s2sjax.inference.asked import AskedTokens
+from s2sjax.inference.batching import ServingBatch, padded_length, serving_batches
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.running_text import decode_lines, encode_lines, run_on
 from s2sjax.inference.scorers import Scorer, attention_layers
-from s2sjax.inference.sentences import Found, Sentences, padded, padded_length, rows_together, source_batch
+from s2sjax.inference.sentences import Found, Sentences, padded, source_batch
 from s2sjax.processes.memory import needing_memory
 from s2sjax.sharding import batch_sharding, batch_shards, everywhere, replicated, to_host
 from s2sjax.vocabulary import BOS, EOS, PAD
@@ -212,23 +213,20 @@ class Translator:
         begun = None if prefixes is None else self._asked.prefixes([prefixes[i] for i in filled])
         wanted = None if phrases is None else self._asked.phrases([phrases[i] for i in filled])
         trie, longest = (None, 0) if choices is None else self._asked.choices(tuple(choices))
-        order = sorted(range(len(filled)), key=lambda j: (len(rows[j]), filled[j]))
-        while order:
-            # The longest first: what is going to need the most memory fails at once, not after an hour.
-            length = padded_length(len(rows[order[-1]]))
-            batch = order[-self._batch_size(length) :]
-            del order[-len(batch) :]
+        lengths = np.array([len(row) for row in rows], int)
+        for batch in serving_batches(lengths, batch_size=self._config.batch_size, width=self._config.width):
+            numbers = batch.requests[::-1].tolist()  # the shortest is the first row
             sentences = self._sentences(
-                [rows[j] for j in batch],
-                [begun[j] for j in batch] if begun else None,
-                [wanted[j] for j in batch] if wanted else None,
-                length,
+                [rows[j] for j in numbers],
+                [begun[j] for j in numbers] if begun else None,
+                [wanted[j] for j in numbers] if wanted else None,
+                batch,
                 longest,
             )
-            for j, hypotheses in zip(batch, self._translate(sentences, len(batch), length, trie, longest), strict=True):
+            for j, hypotheses in zip(numbers, self._translate(sentences, batch, trie, longest), strict=True):
                 results[filled[j]] = hypotheses
                 self.unmet += not hypotheses
-            progress(len(batch))
+            progress(len(numbers))
         return results
 
     def source_rows(self, sources: list[str], *, again: bool = False) -> list[np.ndarray]:
@@ -259,21 +257,16 @@ class Translator:
             return np.concatenate([[BOS], row[max(len(row) - limit, 0) :]]).astype(np.int32)
         return np.append(row[:limit], EOS).astype(np.int32)
 
-    def _batch_size(self, length: int, width: int | None = None) -> int:
-        return rows_together(self._config.batch_size, length, width or self._config.width)
-
     def _sentences(
         self,
         rows: list[np.ndarray],
         prefixes: list[np.ndarray] | None,
         phrases: list[list[np.ndarray]] | None,
-        length: int,
+        batch: ServingBatch,
         longest: int,
     ) -> Sentences:
-        # Few sizes here too: a single sentence need not pay for a batch, and a remainder not for a compilation.
-        most, config = self._batch_size(length), self._config
-        size = next(n for n in (1, min(8, most), most) if n >= len(rows))
-        inputs, first, lengths = self._read(rows, size, length)
+        config, size = self._config, batch.rows
+        inputs, first, lengths = self._read(rows, size, batch.length)
         ids = np.zeros(size, np.int32)
         ids[: len(rows)] = [zlib.crc32(tokens.tobytes()) >> 1 for tokens in rows]
         limits, least = config.max_length(lengths).astype(np.int32), config.min_length(lengths)
@@ -299,9 +292,9 @@ class Translator:
         )  # fmt: skip
 
     def _translate(
-        self, sentences: Sentences, count: int, length: int, trie: Trie | None, longest: int
+        self, sentences: Sentences, batch: ServingBatch, trie: Trie | None, longest: int
     ) -> list[list[Hypothesis]]:
-        most = int(self._config.max_length(length))
+        most, count = int(self._config.max_length(batch.length)), len(batch.requests)
         asked = longest + (0 if sentences.prefixes is None else sentences.prefixes.shape[1])
         asked += 0 if sentences.phrases is None else math.prod(sentences.phrases.tokens.shape[1:])
         if asked:
@@ -357,17 +350,16 @@ class Translator:
 
     def _draw(self, rows: list[np.ndarray], ids: np.ndarray, limits: np.ndarray, most: int):
         """A `running_text.Draw`."""
-        length = padded_length(max(map(len, rows)))
-        together, found = self._batch_size(length, width=1), []  # each row is one draw
+        lengths, found = np.array([len(row) for row in rows], int), []
         how = dataclasses.replace(self._config.sampling(most), samples=1, ends=False)
-        for begin in range(0, len(rows), together):
-            part = slice(begin, begin + together)
-            size = next(n for n in (1, min(8, together), together) if n >= len(rows[part]))
-            inputs, first, _ = self._read(rows[part], size, length)
+        # Each row is one draw.
+        for batch in serving_batches(lengths, batch_size=self._config.batch_size, by_length=False):
+            part, size, count = batch.requests, batch.rows, len(batch.requests)
+            inputs, first, _ = self._read([rows[j] for j in part], size, batch.length)
             numbers, limit = np.zeros(size, np.int32), np.ones(size, np.int32)
-            numbers[: len(ids[part])], limit[: len(ids[part])] = ids[part], limits[part]
+            numbers[:count], limit[:count] = ids[part], limits[part]
             sentences = Sentences(inputs, first, limit, None, None, None, None, numbers)
-            found.append(self._find(sentences, len(rows[part]), None, how))
+            found.append(self._find(sentences, count, None, how))
         tokens, _, log_probs, ranking = (np.concatenate(arrays)[:, 0] for arrays in zip(*found, strict=True))
         return tokens, log_probs, ranking
 

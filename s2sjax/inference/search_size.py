@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from s2sjax.inference.batching import LENGTHS, padded_length, rows_together
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.scorers import Scorer
-from s2sjax.inference.sentences import LENGTHS, padded_length, rows_together, source_batch
+from s2sjax.inference.sentences import source_batch
 from s2sjax.nn.transformer import MOST_ANCHORED
 
 MARGIN = 1 << 28

@@ -10,9 +10,6 @@ import numpy as np
 from s2sjax.decode.phrases import Phrases
 from s2sjax.vocabulary import PAD
 
-LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""Source lengths that batches are padded to, so that few shapes are compiled; beyond the last, multiples of it."""
-
 
 class Found(NamedTuple):
     """What a search found for a batch: N hypotheses of each sentence, of length 0 where there are fewer."""
@@ -54,16 +51,6 @@ def padded(rows: Sequence[np.ndarray], size: int, length: int) -> np.ndarray:
     for row, tokens in zip(padded, rows, strict=False):
         row[: len(tokens)] = tokens
     return padded
-
-
-def padded_length(length: int) -> int:
-    """The length that a source of `length` tokens is padded to."""
-    return next((limit for limit in LENGTHS if length <= limit), -(-length // LENGTHS[-1]) * LENGTHS[-1])
-
-
-def rows_together(batch_size: int, length: int, width: int) -> int:
-    """Sentences in a batch of sources of this length: as many as fit where a source has 64 tokens and 5 hypotheses."""
-    return max(1, min(batch_size, batch_size * 64 * 5 // (length * max(width, 5))))
 
 
 def source_batch(inputs):

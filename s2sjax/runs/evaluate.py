@@ -23,10 +23,11 @@ from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
+from s2sjax.inference.batching import padded_length
 from s2sjax.inference.forced import cross_attention
 from s2sjax.inference.gathering import gathering
 from s2sjax.inference.scorers import Scorer
-from s2sjax.inference.search import PositionLimit, Translator, best_text, padded_length
+from s2sjax.inference.search import PositionLimit, Translator, best_text
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.measure import measure, measure_each, references_of
 from s2sjax.metrics.text import TextMetrics, unsuitable

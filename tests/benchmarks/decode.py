@@ -211,7 +211,7 @@ def teacher_forcing(inputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
     """A batch of padded sources [B, S] and targets [B, T] without padding."""
     import jax.numpy as jnp
 
-    from s2sjax.inference.search import source_batch
+    from s2sjax.inference.sentences import source_batch
     from s2sjax.vocabulary import BOS
 
     ones = jnp.ones(targets.shape, jnp.int32)
@@ -287,7 +287,7 @@ def our_search(precision: str, directory: Path):
     from s2sjax.decode.beam import beam_search
     from s2sjax.decode.stepping import narrow
     from s2sjax.inference.scorers import Single
-    from s2sjax.inference.search import source_batch
+    from s2sjax.inference.sentences import source_batch
     from s2sjax.ops.linear import Precision
     from s2sjax.vocabulary import BOS
 
@@ -312,7 +312,7 @@ def our_search(precision: str, directory: Path):
 
 def our_decoder(precision: str, directory: Path) -> Decode:
     from s2sjax.decode.beam_config import BeamConfig
-    from s2sjax.inference.search import padded_length
+    from s2sjax.inference.batching import padded_length
 
     search = our_search(precision, directory)
     config = BeamConfig(beam_size=BEAM, max_len=STEPS, length_penalty="none")

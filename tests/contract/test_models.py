@@ -18,7 +18,7 @@ from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.decode.stepping import reorder
 from s2sjax.inference.forced import cross_attention
 from s2sjax.inference.likelihood import logits, loss_sums
-from s2sjax.inference.search import source_batch
+from s2sjax.inference.sentences import source_batch
 from s2sjax.nn.gathering import layers_gathered
 from s2sjax.nn.transformer import MOST_ANCHORED
 from s2sjax.ops.linear import Precision

@@ -26,7 +26,8 @@ from s2sjax.decode.stepping import narrow
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.scorers import Single
-from s2sjax.inference.search import Translator, source_batch
+from s2sjax.inference.search import Translator
+from s2sjax.inference.sentences import source_batch
 from s2sjax.ops.linear import Precision
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 from tests.contract.conftest import FIRST, VOCAB, bucketed

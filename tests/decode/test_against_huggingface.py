@@ -45,7 +45,7 @@ import pytest
 from s2sjax.decode.beam import beam_search
 from s2sjax.decode.beam_config import BeamConfig
 from s2sjax.decode.constraints import UNCONSTRAINED, Constraints
-from s2sjax.inference.search import source_batch
+from s2sjax.inference.sentences import source_batch
 from s2sjax.models import causal_lm, transformer
 from s2sjax.ops.linear import Precision
 from s2sjax.vocabulary import BOS, EOS, PAD

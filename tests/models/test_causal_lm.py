@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from s2sjax.errors import UserError
-from s2sjax.inference.search import source_batch
+from s2sjax.inference.sentences import source_batch
 from s2sjax.models import causal_lm
 from s2sjax.ops.linear import Precision
 from tests.contract.conftest import VOCAB
