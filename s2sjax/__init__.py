@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from s2sjax.errors import UserError
     from s2sjax.experiment import base_config
-    from s2sjax.inference.search import Hypothesis
+    from s2sjax.inference.hypotheses import Hypothesis
     from s2sjax.python_api import train
     from s2sjax.runs.loading import load
     from s2sjax.runs.run import Run
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Hypothesis", "Run", "UserError", "base_config", "load", "train"]
 _HOMES = {
-    "Hypothesis": "inference.search",
+    "Hypothesis": "inference.hypotheses",
     "Run": "runs.run",
     "UserError": "errors",
     "base_config": "experiment",

@@ -178,8 +178,9 @@ def test_running_texts_are_drawn_together(runs_on, monkeypatch, samples, searche
     prompts = ["ab", "", "efghijklm\nab", "abcd"][: 64 // samples]
     drawing = runs_on.with_config(samples=samples, batch_size=32)
     alone = runs_on.decode(prompts[:1])[0]
-    sizes, find = [], drawing.translator._find
-    monkeypatch.setattr(drawing.translator, "_find", lambda *args: sizes.append(args[1]) or find(*args))
+    search, sizes = drawing.translator._search, []
+    find = search._find
+    monkeypatch.setattr(search, "_find", lambda *args: sizes.append(args[2]) or find(*args))
     done: list[int] = []
     found = drawing.decode(prompts, progress=done.append)
     assert sizes == [min(len(prompts) * samples, 32)] * searches and sum(done) == len(prompts)
@@ -205,7 +206,7 @@ def test_line_ends_that_the_vocabulary_has_are_read_and_written_as_its_tokens(tm
     tokenizer = CharTokenizer("abcde\n")  # as many tokens as that of `write_run`
     save(TokenizerPair(tokenizer, tokenizer), workdir / "tokenizer")
     run = s2sjax.load(workdir)
-    (row,) = run.translator.source_rows(["a\nb\n"])
+    (row,) = run.translator.requests.source_rows(["a\nb\n"]).result
     assert row.tolist() == [BOS, *tokenizer.encode(["a\nb\n"])[0]] and EOS not in row
     ((h,),) = run.decode(["a\nb\n"])
     assert len(h.ids) == 40 and "\n" in h.tokens

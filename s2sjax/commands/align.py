@@ -9,10 +9,12 @@ from s2sjax.commands.remarks import print_source_remarks
 from s2sjax.commands.streams import all_lines, reading, writing
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
+from s2sjax.inference.counts import RequestCounts
 from s2sjax.inference.word_alignment import Alignment
 from s2sjax.processes import distributed
 from s2sjax.reporting.display import progress
 from s2sjax.reporting.plots import attention_map
+from s2sjax.runs.counted import CountedRun
 
 _TOGETHER = 512
 """Pairs whose attention is kept at a time."""
@@ -31,18 +33,21 @@ def run(values: dict[str, Any]) -> int:
                 "line N of the other"
             )
         opened = open_run(values)
-        opened.align([], [], layer=layer)  # a run that cannot align says so before anything is written
+        counted, counts = CountedRun(opened), RequestCounts()
+        counted.align([], [], layer=layer)  # a run that cannot align says so before anything is written
         output = stack.enter_context(writing(values["output"]))
         advance = stack.enter_context(progress("aligning", len(sources)))
         for first in range(0, len(sources), _TOGETHER):
             pairs = (sources[first : first + _TOGETHER], targets[first : first + _TOGETHER])
-            aligned = opened.align(*pairs, layer=layer, progress=advance)
-            for number, (source, target, alignment) in enumerate(zip(*pairs, aligned, strict=True), start=first + 1):
+            aligned = counted.align(*pairs, layer=layer, progress=advance)
+            counts += aligned.counts
+            triples = zip(*pairs, aligned.result, strict=True)
+            for number, (source, target, alignment) in enumerate(triples, start=first + 1):
                 output.write(_format(source, target, alignment, values["format"]))
                 if values["plot"] and alignment.links and distributed.index() == 0:
                     _plot(alignment, Path(values["plot"]) / f"attention_{number}.png")
             output.flush()
-    print_source_remarks(opened)
+    print_source_remarks(opened, counts)
     return 0
 
 

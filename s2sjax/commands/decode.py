@@ -10,9 +10,11 @@ from s2sjax.commands.sources import check_given, open_sources
 from s2sjax.commands.streams import all_lines, one_line, reading, windows, writing
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
+from s2sjax.inference.counts import RequestCounts
 from s2sjax.inference.details import Details
-from s2sjax.inference.search import Hypothesis
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.reporting.display import progress
+from s2sjax.runs.counted import CountedRun
 from s2sjax.runs.run import Run
 
 _TOGETHER = 256
@@ -31,14 +33,14 @@ def run(values: dict[str, Any]) -> int:
         choices = beside.pop("choices")
         opened = open_run(values)
         opened.decode([], choices=choices)  # what cannot be is said before anything is written
-        if opened.translator.runs_on and values["details"] != "none":
+        if opened.translator.requests.runs_on and values["details"] != "none":
             raise UserError(
                 f"--details={values['details']} is of outputs that a model reads in one go, and with "
                 "config.decode.max_new_tokens these are longer than what it reads at a time; leave one of the two out"
             )
         sources = open_sources(values, opened, stack)
         output = stack.enter_context(writing(values["output"], values["input"], values["prompt-file"] or "-"))
-        done = 0
+        counted, done, counts = CountedRun(opened), 0, RequestCounts()
         advance = stack.enter_context(progress("decoding", sources.count))
         for lines in windows(sources.texts):
             for name, listed in beside.items():
@@ -46,11 +48,12 @@ def run(values: dict[str, Any]) -> int:
                     raise UserError(f"{values[name]} has only {len(listed)} lines; each source needs one")
             prefixes, phrases = (listed and listed[done : done + len(lines)] for listed in beside.values())
             wanted = None if phrases is None else [line.split("\t") for line in phrases]
-            found = opened.decode(lines, prefixes=prefixes, phrases=wanted, choices=choices, progress=advance)
+            decoded = counted.decode(lines, prefixes=prefixes, phrases=wanted, choices=choices, progress=advance)
+            found, counts = decoded.result, counts + decoded.counts
             if values["format"] == "jsonl":
                 references = [sources.references(number) for number in range(done, done + len(lines))]
                 output.writelines(_records(opened, lines, references, found, values["details"]))
-            elif opened.translator.runs_on:
+            elif opened.translator.requests.runs_on:
                 texts = [hypothesis.text for hypotheses in found for hypothesis in hypotheses]
                 output.writelines(_BETWEEN * bool(done or n) + text + "\n" for n, text in enumerate(texts))
             else:
@@ -60,10 +63,10 @@ def run(values: dict[str, Any]) -> int:
     for name, listed in beside.items():
         if listed is not None and done < len(listed):
             raise UserError(f"{values[name]} has {len(listed)} lines, but there were only {done} sources")
-    print_source_remarks(opened)
-    if opened.translator.unmet:
+    print_source_remarks(opened, counts)
+    if counts.unmet:
         print_remark(
-            f"for {opened.translator.unmet} of {done} sources nothing was found that meets the constraints; "
+            f"for {counts.unmet} of {done} sources nothing was found that meets the constraints; "
             f"their outputs are empty{_WIDER if opened.experiment.decode.method == 'beam' else ''}"
         )
     return 0

@@ -5,17 +5,19 @@ from typing import Any
 from s2sjax.commands.opening import open_run
 from s2sjax.commands.remarks import print_source_remarks
 from s2sjax.reporting.display import align
+from s2sjax.runs.counted import CountedRun
 
 
 def run(values: dict[str, Any]) -> int:
     opened = open_run(values)
-    results = opened.evaluate(values["split"])
+    evaluated = CountedRun(opened).evaluate(values["split"])
+    results = evaluated.result
     parts = {kind: results.pop(f"{kind}s") for kind in ("pair", "set") if f"{kind}s" in results}
     rows = [(name, _shown(value)) for name, value in results.items()]
     print(f"{values['workdir']}, {values['split']}:", *align(rows), sep="\n  ")
     for kind, each in parts.items():
         print("", *align(_by_part(kind, each, results)), sep="\n  ")
-    print_source_remarks(opened)
+    print_source_remarks(opened, evaluated.counts)
     return 0
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from s2sjax.errors import UserError
 from s2sjax.files.jsontext import NAMES, Bound, parse
-from s2sjax.inference.search import Hypothesis
+from s2sjax.inference.hypotheses import Hypothesis
 
 LARGEST = Bound(1 << 25, 3_000_000)
 """What a record may have: 1,000 hypotheses of 1,000 tokens have 2 million separators and 20 MB."""

@@ -3,6 +3,7 @@
 import sys
 
 from s2sjax.errors import without_controls
+from s2sjax.inference.counts import RequestCounts
 from s2sjax.runs.run import Run
 
 
@@ -11,18 +12,18 @@ def print_remark(remark: str) -> None:
     print(f"s2sjax: {without_controls(remark)}", file=sys.stderr)
 
 
-def print_source_remarks(run: Run) -> None:
+def print_source_remarks(run: Run, counts: RequestCounts) -> None:
     """Say what the run could not read of the texts it was given: what its vocabulary lacks, and what is too long."""
-    translator = run.translator
-    if translator.unknown:
-        print_remark(translator.unknown.sentence("sources"))
-    if translator.unknown_targets:
-        print_remark(translator.unknown_targets.sentence("targets"))
-    if not translator.truncated:
+    if counts.unknown:
+        print_remark(counts.unknown.sentence("sources"))
+    if counts.unknown_targets:
+        print_remark(counts.unknown_targets.sentence("targets"))
+    if not counts.truncated:
         return
     limits = {member.experiment.data.max_source_length for member in (run, *run.others)}
-    key = "data.max_source_length" if translator.max_source_length in limits else "model.max_positions"
+    most = run.translator.requests.max_source_length
+    key = "data.max_source_length" if most in limits else "model.max_positions"
     print_remark(
-        f"{translator.truncated} of {translator.sources} sources were longer than config.{key} "
-        f"{translator.max_source_length} tokens of {run.workdir} and were cut there"
+        f"{counts.truncated} of {counts.sources} sources were longer than config.{key} {most} tokens of {run.workdir} "
+        "and were cut there"
     )

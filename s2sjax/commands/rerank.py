@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ from s2sjax.commands.remarks import print_remark, print_source_remarks
 from s2sjax.commands.streams import count_lines, one_line, read_lines, reading, windows, writing
 from s2sjax.commands.table import COMMANDS
 from s2sjax.data.parts import chosen, parts_of
+from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
+from s2sjax.inference.counts import RequestCounts
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank
 from s2sjax.inference.risk import UTILITIES
-from s2sjax.inference.search import Hypothesis
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.text import TextMetrics, unsuitable
 from s2sjax.processes import jax_settings
 from s2sjax.reporting.display import progress
+from s2sjax.runs.counted import CountedRun
 from s2sjax.runs.loading import load
 from s2sjax.runs.run import Run
 
@@ -64,9 +67,26 @@ def run(values: dict[str, Any]) -> int:
                 done += len(read)
                 advance(len(read))
     for judge in judges:
-        assert isinstance(judge.run, Run)
-        print_source_remarks(judge.run)
+        assert isinstance(judge.run, _Judging)
+        print_source_remarks(judge.run.run, judge.run.counts)
     return 0
+
+
+@dataclasses.dataclass
+class _Judging:
+    """A run that judges, and the counts of all that it has judged."""
+
+    run: Run
+    counts: RequestCounts = RequestCounts()
+
+    @property
+    def tokenizers(self) -> TokenizerPair:
+        return self.run.tokenizers
+
+    def score(self, sources: Sequence[str], targets: Sequence[str], *, progress: Callable[[int], None]) -> list[float]:
+        scored = CountedRun(self.run).score(sources, targets, progress=progress)
+        self.counts += scored.counts
+        return scored.result
 
 
 def _format(record: dict, ranked: Sequence[Ranked], kind: str) -> str:
@@ -134,7 +154,7 @@ def _judge(entry: str, *, channel: bool) -> Judge:
     kind = Kind.CHANNEL if channel else Kind.FORWARD if data.source else Kind.LANGUAGE_MODEL
     shown = "right_to_left" if kind == Kind.FORWARD and data.right_to_left else kind.value
     opened = load(directory, experiment=dataclasses.replace(experiment, data=data))
-    return Judge(f"{shown}:{name}", opened, kind, share)
+    return Judge(f"{shown}:{name}", _Judging(opened), kind, share)
 
 
 def _weight(text: str, name: str) -> float:

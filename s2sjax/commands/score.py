@@ -10,8 +10,9 @@ from s2sjax.commands.remarks import print_source_remarks
 from s2sjax.commands.streams import all_lines, reading, writing
 from s2sjax.commands.table import COMMANDS
 from s2sjax.errors import UserError
-from s2sjax.inference.search import Hypothesis
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.reporting.display import progress
+from s2sjax.runs.counted import CountedRun
 
 
 def run(values: dict[str, Any]) -> int:
@@ -39,9 +40,10 @@ def run(values: dict[str, Any]) -> int:
         opened = open_run(values)
         output = stack.enter_context(writing(values["output"]))
         advance = stack.enter_context(progress("scoring", len(pairs)))
-        for score in opened.score([source for source, _ in pairs], [target for _, target in pairs], progress=advance):
-            output.write(f"{score:.6f}\n")
-    print_source_remarks(opened)
+        sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
+        scored = CountedRun(opened).score(sources, targets, progress=advance)
+        output.writelines(f"{score:.6f}\n" for score in scored.result)
+    print_source_remarks(opened, scored.counts)
     return 0
 
 

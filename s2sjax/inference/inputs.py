@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from s2sjax.errors import UserError, shown
-from s2sjax.inference.search import Hypothesis
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.plural import counted
 
 T = TypeVar("T")

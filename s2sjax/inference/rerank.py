@@ -11,8 +11,8 @@ import numpy as np
 from s2sjax.config import choose
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.risk import UTILITIES, expected_utilities
-from s2sjax.inference.search import Hypothesis
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def minimum_bayes_risk(
     weights: str = "uniform",
     bleu_tokenize: str = "13a",
 ) -> list[list[Ranked]]:
-    """The hypotheses of each source, the greatest expected utility first (see `tasks.risk`); of equals the earlier one.
+    """The hypotheses of each source, the greatest expected utility first (see `risk`); of equals the earlier one.
 
     Args:
         utility: "chrf", "bleu" or "exact_match".

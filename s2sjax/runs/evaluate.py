@@ -26,8 +26,10 @@ from s2sjax.experiment import Experiment
 from s2sjax.inference.batching import padded_length
 from s2sjax.inference.forced import cross_attention
 from s2sjax.inference.gathering import gathering
+from s2sjax.inference.hypotheses import best_text
+from s2sjax.inference.requests import PositionLimit, RequestFormat
 from s2sjax.inference.scorers import Scorer
-from s2sjax.inference.search import PositionLimit, Translator, best_text
+from s2sjax.inference.translator import Translator
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.measure import measure, measure_each, references_of
 from s2sjax.metrics.text import TextMetrics, unsuitable
@@ -204,7 +206,8 @@ class Validator:
             params = self._whole(params)
             self._translator.set_params(params)
             try:
-                hypotheses = [best_text(found) for found in self._translator([row["source"] for row in rows])]
+                translations = self._translator([row["source"] for row in rows])
+                hypotheses = [best_text(found) for found in translations.result]
             finally:
                 self._translator.set_params(None)  # or they would be whole on each device until the next time
         compared = (rows, hypotheses) if experiment.evaluate.decode else (self._source, None)
@@ -268,15 +271,17 @@ def make_translator(
     """The run's translator, or an ensemble's: then `others` are the configs of its other members, whose limits on the
     lengths of sources and outputs hold too."""
     members = (experiment, *others)
-    return Translator(
-        scorer, params, tokenizers, experiment.decode, mesh=mesh, continues=not experiment.data.source,
-        right_to_left=experiment.data.right_to_left, blank=blank_of(experiment.data),
-        joined=experiment.data.context if experiment.data.join else 0, line_ends=experiment.data.keep_line_ends,
+    data, limits = experiment.data, [(member.position_limit, member.is_language_model) for member in members]
+    format = RequestFormat(
         max_source_length=min(member.data.max_source_length for member in members),
-        positions=[
-            PositionLimit(m.position_limit, m.is_language_model) for m in members if m.position_limit is not None
-        ],
-    )  # fmt: skip
+        continues=not data.source,
+        joined=data.context if data.join else 0,
+        line_ends=data.keep_line_ends,
+        right_to_left=data.right_to_left,
+        positions=tuple(PositionLimit(limit, one_sequence) for limit, one_sequence in limits if limit is not None),
+        blank=blank_of(data),
+    )
+    return Translator(scorer, params, tokenizers, experiment.decode, format, mesh=mesh)
 
 
 def check_search(

@@ -13,10 +13,12 @@ from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.unknown import unknown_in
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
+from s2sjax.inference.counts import RequestCounts, WithCounts
 from s2sjax.inference.details import Details, Logits, length_scores
 from s2sjax.inference.forced import Forced, Layers, choose_layers, forced_pairs
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.scorers import attention_layers
-from s2sjax.inference.search import Hypothesis, Translator
+from s2sjax.inference.translator import Translator
 from s2sjax.inference.word_alignment import Alignment, align_words, read_words, written_words
 from s2sjax.runs.evaluate import check_positions
 
@@ -36,26 +38,24 @@ class Forcing:
     """Reads pairs as a run reads them, and has its model say what it thinks of their targets."""
 
     translator: Translator
-    """Reads sources, counts those that it cuts and what the vocabulary lacks; its scorer is asked."""
+    """Its requests read sources, its scorer is asked."""
     tokenizers: TokenizerPair
     experiments: tuple[Experiment, ...]
     """Configs of the run and of the other members of an ensemble."""
 
-    def read(self, sources: Sequence[str], targets: Sequence[Target], *, again: bool = False) -> TokenizedSplit:
+    def read(self, sources: Sequence[str], targets: Sequence[Target]) -> WithCounts[TokenizedSplit]:
         """The pairs' tokens; targets in reading order.
-
-        Args:
-            again: decoding has read the sources before.
 
         Raises:
             UserError: a hypothesis is of another vocabulary, or a pair is longer than the positions that were learned.
         """
         data = self.experiments[0].data
         prompt = prompt_of(data)
-        source_rows = self.translator.source_rows([prompt(s) for s in sources], again=again)
+        read = self.translator.requests.source_rows([prompt(s) for s in sources])
+        source_rows = read.result
         texts = [t for t in targets if isinstance(t, str)]
         rows = self.tokenizers.target.encode(texts)
-        self.translator.unknown_targets += unknown_in(self.tokenizers.target, texts, rows)
+        counts = read.counts + RequestCounts(unknown_targets=unknown_in(self.tokenizers.target, texts, rows))
         encoded = iter(rows)
         end = row_end(data, self.tokenizers.target)
         target_rows = [np.append(next(encoded), end) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
@@ -71,7 +71,7 @@ class Forcing:
         source, target = Ragged.from_rows(source_rows), Ragged.from_rows(target_rows)
         for experiment in self.experiments:
             check_positions(experiment, source.lengths, target.lengths)
-        return TokenizedSplit(source, target, fingerprint="", given=given)
+        return WithCounts(TokenizedSplit(source, target, fingerprint="", given=given), counts)
 
     def force(self, split: TokenizedSplit, layers: Layers | None, *, progress: Advance = _silent) -> list[Forced]:
         """What the model says of each pair: see `forced_pairs`."""
@@ -84,14 +84,17 @@ class Forcing:
             right_to_left=experiment.data.right_to_left, progress=progress,
         )  # fmt: skip
 
-    def score(self, sources: Sequence[str], targets: Sequence[Target], *, progress: Advance = _silent) -> list[float]:
+    def score(
+        self, sources: Sequence[str], targets: Sequence[Target], *, progress: Advance = _silent
+    ) -> WithCounts[list[float]]:
         """The log-probability of each target, nats."""
-        forced = self.force(self.read(sources, targets), (), progress=progress)
-        return [float(pair.log_probs.sum(dtype=np.float64)) for pair in forced]
+        read = self.read(sources, targets)
+        forced = self.force(read.result, (), progress=progress)
+        return WithCounts([float(pair.log_probs.sum(dtype=np.float64)) for pair in forced], read.counts)
 
     def logits(self, sources: Sequence[str], targets: Sequence[Target], *, progress: Advance = _silent) -> list[Logits]:
         """What the model says at each token of each target, over the whole vocabulary."""
-        split = self.read(sources, targets)
+        split = self.read(sources, targets).result
         logits = [pair.logits for pair in self.force(split, None, progress=progress)]
         pieces, given = self.tokenizers.target.pieces, split.given
         rows = [split.target[i][0 if given is None else given[i] :].tolist() for i in range(len(split))]
@@ -101,7 +104,7 @@ class Forcing:
         """More about each hypothesis of each source, by one pass over all of them."""
         of_each = [source for source, hypotheses in zip(sources, found, strict=True) for _ in hypotheses]
         listed = [hypothesis for hypotheses in found for hypothesis in hypotheses]
-        split = self.read(of_each, listed, again=True)
+        split = self.read(of_each, listed).result
         forced = self.force(split, choose_layers(None, self.attention_layers))
         alignments: Sequence[Alignment | None] = [None] * len(listed)
         if any(self.attention_layers):
@@ -112,11 +115,11 @@ class Forcing:
 
     def align(
         self, sources: Sequence[str], targets: Sequence[Target], layer: int | None, *, progress: Advance = _silent
-    ) -> list[Alignment]:
+    ) -> WithCounts[list[Alignment]]:
         """Which words of each pair belong together. Args: layer: as `choose_layers` takes it."""
-        split = self.read(sources, targets)
-        forced = self.force(split, choose_layers(layer, self.attention_layers), progress=progress)
-        return self._alignments(sources, targets, split, forced)
+        read = self.read(sources, targets)
+        forced = self.force(read.result, choose_layers(layer, self.attention_layers), progress=progress)
+        return WithCounts(self._alignments(sources, targets, read.result, forced), read.counts)
 
     @functools.cached_property
     def attention_layers(self) -> tuple[int, ...]:

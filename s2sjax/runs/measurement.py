@@ -12,7 +12,9 @@ from s2sjax.data.records import Source
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.experiment import Experiment
-from s2sjax.inference.search import Hypothesis, Translator, best_text
+from s2sjax.inference.counts import RequestCounts
+from s2sjax.inference.hypotheses import Hypothesis, best_text
+from s2sjax.inference.translator import Translator
 from s2sjax.metrics.measure import measure, measure_each
 from s2sjax.metrics.names import TEXT_METRICS
 from s2sjax.metrics.text import TextMetrics
@@ -27,6 +29,7 @@ class Measured:
     """Attributes:
     parts: the metrics of each set of a mixture or pair of languages that has examples.
     found: the hypotheses of each row; None if no metric needs them.
+    counts: of what was decoded.
     """
 
     metrics: Mapping[str, Any]
@@ -34,6 +37,7 @@ class Measured:
     source: Source
     tokenized: TokenizedSplit
     found: Sequence[Sequence[Hypothesis]] | None
+    counts: RequestCounts
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,16 @@ class Measurement:
         likelihood = LikelihoodEvaluator(self.translator.scorer, first, tokenized, self.mesh, others=others)
         params = self.translator.params
         whole, by_part = likelihood(params)._asdict(), likelihood.by_part(params)
-        found = None
+        found, counts = None, RequestCounts()
         if how.any_of(TEXT_METRICS):
             for remark in remarks_on(source, how):
                 _log.warning("%s", remark)
             with progress(f"decoding {split}", len(source)) as advance:
-                found = self.translator([row["source"] for row in source], progress=advance)
+                decoded = self.translator([row["source"] for row in source], progress=advance)
+            found, counts = decoded.result, decoded.counts
         texts = best_texts(found)
         parts = measure_each(how, source, texts, parts=source.parts, likelihoods=by_part)
-        return Measured(measure(how, source, texts, **whole), parts, source, tokenized, found)
+        return Measured(measure(how, source, texts, **whole), parts, source, tokenized, found, counts)
 
 
 def best_texts(found: Sequence[Sequence[Hypothesis]] | None) -> list[str] | None:

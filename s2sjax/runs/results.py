@@ -9,7 +9,7 @@ from typing import Any
 from s2sjax.data.records import Source
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext, rundir
-from s2sjax.inference.search import Hypothesis
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.metrics.measure import references_of
 
 _log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,21 @@ from jax.sharding import Mesh
 
 from s2sjax import experiment as experiments
 from s2sjax.data.prepare import turn_round
-from s2sjax.data.splits import prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.inference import inputs
 from s2sjax.inference.details import Details, Logits
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.scorers import Ensemble, Scorer, Single
-from s2sjax.inference.search import Hypothesis, Translator
 from s2sjax.inference.tagging import tags
+from s2sjax.inference.translator import Translator
 from s2sjax.inference.word_alignment import Alignment
 from s2sjax.ops.linear import Precision
-from s2sjax.processes import distributed, jax_settings
-from s2sjax.runs import home
+from s2sjax.processes import jax_settings
 from s2sjax.runs.assembly import build_model, check_changes, check_languages, in_precision
-from s2sjax.runs.evaluate import make_translator, text_metrics_of
-from s2sjax.runs.forcing import Forcing
-from s2sjax.runs.measurement import Measurement
-from s2sjax.runs.results import decoded_records, result_name, write_results
+from s2sjax.runs.counted import CountedRun
+from s2sjax.runs.evaluate import make_translator
 from s2sjax.vocabulary import EOS
 
 
@@ -121,7 +117,6 @@ class Run:
             )
         return dataclasses.replace(self, experiment=experiment, model=model, others=others)
 
-    @jax_settings.exact_products()
     def decode(
         self,
         sources: Iterable[str],
@@ -150,18 +145,9 @@ class Run:
         Raises:
             UserError: the run knows several pairs of languages, and `data.pairs` names more than one.
         """
-        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
-        if prefixes is not None:
-            prefixes = inputs.for_each(sources, inputs.texts(prefixes, "prefixes"), "prefixes")
-        if phrases is not None:
-            phrases = inputs.phrases(phrases, sources)
-        if choices is not None:
-            choices = inputs.texts(choices, "choices")
-        prompt = prompt_of(self.experiment.data)
-        prompted = [prompt(source) for source in sources]
-        return self.translator(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=told)
+        asked: dict[str, Any] = {"prefixes": prefixes, "phrases": phrases, "choices": choices}
+        return self._counted.decode(sources, **asked, progress=progress).result
 
-    @jax_settings.exact_products()
     def score(
         self,
         sources: Iterable[str],
@@ -181,8 +167,7 @@ class Run:
         Raises:
             UserError: a hypothesis is of another vocabulary.
         """
-        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
-        return self._forcing.score(sources, inputs.targets(targets, sources), progress=told)
+        return self._counted.score(sources, targets, progress=progress).result
 
     @jax_settings.exact_products()
     def explain(self, sources: Iterable[str], found: Iterable[Iterable[Hypothesis]]) -> list[list[Details]]:
@@ -202,7 +187,7 @@ class Run:
             UserError: a hypothesis is of another vocabulary.
         """
         sources = inputs.texts(sources, "sources")
-        return self._forcing.explain(sources, inputs.hypotheses(found, sources))
+        return self._counted.forcing.explain(sources, inputs.hypotheses(found, sources))
 
     @jax_settings.exact_products()
     def logits(
@@ -229,9 +214,8 @@ class Run:
             UserError: a hypothesis is of another vocabulary.
         """
         sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
-        return self._forcing.logits(sources, inputs.targets(targets, sources), progress=told)
+        return self._counted.forcing.logits(sources, inputs.targets(targets, sources), progress=told)
 
-    @jax_settings.exact_products()
     def align(
         self,
         sources: Iterable[str],
@@ -258,17 +242,11 @@ class Run:
         Raises:
             UserError: the model has no attention over a source, or no such layer.
         """
-        if not any(self._forcing.attention_layers):
-            raise UserError(
-                f"{self.experiment.model_name} as it is in {self.workdir} has no attention over a source to align by; "
-                "transformer, gnmt, and rnn_seq2seq with config.model.attention have"
-            )
-        sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
-        return self._forcing.align(sources, inputs.targets(targets, sources), layer, progress=told)
+        return self._counted.align(sources, targets, layer=layer, progress=progress).result
 
     @functools.cached_property
-    def _forcing(self) -> Forcing:
-        return Forcing(self.translator, self.tokenizers, self._experiments)
+    def _counted(self) -> CountedRun:
+        return CountedRun(self)
 
     @jax_settings.exact_products()
     def tag(
@@ -293,7 +271,6 @@ class Run:
         pieces = self.tokenizers.target.pieces
         return [list(zip(pieces(row), path, strict=True)) for row, path in zip(rows, states, strict=True)]
 
-    @jax_settings.exact_products()
     def evaluate(self, split: str) -> dict[str, Any]:
         """The metrics of one split: the loss, and those of `evaluate.metrics`.
 
@@ -309,31 +286,4 @@ class Run:
         Raises:
             UserError: for a split that is missing, or a tokenizer of BLEU that is not there.
         """
-        split = inputs.text(split, "split", "the name of a split, such as 'test',")
-        began, experiment = time.monotonic(), self.experiment
-        how = text_metrics_of(experiment, experiment.metrics)
-        home.check_data(self.workdir, experiment.data, self.saved, self.said)
-        measured = self._measurement.measure(split, how)
-        results: dict[str, Any] = dict(measured.metrics)
-        results |= {"step": self.step, "seconds": time.monotonic() - began}
-        if measured.tokenized.unreadable:
-            results["unreadable"] = measured.tokenized.unreadable
-        if self.others:
-            listed = ", ".join(f"{member.workdir} ({member.step})" for member in (self, *self.others))
-            results["ensemble"] = f"mean of {experiment.decode.ensemble} of {listed}"
-        if measured.parts:
-            results["pairs" if experiment.data.pairs else "sets"] = measured.parts
-        if distributed.index() == 0:
-            name = result_name(split, experiment.data.pairs or experiment.data.sets, ensemble=bool(self.others))
-            kind = "pair" if experiment.data.pairs else "set"
-            decoded = None if measured.found is None else decoded_records(measured.source, measured.found, kind)
-            write_results(self.workdir, name, results, decoded)
-        return results
-
-    @property
-    def _measurement(self) -> Measurement:
-        return Measurement(self.translator, self.tokenizers, self._experiments, self.mesh)
-
-    @property
-    def _experiments(self) -> tuple[Experiment, ...]:
-        return tuple(run.experiment for run in (self, *self.others))
+        return self._counted.evaluate(split).result

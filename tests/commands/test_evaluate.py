@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2sjax.inference.translator import Translator
 from s2sjax.metrics.text import TextMetrics, text_metrics
 from s2sjax.runs.loading import load
 from s2sjax.runs.results import result_name, write_results
@@ -86,7 +87,7 @@ def test_a_run_directory_that_cannot_be_written_costs_the_files_and_not_the_tabl
 
 
 def test_nothing_is_decoded_where_no_metric_needs_it(workdir, monkeypatch):
-    monkeypatch.setattr("s2sjax.inference.search.Translator.__call__", lambda *args, **kwargs: pytest.fail("decoded"))
+    monkeypatch.setattr(Translator, "__call__", lambda *args, **kwargs: pytest.fail("decoded"))
     assert set(load(workdir).with_config(**{"evaluate.metrics": ("loss",)}).evaluate("test")) >= {"loss", "pairs"}
     names = os.listdir(workdir / "results")
     assert "test.a-b.b-a.json" in names

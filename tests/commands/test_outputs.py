@@ -12,7 +12,7 @@ import pytest
 import s2sjax
 from s2sjax.data.tokenizer import TokenizerPair, save
 from s2sjax.data.units import CharTokenizer
-from s2sjax.inference.search import Hypothesis
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.training.loop import train
 from tests.tiny import compiling_once, json_lines, on_devices, random_state, s2s, tiny, write_run, write_split
 
@@ -82,8 +82,8 @@ def test_one_text_may_be_given_on_the_command_line_or_as_a_file(workdir, tmp_pat
 def test_a_blank_source_has_an_empty_output_with_its_prompt_too(workdir, monkeypatch):
     """`decode` puts the prompt before it; evaluation and validation get it from the data with the prompt."""
     run = s2sjax.load(workdir)
-    monkeypatch.setattr(run.translator, "_search", None)  # there is nothing to search
-    for found in (run.decode(["", " \t"]), run.translator(["<up> ", "<up>  \t", "  ", "<up>"])):
+    monkeypatch.setattr(run.translator._search, "_compiled", None)  # there is nothing to search
+    for found in (run.decode(["", " \t"]), run.translator(["<up> ", "<up>  \t", "  ", "<up>"]).result):
         assert [[h.ids for h in hypotheses] for hypotheses in found] == [[()]] * len(found)
 
 

@@ -25,9 +25,10 @@ from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stepping import narrow
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.requests import RequestFormat
 from s2sjax.inference.scorers import Single
-from s2sjax.inference.search import Translator
 from s2sjax.inference.sentences import source_batch
+from s2sjax.inference.translator import Translator
 from s2sjax.ops.linear import Precision
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 from tests.contract.conftest import FIRST, VOCAB, bucketed
@@ -308,9 +309,9 @@ def translated(family: str, devices: int = 1, **fields):
     config = dataclasses.replace(DecodeConfig(max_length_factor=1.0, max_length_offset=4, batch_size=8), **fields)
     translator = Translator(
         scorer(family, vocab), parameters(family, vocab, 0), TokenizerPair(TOKENIZER, TOKENIZER), config,
-        max_source_length=20, mesh=sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:devices]),
+        RequestFormat(max_source_length=20), mesh=sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:devices]),
     )  # fmt: skip
-    return lambda texts: dict(zip(texts, translator(texts), strict=True))
+    return lambda texts: dict(zip(texts, translator(texts).result, strict=True))
 
 
 @pytest.mark.parametrize("family, way", every_family_with(WAYS))

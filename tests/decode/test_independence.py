@@ -9,7 +9,7 @@ import pytest
 import s2sjax
 from s2sjax.data.phrases import TAGS, phrases
 from s2sjax.experiment import base_config, resolve
-from s2sjax.inference.search import Hypothesis
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.training.loop import train
 from tests.tiny import compiling_once, on_devices
 

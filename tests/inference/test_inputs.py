@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from s2sjax.errors import UserError
 from s2sjax.inference import inputs
-from s2sjax.inference.search import Hypothesis
+from s2sjax.inference.hypotheses import Hypothesis
 
 TEXTS = st.text(max_size=4)
 ITEMS = st.one_of(

@@ -7,8 +7,8 @@ import pytest
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.units import CharTokenizer
 from s2sjax.errors import UserError
+from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.rerank import Judge, Kind, minimum_bayes_risk, rerank
-from s2sjax.inference.search import Hypothesis
 
 TOKENIZER = CharTokenizer("abcdef")
 

@@ -17,8 +17,9 @@ from s2sjax.data.units import CharTokenizer
 from s2sjax.decode.ensemble import KINDS
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.likelihood import logits
+from s2sjax.inference.requests import PositionLimit, RequestFormat
 from s2sjax.inference.scorers import Ensemble, Single
-from s2sjax.inference.search import PositionLimit, Translator
+from s2sjax.inference.translator import Translator
 from s2sjax.ops.linear import Precision
 from s2sjax.vocabulary import EOS
 from tests.tiny import compiling_once
@@ -65,12 +66,12 @@ def members():
     return [member(family) for family in SIZES]
 
 
-def translator(members, kind, **settings):
+def translator(members, kind, **limits):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     scorers, params = zip(*members, strict=True)
-    settings = {"max_source_length": 20, "mesh": mesh, **settings}
+    pair, format = TokenizerPair(TOKENIZER, TOKENIZER), RequestFormat(max_source_length=20, **limits)
     config = dataclasses.replace(CONFIG, ensemble=kind)
-    return Translator(Ensemble(scorers, kind), params, TokenizerPair(TOKENIZER, TOKENIZER), config, **settings)
+    return Translator(Ensemble(scorers, kind), params, pair, config, format, mesh=mesh)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -90,7 +91,7 @@ def combined(members, kind, batch):
 @pytest.mark.parametrize("kind", [KINDS[0], pytest.param(KINDS[1], marks=pytest.mark.slow)])
 def test_scores_are_the_members_teacher_forced_and_nothing_depends_on_the_batch(members, kind):
     search = translator(members, kind)
-    found = search(SOURCES)
+    found = search(SOURCES).result
     pairs = [(source, h) for source, hypotheses in zip(SOURCES, found, strict=True) for h in hypotheses]
     assert len(pairs) == 2 * len(SOURCES)
     batch = batch_of([(source, h.ids) for source, h in pairs])
@@ -105,16 +106,17 @@ def test_scores_are_the_members_teacher_forced_and_nothing_depends_on_the_batch(
     np.testing.assert_allclose(log_probs * batch["weights"], expected * batch["weights"], atol=1e-5)
     assert float(nll) == pytest.approx(-(expected * batch["weights"]).sum(), rel=1e-5)
 
-    for others in (search(SOURCES[::-1])[::-1], search(SOURCES[:2])):
+    for others in (search(SOURCES[::-1]).result[::-1], search(SOURCES[:2]).result):
         for left, right in zip(found, others, strict=False):
             assert [h.ids for h in left] == [h.ids for h in right]
             np.testing.assert_allclose([h.score for h in left], [h.score for h in right], atol=1e-4)
 
 
 def test_the_narrowest_positions_hold_for_sources_and_outputs(members):
-    search = translator(members, "probabilities", positions=[PositionLimit(9), PositionLimit(8, one_sequence=True)])
-    assert search.max_source_length == 7
+    search = translator(members, "probabilities", positions=(PositionLimit(9), PositionLimit(8, one_sequence=True)))
+    assert search.requests.max_source_length == 7
     sources = [*SOURCES, "abcdefgh"]
-    rows, found = search.source_rows(sources, again=True), search(sources)
-    assert max(map(len, rows)) == 7 and search.truncated == 2
-    assert all(len(row) + len(h.ids) <= 8 for row, hypotheses in zip(rows, found, strict=True) for h in hypotheses)
+    rows, found = search.requests.source_rows(sources).result, search(sources)
+    assert max(map(len, rows)) == 7 and found.counts.truncated == 2
+    pairs = zip(rows, found.result, strict=True)
+    assert all(len(row) + len(h.ids) <= 8 for row, hypotheses in pairs for h in hypotheses)

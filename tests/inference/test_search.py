@@ -16,12 +16,15 @@ from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.units import CharTokenizer
+from s2sjax.data.unknown import Unknown
 from s2sjax.decode.penalty import LEAST_COVERAGE
 from s2sjax.errors import UserError
+from s2sjax.inference.counts import RequestCounts
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.forced import cross_attention
+from s2sjax.inference.requests import PositionLimit, RequestFormat
 from s2sjax.inference.scorers import Single
-from s2sjax.inference.search import PositionLimit, Translator
+from s2sjax.inference.translator import Translator
 from s2sjax.ops.linear import Precision
 from s2sjax.vocabulary import EOS
 from tests.tiny import compiling_once
@@ -67,7 +70,8 @@ def translator(model, params, **fields):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     config = dataclasses.replace(BASE, **fields)
     scorer = Single(model, Precision.FLOAT32)
-    return Translator(scorer, params, TokenizerPair(TOKENIZER, TOKENIZER), config, max_source_length=20, mesh=mesh)
+    pair = TokenizerPair(TOKENIZER, TOKENIZER)
+    return Translator(scorer, params, pair, config, RequestFormat(max_source_length=20), mesh=mesh)
 
 
 def split(sources, targets):
@@ -79,8 +83,9 @@ def split(sources, targets):
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.replace(" ", "-"))
 def test_scores_are_teacher_forcings_and_nothing_depends_on_the_batch(model, params, way):
     search = translator(model, params, **WAYS[way])
-    together = search(SOURCES)
-    assert all(together) and search.unmet == 0
+    answer = search(SOURCES)
+    together = answer.result
+    assert all(together) and answer.counts == RequestCounts(sources=7, unknown=Unknown(of=7))
 
     pairs = [(source, h) for source, found in zip(SOURCES, together, strict=True) for h in found]
     rows = split([source for source, _ in pairs], [h.ids for _, h in pairs])
@@ -90,31 +95,31 @@ def test_scores_are_teacher_forcings_and_nothing_depends_on_the_batch(model, par
     tolerance = allowed(lambda p: score(p, batch), params)
     np.testing.assert_allclose([h.score for _, h in pairs], score(params, batch), rtol=0, atol=tolerance)
 
-    shuffled = dict(zip(SOURCES[::-1], search(SOURCES[::-1]), strict=True))
+    shuffled = dict(zip(SOURCES[::-1], search(SOURCES[::-1]).result, strict=True))
     for source, found in zip(SOURCES, together, strict=True):
-        for a, b in ((found, shuffled[source]), (found, search([source])[0])):
+        for a, b in ((found, shuffled[source]), (found, search([source]).result[0])):
             assert [h.ids for h in a] == [h.ids for h in b]
             ranks = [[h.ranking_score for h in hypotheses] for hypotheses in (a, b)]
             np.testing.assert_allclose(*ranks, rtol=0, atol=tolerance)
 
 
 def test_what_is_asked_for_is_what_comes(model, params):
-    constrained = translator(model, params, **WAYS["constrained beam"])(SOURCES)
+    constrained = translator(model, params, **WAYS["constrained beam"])(SOURCES).result
     for source, found in zip(SOURCES, constrained, strict=True):
         for h in found:
             assert len(h.ids) >= len(source) + 1 and h.ids[-1] == EOS
             assert "c" not in h.text and "<unk>" not in h.tokens
             pairs = list(zip(h.ids, h.ids[1:], strict=False))
             assert len(set(pairs)) == len(pairs)
-    drawn = translator(model, params, **WAYS["without replacement"])(SOURCES)
+    drawn = translator(model, params, **WAYS["without replacement"])(SOURCES).result
     assert all(len({h.ids for h in found}) == 4 for found in drawn)
 
 
 def test_draws_follow_the_seed_and_the_source(model, params):
-    first = translator(model, params, **WAYS["sampling"])(SOURCES)
+    first = translator(model, params, **WAYS["sampling"])(SOURCES).result
     assert [h.ids for h in first[0]] == [h.ids for h in first[-1]], "the same source twice, the same draws"
-    again = translator(model, params, **WAYS["sampling"])(SOURCES)
-    other = translator(model, params, **{**WAYS["sampling"], "seed": 8})(SOURCES)
+    again = translator(model, params, **WAYS["sampling"])(SOURCES).result
+    other = translator(model, params, **{**WAYS["sampling"], "seed": 8})(SOURCES).result
     assert first == again
     assert [[h.ids for h in found] for found in first] != [[h.ids for h in found] for found in other]
     assert len({h.ids for found in first for h in found}) > 5
@@ -123,19 +128,19 @@ def test_draws_follow_the_seed_and_the_source(model, params):
 def test_outputs_begin_with_their_prefixes_and_prefixes_count(model, params):
     prefixes = ["fed", "", "a", "bbbbbbbbbb", "h", "", "g"]
     search = translator(model, params, nbest=2)
-    free, forced = search(SOURCES), search(SOURCES, prefixes=prefixes)
+    free, forced = search(SOURCES).result, search(SOURCES, prefixes=prefixes).result
     for prefix, found, unforced in zip(prefixes, forced, free, strict=True):
         assert all(h.text.startswith(prefix) for h in found)
         if not prefix:
             assert [h.ids for h in found] == [h.ids for h in unforced]
-    alone = search(SOURCES[:1], prefixes=prefixes[:1])[0]
+    (alone,) = search(SOURCES[:1], prefixes=prefixes[:1]).result
     assert [h.ids for h in alone] == [h.ids for h in forced[0]]
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["", "expanded late"])
 def test_the_coverage_penalty_is_that_of_teacher_forcings_attention(model, params, late):
     search = translator(model, params, nbest=3, coverage=0.3, alpha=0.5, expand_late=late)
-    found = search(SOURCES)
+    found = search(SOURCES).result
     pairs = [(source, h) for source, hypotheses in zip(SOURCES, found, strict=True) for h in hypotheses]
     rows = split([source for source, _ in pairs], [h.ids for _, h in pairs])
     batch = assemble(PlannedBatch(Shape(len(pairs), 8, 16), np.arange(len(pairs)), np.arange(len(pairs))), rows)
@@ -147,7 +152,7 @@ def test_the_coverage_penalty_is_that_of_teacher_forcings_attention(model, param
         # The penalty is 0.3 times the sum of logarithms of sums of T weights each, which are at least LEAST_COVERAGE.
         logarithms = np.sum(len(h.ids) * apart / np.clip(covered, LEAST_COVERAGE, 1))
         np.testing.assert_allclose(h.ranking_score, expected, rtol=1e-6, atol=0.3 * logarithms)
-    plain = translator(model, params, nbest=3, alpha=0.5)(SOURCES)
+    plain = translator(model, params, nbest=3, alpha=0.5)(SOURCES).result
     assert [[h.ids for h in hypotheses] for hypotheses in found] != [[h.ids for h in hs] for hs in plain]
 
 
@@ -159,18 +164,18 @@ def test_coverage_of_a_model_without_attention_is_refused_before_anything_is_com
     shapes = jax.eval_shape(init, jax.random.key(0), batch)
     with pytest.raises(UserError, match=r"decode.coverage is 0.2, but the model has no attention over a source"):
         translator(module, shapes, coverage=0.2)
-    assert translator(module, shapes).truncated == 0
+    assert translator(module, shapes)([]).result == []
 
 
 def test_outputs_contain_their_phrases_whatever_is_beside_them(model, params):
     phrases = [["fed"], [], ["ab", "ba"], ["hh", "g"], ["e"], [" "], ["dd"]]
     search = translator(model, params, beam_size=8, nbest=2)
-    free, forced = search(SOURCES), search(SOURCES, phrases=phrases)
+    free, forced = search(SOURCES).result, search(SOURCES, phrases=phrases).result
     for wanted, found, unforced in zip(phrases, forced, free, strict=True):
         assert found and all(phrase in h.text for h in found for phrase in wanted if phrase.strip())
         if not any(phrase.strip() for phrase in wanted):
             assert [h.ids for h in found] == [h.ids for h in unforced]
-    alone = search(SOURCES[2:3], phrases=phrases[2:3])[0]
+    (alone,) = search(SOURCES[2:3], phrases=phrases[2:3]).result
     assert [h.ids for h in alone] == [h.ids for h in forced[2]]
 
 
@@ -178,7 +183,7 @@ def test_outputs_contain_their_phrases_whatever_is_beside_them(model, params):
 def test_outputs_are_among_the_choices(model, params, way):
     choices = ["abba", "h", "deaf", "cabbage" * 2]
     search = translator(model, params, **way)
-    for found in search(SOURCES, choices=choices):
+    for found in search(SOURCES, choices=choices).result:
         assert found and all(h.text in choices for h in found)
     for asked, message in (
         ({"choices": [" "]}, "nothing to choose from"),
@@ -204,14 +209,15 @@ def test_what_no_output_has_room_for_is_refused_before_anything_is_built(model, 
     search = translator(model, params)
     for name in ("asked.build_tries", "search.build_phrases"):
         monkeypatch.setattr(f"s2sjax.inference.{name}", None)
-    monkeypatch.setattr(search, "_search", None)
+    monkeypatch.setattr(search._search, "_compiled", None)
     with pytest.raises(UserError, match=message):
         search(SOURCES, **asked)
 
 
 def test_where_nothing_meets_the_constraints_there_is_nothing_and_it_is_counted(model, params):
     search = translator(model, params, forbidden=("</s>",))
-    assert search(["abc", "", "h"])[0] == [] and search.unmet == 2
+    answer = search(["abc", "", "h"])
+    assert answer.result[0] == [] and answer.counts.unmet == 2
 
 
 @pytest.mark.parametrize(
@@ -320,7 +326,7 @@ def test_a_search_that_memory_does_not_hold_is_a_sentence(model, params, monkeyp
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 143000003112 bytes.")
 
     refused = translator(model, params)
-    monkeypatch.setattr(refused, "_search", search)
+    monkeypatch.setattr(refused._search, "_compiled", search)
     with pytest.raises(UserError, match="not enough memory for 1 sources of 8 tokens with 5 hypotheses of up to 14"):
         refused(["abc"])
 
@@ -341,10 +347,11 @@ def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
     pair = TokenizerPair(TOKENIZER, TOKENIZER)
     scorer = Single(model, Precision.FLOAT32)
-    short = Translator(scorer, params, pair, BASE, max_source_length=20, mesh=mesh, positions=[PositionLimit(6)])
+    format = RequestFormat(max_source_length=20, positions=(PositionLimit(6),))
+    short = Translator(scorer, params, pair, BASE, format, mesh=mesh)
     found = short([*SOURCES, "abcdefgh"])
-    assert all(len(h.ids) <= 6 for hypotheses in found for h in hypotheses) and short.truncated == 3
-    assert max(len(row) for row in short.source_rows(["abcdefgh"])) == 6
+    assert all(len(h.ids) <= 6 for hypotheses in found.result for h in hypotheses) and found.counts.truncated == 3
+    assert max(len(row) for row in short.requests.source_rows(["abcdefgh"]).result) == 6
 
 
 def test_a_language_models_prompt_and_answer_fit_into_its_positions_together():
@@ -354,11 +361,12 @@ def test_a_language_models_prompt_and_answer_fit_into_its_positions_together():
     batch = assemble(PlannedBatch(Shape(1, 4, 4), np.arange(1), np.arange(1)), split(["a"], [[5, EOS]]))
     params = jax.jit(lambda key, batch: model.init(key, batch, train=False))(jax.random.key(0), batch)["params"]
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
-    settings = {"max_source_length": 20, "mesh": mesh, "positions": [PositionLimit(10, one_sequence=True)]}
+    format = RequestFormat(max_source_length=20, positions=(PositionLimit(10, one_sequence=True),))
     scorer = Single(model, Precision.FLOAT32)
-    search = Translator(scorer, params, TokenizerPair(TOKENIZER, TOKENIZER), BASE, **settings)
+    search = Translator(scorer, params, TokenizerPair(TOKENIZER, TOKENIZER), BASE, format, mesh=mesh)
     sources = ["a", "abcdef", "abcdefghabcdefgh"]
-    for row, found in zip(search.source_rows(sources), search(sources), strict=True):
+    rows = search.requests.source_rows(sources).result
+    for row, found in zip(rows, search(sources).result, strict=True):
         assert found and all(len(row) + len(h.ids) <= 10 and np.isfinite(h.score) for h in found)
 
 
