@@ -79,6 +79,22 @@ def test_one_text_may_be_given_on_the_command_line_or_as_a_file(workdir, tmp_pat
         assert [record["source"] for record in json_lines(tmp_path / "o")] == ["ab\n\\dc"]
 
 
+def test_what_is_told_of_sources_is_of_all_that_were_read(workdir, tmp_path, monkeypatch, capsys):
+    """However many are read together."""
+    lines = ["é", "a" * 9, "b", "é", "", "c" * 9, "é" * 9]
+    for name in ("in", "out"):
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    monkeypatch.setattr("s2sjax.commands.streams.WINDOW", 2)
+    monkeypatch.setattr("s2sjax.commands.align._TOGETHER", 2)
+    pairs = [f"--source={tmp_path / 'in'}", f"--target={tmp_path / 'out'}"]
+    for command, given in (("decode", [f"--input={tmp_path / 'in'}"]), ("align", pairs)):
+        assert s2s(command, f"--workdir={workdir}", *given, f"--output={tmp_path / 'written'}") == 0
+        said = capsys.readouterr().err
+        assert "3 of 7 sources hold characters that the vocabulary lacks, 11 in all" in said
+        assert "3 of 7 sources were longer than config.data.max_source_length 8 tokens" in said
+        assert ("3 of 7 targets hold" in said) == (command == "align")
+
+
 def test_a_blank_source_has_an_empty_output_with_its_prompt_too(workdir, monkeypatch):
     """`decode` puts the prompt before it; evaluation and validation get it from the data with the prompt."""
     run = s2sjax.load(workdir)
