@@ -53,7 +53,7 @@ def start(experiment: Experiment, devices: int | None = None) -> Started:
     state = jax.jit(parts.init, out_shardings=places)(stream_key(experiment.seed, "init"))
     place = sharding.batch_sharding(mesh, split_time=split_time)
     only = functools.partial(sharding.rows_here, place)
-    feed = pipeline.batches(plan, split, start=0, stop=config.steps, only=only)
+    feed = pipeline.batches(plan, split, range(config.steps), only=only)
     batches = (sharding.to_devices(batch, place) for batch in feed)
     return Started(mesh, plan, make_step(parts.model, parts.optimizer, experiment, mesh, places), state, batches)
 

@@ -49,6 +49,18 @@ FOREIGN = {
 """Libraries that a piece must do without."""
 
 
+MOST_PARAMETERS = 6
+"""Of a function that is no constructor: what belongs together is a dataclass."""
+MANY_PARAMETERS = {
+    "ops.attention.step_attention": "the operands of the formula",
+    "ops.recurrent.recur": "the operands of the formula",
+    "ops.recurrent.scan_products": "those of `lax.scan`, and the products'",
+    "ops.recurrent.scan_plainly": "the same",
+    "ops.recurrent._scan_products": "`custom_vjp` tells by places what is differentiated",
+    "ops.recurrent._scan_forward": "the same",
+}
+
+
 def imports(path: Path) -> set[str]:
     """Dotted names of all modules that a file imports, wherever in it, for types only too."""
     found = set()
@@ -59,6 +71,18 @@ def imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path} has a relative import"
             module = node.module or ""
             found |= {f"{module}.{alias.name}" for alias in node.names} if module == "s2sjax" else {module}
+    return found
+
+
+def parameters(path: Path) -> dict[str, int]:
+    """How many parameters each function of a file has that is no constructor; self and cls are none."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name != "__init__":
+            named = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            stars = sum(each is not None for each in (node.args.vararg, node.args.kwarg))
+            count = len(named) + stars - (bool(named) and named[0].arg in ("self", "cls"))
+            found[node.name] = max(found.get(node.name, 0), count)
     return found
 
 
@@ -100,6 +124,14 @@ def test_every_file_can_be_read_in_one_sitting():
     assert not too_long
 
 
+def test_functions_have_few_parameters():
+    many = set()
+    for path in FILES:
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        many |= {f"{module}.{name}" for name, count in parameters(path).items() if count > MOST_PARAMETERS}
+    assert many == set(MANY_PARAMETERS), "bundle what belongs together in a frozen dataclass"
+
+
 def test_nothing_is_called_utils():
     assert not [path for path in FILES if path.stem in ("utils", "util", "helpers", "common", "misc")]
 
@@ -108,3 +140,15 @@ def test_the_reader_of_imports_sees_all_of_them(tmp_path):
     file = tmp_path / "x.py"
     file.write_text("import a.b\nfrom s2sjax import data\ndef f():\n    from c.d import e\n    import jax, pickle\n")
     assert imports(file) == {"a.b", "s2sjax.data", "c.d", "jax", "pickle"}
+
+
+def test_the_reader_of_parameters_counts_all_but_self(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text(
+        "def f(a, b, /, c, *d, e, **g): ...\n"
+        "class A:\n"
+        "    def __init__(self, a, b, c, d, e, f, g): ...\n"
+        "    def h(self, a):\n        async def i(): ...\n"
+        "    @classmethod\n    def j(cls, a, *, b=1): ...\n"
+    )
+    assert parameters(file) == {"f": 6, "h": 1, "i": 0, "j": 2}

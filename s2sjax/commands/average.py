@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from s2sjax.errors import UserError
 from s2sjax.experiment import resolve
 from s2sjax.processes import jax_settings
-from s2sjax.runs.average import average
+from s2sjax.runs.average import Choice, average
 
 Number = TypeVar("Number", int, float)
 
@@ -15,10 +15,9 @@ Number = TypeVar("Number", int, float)
 def run(values: dict[str, Any]) -> int:
     jax_settings.configure_jax()
     experiment = resolve(values["config"])
-    made = average(
-        Path(values["workdir"]), Path(values["output"]), experiment=experiment, said=values["said"] or (),
-        last=_number(values, "last", int), best=_number(values, "best", int), ema=_number(values, "ema", float),
-    )  # fmt: skip
+    choice = Choice(_number(values, "last", int), _number(values, "best", int), _number(values, "ema", float))
+    workdir, output = Path(values["workdir"]), Path(values["output"])
+    made = average(workdir, output, choice, experiment=experiment, said=values["said"] or ())
     averaged = "parameters"
     if made.parameters == "ema":
         averaged = f"moving average of the parameters (config.train.ema_decay={experiment.train.ema_decay:g})"

@@ -14,14 +14,13 @@ from s2sjax.data.segmentation import Segmentation
 def batches(
     plan: Plan,
     split: TokenizedSplit,
+    numbers: range,
     *,
-    start: int,
-    stop: int,
     only: Callable[[int], np.ndarray] = np.arange,
     segmentation: Segmentation | None = None,
     threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches `start` .. `stop - 1` of the plan.
+    """The batches of these numbers of the plan.
 
     Starting anywhere costs nothing: there is no stream to fast-forward.
 
@@ -34,6 +33,6 @@ def batches(
         planned = plan.batch(index)
         return assemble(planned, split, only=only(planned.shape.rows), segmentation=segmentation)
 
-    dataset = grain.MapDataset.range(start, stop).map(make)
+    dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(dataset.to_iter_dataset(options))

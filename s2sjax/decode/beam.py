@@ -15,10 +15,9 @@ from jaxtyping import Float, Int
 
 from s2sjax.api import Cache
 from s2sjax.decode.beam_config import BeamConfig
-from s2sjax.decode.candidates import Candidates, best_candidates, choose, rows, top_k
+from s2sjax.decode.candidates import Candidates, Following, best_candidates, choose, rows, top_k
 from s2sjax.decode.constraints import (
-    UNCONSTRAINED,
-    Constraints,
+    Asked,
     constrain,
     follow_states,
     forced_tokens,
@@ -54,15 +53,6 @@ class BeamResult(NamedTuple):
     """Int32: number of tokens, end-of-sentence counted."""
 
 
-class _Sentences(NamedTuple):
-    """What is known of each sentence before the search, and does not change."""
-
-    limits: Array  # [B]
-    minimums: Array | None  # [B]
-    references: Array | None  # [B, 1]
-    constraints: Constraints
-
-
 class _Group(NamedTuple):
     """W = K / groups live hypotheses and a pool of W finished ones. With one group, all there is."""
 
@@ -82,6 +72,16 @@ class _State(NamedTuple):
     broken: Array  # [B], a live hypothesis met NaN
 
 
+class _Stepped(NamedTuple):
+    """What a step gives one group."""
+
+    length: Int[Array, ""]
+    """Tokens of each hypothesis with the one that follows."""
+    logits: Float[Array, "B W V"]
+    gains: Float[Array, "B W"] | None
+    """What the score of each hypothesis gains if it ends with this step."""
+
+
 Bonus = Callable[[Cache], Float[Array, "B K"]]
 """From the cache after a step to what the score of each hypothesis gains if it ends with that step; at most 0."""
 
@@ -91,11 +91,8 @@ def beam_search(
     cache: Cache,
     bos: Int[Array, "B"],
     config: BeamConfig,
+    asked: Asked = Asked(),  # noqa: B008 - it does not change
     *,
-    max_lengths: Int[Array, "B"] | None = None,
-    min_lengths: Int[Array, "B"] | None = None,
-    reference_lengths: Float[Array, "B"] | None = None,
-    constraints: Constraints = UNCONSTRAINED,
     bonus: Bonus | None = None,
 ) -> BeamResult:
     """Search for the hypotheses with the best log-probability over length penalty.
@@ -156,14 +153,8 @@ def beam_search(
             shapes and types.
         bos: what every sentence begins with, `[B]` int32. Not part of the hypotheses.
         config: static.
-        max_lengths: the length limit of each sentence, `[B]` int32, end-of-sentence counted; clipped to
-            `[1, config.max_len]`. By default `config.max_len` for all. The closer the limit, the closer the
-            bound, and the sooner a sentence is done.
-        min_lengths: the fewest tokens a hypothesis may have, `[B]` int32, end-of-sentence counted: n here is n - 1 in
-            fairseq's --min-len and Hugging Face's min_new_tokens, which do not count it. Beyond the limit, nothing
-            fits.
-        reference_lengths: what the brevity penalty compares with, `[B]` float32, end-of-sentence counted.
-        constraints: what hypotheses must obey; a sentence where it cannot be met has no hypothesis (see `BeamResult`).
+        asked: of each sentence. The closer its length limit, the closer the bound, and the sooner it is done. Where its
+            constraints cannot be met there is no hypothesis (see `BeamResult`).
         bonus: what the score of a hypothesis gains when it ends, for one the coverage penalty
             (`s2sjax.decode.coverage`).
 
@@ -177,14 +168,9 @@ def beam_search(
     (B,), K, T = bos.shape, config.beam_size, config.max_len
     W = K // config.groups
     cache_width = check_cache(cache, B, K)
-    if config.brevity and reference_lengths is None:
+    if config.brevity and asked.reference_lengths is None:
         raise UserError(f"brevity is {config.brevity}, but there are no reference_lengths to compare with")
-    sentences = _Sentences(
-        limits=jnp.full(B, T, jnp.int32) if max_lengths is None else jnp.clip(max_lengths, 1, T).astype(jnp.int32),
-        minimums=min_lengths,
-        references=None if reference_lengths is None else reference_lengths[:, None],
-        constraints=constraints,
-    )
+    asked, constraints = asked.limited(B, T), asked.constraints
     nothing = BeamResult(
         tokens=jnp.full((B, W, T), config.pad_id, jnp.int32),
         scores=jnp.full((B, W), -jnp.inf),
@@ -203,7 +189,7 @@ def beam_search(
     )
     start = _State(jnp.int32(0), cache, (group,) * config.groups, jnp.zeros(B, bool))
     step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
-    advance = functools.partial(_advance, sentences=sentences, bonus=bonus, config=config)
+    advance = functools.partial(_advance, asked=asked, bonus=bonus, config=config)
 
     def going_on(state: _State) -> Array:
         return (state.length < T) & jnp.any(jnp.stack([jnp.any(group.totals > -jnp.inf) for group in state.groups]))
@@ -223,7 +209,7 @@ def beam_search(
     )
 
 
-def _advance(state: _State, *, step: StepFn, sentences: _Sentences, bonus: Bonus | None, config: BeamConfig) -> _State:
+def _advance(state: _State, *, step: StepFn, asked: Asked, bonus: Bonus | None, config: BeamConfig) -> _State:
     """Make every live hypothesis one token longer, and finish those that end."""
     length, W = state.length + 1, config.beam_size // config.groups
     logits, cache = step(jnp.concatenate([group.tokens for group in state.groups], axis=1), state.cache)
@@ -232,8 +218,8 @@ def _advance(state: _State, *, step: StepFn, sentences: _Sentences, bonus: Bonus
     parents, broken = [], state.broken
     for i, group in enumerate(state.groups):
         mine = slice(i * W, (i + 1) * W)
-        gains = None if bonuses is None else bonuses[:, mine]
-        group, parent, met_nan = _extend(group, logits[:, mine], gains, length, groups, sentences, config)
+        stepped = _Stepped(length, logits[:, mine], None if bonuses is None else bonuses[:, mine])
+        group, parent, met_nan = _extend(group, stepped, groups, asked, config)
         groups.append(group)
         parents.append(parent + i * W)
         broken |= met_nan
@@ -242,16 +228,11 @@ def _advance(state: _State, *, step: StepFn, sentences: _Sentences, bonus: Bonus
 
 
 def _extend(
-    group: _Group,
-    logits: Float[Array, "B W V"],
-    gains: Float[Array, "B W"] | None,
-    length: Int[Array, ""],
-    earlier: Sequence[_Group],
-    sentences: _Sentences,
-    config: BeamConfig,
+    group: _Group, stepped: _Stepped, earlier: Sequence[_Group], asked: Asked, config: BeamConfig
 ) -> tuple[_Group, Int[Array, "B W"], Array]:
     """One step of one group. Returns it, the parent of each of its hypotheses, and which sentences met NaN in it."""
-    best, going, progress, broken = _continue(group, logits, length, earlier, sentences, config)
+    length, gains = stepped.length, stepped.gains
+    best, going, progress, broken = _continue(group, stepped, earlier, asked, config)
     if gains is not None:
         broken |= jnp.any((group.totals > -jnp.inf) & ~(gains <= 0), axis=1)
 
@@ -265,7 +246,8 @@ def _extend(
     if config.stop == "first":
         room = (group.finished.scores == -jnp.inf).sum(axis=1, keepdims=True)
         enters &= jnp.cumsum(enters, axis=1) <= room
-    scores = _score(best.totals, length, sentences.references, config)
+    references = None if asked.reference_lengths is None else asked.reference_lengths[:, None]
+    scores = _score(best.totals, length, references, config)
     if gains is not None:
         scores += rows(gains, best.parents)
     scores = jnp.where(enters, scores, -jnp.inf)
@@ -277,8 +259,8 @@ def _extend(
 
     match config.stop:
         case "bound" | "present":
-            longest = sentences.limits[:, None] if config.stop == "bound" else length
-            bound = _score(going.totals[:, :1], longest, sentences.references, config)
+            longest = asked.limits[:, None] if config.stop == "bound" else length
+            bound = _score(going.totals[:, :1], longest, references, config)
             done = bound[:, 0] <= finished.scores[:, -1]
         case "first":
             done = finished.scores[:, -1] > -jnp.inf
@@ -291,7 +273,7 @@ def _extend(
         sequences=written(going),
         totals=totals,
         log_probs=log_probs(going),
-        states=follow_states(sentences.constraints, states, going.tokens),
+        states=follow_states(asked.constraints, states, going.tokens),
         progress=progress,
         finished=finished,
     )
@@ -299,51 +281,38 @@ def _extend(
 
 
 def _continue(
-    group: _Group,
-    logits: Float[Array, "B W V"],
-    length: Int[Array, ""],
-    earlier: Sequence[_Group],
-    sentences: _Sentences,
-    config: BeamConfig,
+    group: _Group, stepped: _Stepped, earlier: Sequence[_Group], asked: Asked, config: BeamConfig
 ) -> tuple[Candidates, Candidates, Progress | None, Array]:
     """The W best continuations, those that end among them; the W best that go on, and their progress with phrases; and
     which sentences met NaN."""
-    (B, W), constraints, phrases = group.tokens.shape, sentences.constraints, sentences.constraints.phrases
-    special = {"eos_id": config.eos_id, "pad_id": config.pad_id}
-    ngram, repetition = config.no_repeat_ngram, config.repetition_penalty
+    (B, W), constraints, phrases = group.tokens.shape, asked.constraints, asked.constraints.phrases
+    length, limits, special = stepped.length, asked.limits, {"eos_id": config.eos_id, "pad_id": config.pad_id}
 
     def adjust(log_probs):
-        log_probs = constrain(
-            log_probs, group.sequences, length - 1, group.states, constraints, ngram=ngram, repetition=repetition
-        )
+        log_probs = constrain(log_probs, group.sequences, length - 1, group.states, constraints, config)
         if config.diversity and earlier:
             log_probs -= config.diversity * _newest_words(earlier, log_probs.shape[2])[:, None]
         return log_probs
 
-    off = is_off(constraints, ngram=ngram, repetition=repetition)
+    off = is_off(constraints, config) and not (config.diversity and earlier)
     too_short = None
-    if sentences.minimums is not None:
-        too_short = jnp.broadcast_to((length < sentences.minimums)[:, None], (B, W))
+    if asked.min_lengths is not None:
+        too_short = jnp.broadcast_to((length < asked.min_lengths)[:, None], (B, W))
     also = None
     if phrases is not None and group.progress is not None:
         unmet = ~jnp.all(group.progress.met, axis=2)
         too_short = unmet if too_short is None else too_short | unmet
         also = asked_for(phrases, group.progress, **special)
+    forced = forced_tokens(constraints.prefix, length, limits, **special)
+    following = Following(forced, too_short, None if off else adjust, also)
     candidates, broken = best_candidates(
-        logits,
-        group.totals,
-        forced_tokens(constraints.prefix, length, sentences.limits, **special),
-        width=2 * W if W > 1 else 1,
-        **special,
-        too_short=too_short,
-        adjust=None if off and not (config.diversity and earlier) else adjust,
-        also=also,
+        stepped.logits, group.totals, following, width=2 * W if W > 1 else 1, **special
     )
     if phrases is None or group.progress is None:
         best, going = choose(candidates, width=W, eos_id=config.eos_id)
         return best, going, None, broken
     best, going, progress = choose_by_bank(
-        candidates, phrases, group.progress, sentences.limits - length, width=W, eos_id=config.eos_id
+        candidates, phrases, group.progress, limits - length, width=W, eos_id=config.eos_id
     )
     return best, going, progress, broken
 

@@ -30,17 +30,29 @@ class Candidates(NamedTuple):
     tokens: Int[Array, "B W"]
 
 
+class Following(NamedTuple):
+    """Which tokens may follow live hypotheses. What is None costs nothing."""
+
+    forced: Int[Array, "B"]
+    """The only token that may follow in a sentence, or `FREE`. Padding may never follow, so that it, forced, stands for
+    "nothing may"."""
+    too_short: Bool[Array, "B K"] | None = None
+    """Hypotheses that end-of-sentence may not follow."""
+    adjust: Callable[[Array], Array] | None = None
+    """From log-probabilities `[B, K, V]` to what they are ranked by, at most 0; -inf forbids."""
+    also: Int[Array, "B K E"] | None = None
+    """Tokens by which hypotheses are to go on whether that is among the best or not. These and the best token of each
+    hypothesis then come after the best `width`, in no order; each continuation is there once."""
+
+
 def best_candidates(
     logits: Float[Array, "B K V"],
     live: Float[Array, "B K"],
-    forced: Int[Array, "B"],
+    following: Following,
     *,
     width: int,
     eos_id: int,
     pad_id: int,
-    too_short: Bool[Array, "B K"] | None = None,
-    adjust: Callable[[Array], Array] | None = None,
-    also: Int[Array, "B K E"] | None = None,
 ) -> tuple[Candidates, Bool[Array, "B"]]:
     """The best `width` continuations, and which sentences met NaN (or +inf) in a live hypothesis.
 
@@ -50,14 +62,9 @@ def best_candidates(
     Args:
         logits: of the next token, unnormalised.
         live: totals of the live hypotheses; -inf is a dead one.
-        forced: the only token that may follow in this sentence, or `FREE`. Padding may never follow, so that it,
-            forced, stands for "nothing may".
         width: W, at most `K * BLOCK`.
-        too_short: hypotheses that end-of-sentence may not follow.
-        adjust: log-probabilities `[B, K, V]` to what they are ranked by, at most 0; -inf forbids. None costs nothing.
-        also: tokens by which hypotheses are to go on whether that is among the best or not. These and the best token of
-            each hypothesis then come after the best `width`, in no order; each continuation is there once.
     """
+    forced, too_short, adjust, also = following
     B, K, V = logits.shape
     blocks = -(-V // BLOCK)
     logits = logits.astype(jnp.float32)

@@ -19,7 +19,7 @@ Example: the lattice of `beam_search` (a then b or end; b then b or end), where 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,48 @@ class Constraints(NamedTuple):
 
 
 UNCONSTRAINED = Constraints()
+
+
+class Asked(NamedTuple):
+    """What is asked of the output of each sentence of a batch."""
+
+    max_lengths: Int[Array, "B"] | None = None
+    """Int32: the length limit, end-of-sentence counted; clipped to `[1, config.max_len]`. None: `config.max_len` for
+    all."""
+    min_lengths: Int[Array, "B"] | None = None
+    """Int32: the fewest tokens, end-of-sentence counted: n here is n - 1 in fairseq's --min-len and Hugging Face's
+    min_new_tokens, which do not count it. Beyond the limit, nothing fits."""
+    reference_lengths: Float[Array, "B"] | None = None
+    """Float32: what the brevity penalty of a beam compares with, end-of-sentence counted."""
+    constraints: Constraints = UNCONSTRAINED
+    """What hypotheses must obey."""
+
+    def limited(self, batch: int, max_len: int) -> "Asked":
+        """The same for `batch` sentences, with a limit for each."""
+        most = self.max_lengths
+        limits = jnp.full(batch, max_len, jnp.int32) if most is None else jnp.clip(most, 1, max_len).astype(jnp.int32)
+        return self._replace(max_lengths=limits)
+
+    @property
+    def limits(self) -> Int[Array, "B"]:
+        """The length limits, which there are after `limited`."""
+        assert self.max_lengths is not None
+        return self.max_lengths
+
+
+@runtime_checkable
+class RepetitionRules(Protocol):
+    """What a search's config says of repetition."""
+
+    @property
+    def no_repeat_ngram(self) -> int:
+        """No n-gram of this many tokens occurs twice; 0 is off."""
+        ...
+
+    @property
+    def repetition_penalty(self) -> float:
+        """See `penalise_repetition`; 1 is off."""
+        ...
 
 
 def build_tries(groups: Sequence[Iterable[Sequence[int]]], vocab_size: int, eos_id: int) -> Trie:
@@ -240,17 +282,14 @@ def constrain(
     length: Int[Array, ""],
     states: Int[Array, "B K"] | None,
     constraints: Constraints,
-    *,
-    ngram: int,
-    repetition: float,
+    rules: RepetitionRules,
 ) -> Float[Array, "B K V"]:
     """Apply all that concerns the whole vocabulary; the prefix and the limits are `forced_tokens`'s.
 
     Args:
         length: tokens of each hypothesis so far.
         states: of the trie, if there is one.
-        ngram: the size of n-grams that may not repeat; 0 is off.
-        repetition: the penalty; 1 is off.
+        rules: static.
 
     Raises:
         UserError: if the vocabulary mask or the trie was made for another vocabulary.
@@ -262,10 +301,10 @@ def constrain(
         raise UserError(
             f"the trie is over about {trie.allowed.shape[1] * 32} tokens, the step function's logits over {V}"
         )
-    if repetition != 1:
-        log_probs = penalise_repetition(log_probs, sequences, length, repetition)
-    if ngram:
-        log_probs = block_ngrams(log_probs, sequences, length, ngram)
+    if rules.repetition_penalty != 1:
+        log_probs = penalise_repetition(log_probs, sequences, length, rules.repetition_penalty)
+    if rules.no_repeat_ngram:
+        log_probs = block_ngrams(log_probs, sequences, length, rules.no_repeat_ngram)
     if allowed is not None:
         log_probs = jnp.where(allowed if allowed.ndim == 1 else allowed[:, None], log_probs, -jnp.inf)
     if trie is not None:
@@ -283,6 +322,7 @@ def refuse_phrases(constraints: Constraints, method: str) -> None:
         )
 
 
-def is_off(constraints: Constraints, *, ngram: int, repetition: float) -> bool:
+def is_off(constraints: Constraints, rules: RepetitionRules) -> bool:
     """Whether `constrain` would return what it is given, for any values of the arrays."""
-    return ngram == 0 and repetition == 1 and constraints.allowed is None and constraints.trie is None
+    repeats = rules.no_repeat_ngram == 0 and rules.repetition_penalty == 1
+    return repeats and constraints.allowed is None and constraints.trie is None

@@ -17,8 +17,7 @@ from jaxtyping import Float, Int, Key
 from s2sjax.api import Cache
 from s2sjax.decode import truncation
 from s2sjax.decode.constraints import (
-    UNCONSTRAINED,
-    Constraints,
+    Asked,
     constrain,
     follow_states,
     force,
@@ -125,10 +124,7 @@ def sample(
     bos: Int[Array, "B"],
     config: SampleConfig,
     keys: Key[Array, "B"],
-    *,
-    max_lengths: Int[Array, "B"] | None = None,
-    min_lengths: Int[Array, "B"] | None = None,
-    constraints: Constraints = UNCONSTRAINED,
+    asked: Asked = Asked(),  # noqa: B008 - it does not change
 ) -> SampleResult:
     """Draw `config.samples` hypotheses of each sentence, independently of each other.
 
@@ -145,24 +141,22 @@ def sample(
         bos: what every sentence begins with, `[B]` int32. Not part of the hypotheses.
         config: static.
         keys: typed random keys (`jax.random.key`), one a sentence; `sentence_keys` makes them.
-        max_lengths: as in `beam_search`.
-        min_lengths: as in `beam_search`.
-        constraints: what hypotheses must obey; phrases are refused.
+        asked: of each sentence; phrases are refused.
 
     Raises:
         UserError: as `beam_search`.
     """
     (B,), N, T = bos.shape, config.samples, config.max_len
     cache_width = check_cache(cache, B, N)
-    refuse_phrases(constraints, "sampling")
-    limits = jnp.full(B, T, jnp.int32) if max_lengths is None else jnp.clip(max_lengths, 1, T).astype(jnp.int32)
+    refuse_phrases(asked.constraints, "sampling")
+    asked, constraints = asked.limited(B, T), asked.constraints
     sample_keys = jax.vmap(lambda key: jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(N)))(keys)
     step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
 
     def advance(state: _State, step: StepFn = step) -> _State:
         length, found = state.length + 1, state.found
         logits, cache = step(state.tokens, state.cache)
-        log_q, log_p = proposal(logits, found.tokens, length, state.states, limits, min_lengths, constraints, config)
+        log_q, log_p = proposal(logits, found.tokens, length, state.states, asked, config)
         noise = jax.vmap(jax.vmap(lambda key: jax.random.gumbel(jax.random.fold_in(key, length), log_q.shape[2:])))
         tokens = jnp.argmax(log_q + noise(sample_keys), axis=-1).astype(jnp.int32)
         chosen = functools.partial(jnp.take_along_axis, indices=tokens[..., None], axis=-1)
@@ -170,7 +164,7 @@ def sample(
         drawn = jnp.where(state.alive, found.drawn + chosen(log_q)[..., 0], found.drawn)
         log_probs = jnp.where(state.alive, found.log_probs + chosen(log_p)[..., 0], found.log_probs)
         alive = state.alive & jnp.isfinite(drawn)
-        ended = alive & (tokens == config.eos_id if config.ends else (length >= limits)[:, None])
+        ended = alive & (tokens == config.eos_id if config.ends else (length >= asked.limits)[:, None])
         tokens = jnp.where(alive, tokens, config.pad_id)
         return _State(
             length=length,
@@ -214,9 +208,7 @@ def proposal(
     sequences: Int[Array, "B K T"],
     length: Int[Array, ""],
     states: Int[Array, "B K"] | None,
-    limits: Int[Array, "B"],
-    minimums: Int[Array, "B"] | None,
-    constraints: Constraints,
+    asked: Asked,
     config: SampleConfig,
 ) -> tuple[Float[Array, "B K V"], Float[Array, "B K V"]]:
     """The distribution that token number `length` (from 1) is drawn from, and the model's own, as log-probabilities.
@@ -227,10 +219,10 @@ def proposal(
     peak = logits.max(axis=-1, keepdims=True)
     # Without any possible word (all logits -inf) there is no softmax: nothing may follow, and that is no NaN.
     log_p = jnp.where(peak == -jnp.inf, -jnp.inf, jax.nn.log_softmax(logits, axis=-1))
-    ngram, repetition = config.no_repeat_ngram, config.repetition_penalty
-    log_q = constrain(log_p, sequences, length - 1, states, constraints, ngram=ngram, repetition=repetition)
+    constraints, minimums = asked.constraints, asked.min_lengths
+    log_q = constrain(log_p, sequences, length - 1, states, constraints, config)
     too_short = None if minimums is None or not config.ends else length < minimums
-    limits = limits if config.ends else jnp.full_like(limits, jnp.iinfo(jnp.int32).max)
+    limits = asked.limits if config.ends else jnp.full_like(asked.limits, jnp.iinfo(jnp.int32).max)
     special = {"eos_id": config.eos_id, "pad_id": config.pad_id}
     log_q = force(log_q, forced_tokens(constraints.prefix, length, limits, **special), too_short, **special)
     log_q /= config.temperature

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Key
 
 from s2sjax.api import Cache
 from s2sjax.decode.candidates import rows, top_k
-from s2sjax.decode.constraints import UNCONSTRAINED, Constraints, follow_states, refuse_phrases, root_states
+from s2sjax.decode.constraints import Asked, follow_states, refuse_phrases, root_states
 from s2sjax.decode.sampling import SampleConfig, proposal
 from s2sjax.decode.stepping import StepFn, check_cache, checked, expanding, reorder
 
@@ -57,10 +57,7 @@ def stochastic_beam_search(
     bos: Int[Array, "B"],
     config: SampleConfig,
     keys: Key[Array, "B"],
-    *,
-    max_lengths: Int[Array, "B"] | None = None,
-    min_lengths: Int[Array, "B"] | None = None,
-    constraints: Constraints = UNCONSTRAINED,
+    asked: Asked = Asked(),  # noqa: B008 - it does not change
 ) -> StochasticResult:
     """Draw `config.samples` hypotheses of each sentence without replacement.
 
@@ -79,17 +76,15 @@ def stochastic_beam_search(
         bos: what every sentence begins with, `[B]` int32. Not part of the hypotheses.
         config: static. The distribution to draw from, and K as `samples`.
         keys: typed random keys (`jax.random.key`), one a sentence; `sampling.sentence_keys` makes them.
-        max_lengths: as in `beam_search`.
-        min_lengths: as in `beam_search`.
-        constraints: what hypotheses must obey; phrases are refused.
+        asked: of each sentence; phrases are refused.
 
     Raises:
         UserError: as `beam_search`.
     """
     (B,), K, T = bos.shape, config.samples, config.max_len
     cache_width = check_cache(cache, B, K)
-    refuse_phrases(constraints, "stochastic beam search")
-    limits = jnp.full(B, T, jnp.int32) if max_lengths is None else jnp.clip(max_lengths, 1, T).astype(jnp.int32)
+    refuse_phrases(asked.constraints, "stochastic beam search")
+    asked, constraints = asked.limited(B, T), asked.constraints
     only_first = jnp.broadcast_to(jnp.where(jnp.arange(K) == 0, 0.0, -jnp.inf), (B, K))
     own_key, path_key = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     path = jax.random.key_data(path_key)
@@ -115,7 +110,7 @@ def stochastic_beam_search(
         length, found = state.length + 1, state.found
         logits, cache = step(state.tokens, state.cache)
         V = logits.shape[2]
-        log_q, log_p = proposal(logits, found.tokens, length, state.states, limits, min_lengths, constraints, config)
+        log_q, log_p = proposal(logits, found.tokens, length, state.states, asked, config)
         broken = state.broken | jnp.any(state.alive & jnp.isnan(log_q[..., 0]), axis=1)
         own = jax.random.wrap_key_data(state.keys, impl=jax.random.key_impl(keys))
         drawn = found.drawn[..., None] + log_q

@@ -8,6 +8,7 @@ that predicts token t, and GNMT's bottom layer, whose context the layers above r
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -96,32 +97,42 @@ def choose_layers(layer: int | None, counts: Sequence[int]) -> Layers:
     return tuple((layer - 1 if layer > 0 else count + layer,) if count else () for count in counts)
 
 
+@dataclass(frozen=True)
+class ForcedOptions:
+    """How pairs are forced.
+
+    Attributes:
+      batch_size: see `serving_batches`.
+      layers: whose attention to look at; None for logits instead.
+      right_to_left: the models write a target's last token first. The split's targets, and what is said of their
+        tokens, are in reading order all the same.
+    """
+
+    batch_size: int
+    layers: Layers | None = ()
+    right_to_left: bool = False
+
+
 def forced_pairs(
     scorer: Scorer,
     params,
     split: TokenizedSplit,
+    options: ForcedOptions,
     *,
-    layers: Layers | None = (),
-    batch_size: int,
-    right_to_left: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Forced]:
     """What teacher forcing says of each pair, in their order: `log_probs` [n]; `attention` [n, S] or `logits` [n, V].
 
     Tokens that are only given, at the beginning of a target, are left out.
-
-    Args:
-        layers: whose attention to look at; None for logits instead.
-        right_to_left: the models write a target's last token first. The split's targets, and what is said of their
-            tokens, are in reading order all the same.
     """
+    layers = options.layers
     copied: Callable[[np.ndarray], np.ndarray] = np.copy  # or the padding would stay in memory
-    if right_to_left:
+    if options.right_to_left:
         copied = turn_round
         rows = [turn_round(split.target[i]) for i in range(len(split))]
         split = dataclasses.replace(split, target=Ragged.from_rows(rows))
     pairs: list[Forced] = [Forced(np.zeros(0, np.float32), None)] * len(split)
-    for examples, batch in batches(split, batch_size):
+    for examples, batch in batches(split, options.batch_size):
         rows, tokens = batch["targets"].shape
         with needing_memory(
             f"for {counted(rows, 'pair')} of {batch['inputs'].shape[1]} source and {tokens} target tokens: lower "

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.decode.beam import BeamConfig, beam_search
-from s2sjax.decode.constraints import Constraints, Trie
+from s2sjax.decode.constraints import Asked, Constraints, Trie
 from s2sjax.decode.coverage import uncovered, with_coverage
 from s2sjax.decode.penalty import coverage_penalty
 from s2sjax.decode.phrases import BLANK, build_phrases
@@ -61,20 +60,16 @@ class Search:
                 step, cache = with_coverage(scorer.watched_step(params, memory)), uncovered(cache, mask, width)
                 bonus = lambda cache: coverage_penalty(cache.coverage, mask, config.coverage)  # noqa: E731
             cache = narrow(cache) if config.expand_late else cache
-            asked: dict[str, Any] = {
-                "max_lengths": sentences.limits,
-                "min_lengths": sentences.least,
-                "constraints": Constraints(allowed, sentences.prefixes, trie, phrases=sentences.phrases),
-            }
+            constraints = Constraints(allowed, sentences.prefixes, trie, phrases=sentences.phrases)
+            asked = Asked(sentences.limits, sentences.least, sentences.expected, constraints)
             if isinstance(how, BeamConfig):
-                asked |= {"reference_lengths": sentences.expected, "bonus": bonus}
-                best = beam_search(step, cache, sentences.first, how, **asked)
+                best = beam_search(step, cache, sentences.first, how, asked, bonus=bonus)
                 return Found(best.tokens, best.lengths, best.log_probs, best.scores)
             keys = sentence_keys(config.seed, sentences.ids)
             if config.method == "sample":
-                drawn = sample(step, cache, sentences.first, how, keys, **asked)
+                drawn = sample(step, cache, sentences.first, how, keys, asked)
                 return Found(drawn.tokens, drawn.lengths, drawn.log_probs, drawn.drawn)
-            found = stochastic_beam_search(step, cache, sentences.first, how, keys, **asked)
+            found = stochastic_beam_search(step, cache, sentences.first, how, keys, asked)
             return Found(found.tokens, found.lengths, found.log_probs, found.perturbed)
 
         self._compiled = jax.jit(search, static_argnums=3)

@@ -317,7 +317,8 @@ class RNNSeq2Seq(nn.Module):
         gates = self._gates(tokens, train=False)
         ones = (jnp.ones((), gates.dtype),) * self.config.decoder_layers
         product, constants = self._product(self._kernels()), self._constants(memory["source"])
-        layers, features, attention = _step(self.config, product, constants, cache, gates, mask, ones)
+        inputs = _StepInputs(gates, mask, ones)
+        layers, features, attention = _step(self.config, product, constants, cache, inputs)
         self._show(attention)
         logits = project(features, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias
         return logits, DecoderState(layers, features if self.config.input_feeding else None)
@@ -331,14 +332,24 @@ def _join(*states: State) -> State:
 def _scan_step(config: Config, product: Product, constants: Constants, state: DecoderState, x):
     gates, mask, start, begin, drops = x
     state = restart(start, begin, state)
-    layers, features, attention = _step(config, product, constants, state, gates, mask, drops)
+    layers, features, attention = _step(config, product, constants, state, _StepInputs(gates, mask, drops))
     return DecoderState(layers, features), (features, attention)
 
 
+class _StepInputs(NamedTuple):
+    gates: Array
+    """[B, K, G], from the last words."""
+    mask: Array
+    """[B, K, S]"""
+    drops: Any
+    """A factor for each layer's output."""
+
+
 def _step(
-    config: Config, product: Product, constants: Constants, state: DecoderState, gates: Array, mask: Array, drops: Any
+    config: Config, product: Product, constants: Constants, state: DecoderState, step: _StepInputs
 ) -> tuple[tuple[State, ...], Array, Array | None]:
-    """One decoder step: `gates` [B, K, G] from the last words, `mask` [B, K, S], `drops` a factor a layer."""
+    """One decoder step: the states of all layers, what predicts the next words, and attention."""
+    gates, mask, drops = step
     layers: list[State] = []
     outputs: list[Array] = []
     for i, previous in enumerate(state.layers):

@@ -24,7 +24,7 @@ from s2sjax.errors import UserError
 from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.layers import Embedding, Kernel
 from s2sjax.nn.totals import total
-from s2sjax.nn.transformer import Stack, StackOutput, block_rules
+from s2sjax.nn.transformer import Source, Stack, StackOutput, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.local_attention import Band, make_band
@@ -124,9 +124,9 @@ class Transformer(nn.Module):
         source, source_balance = self._encode(batch, train=train)
         segments = batch["target_segments"]
         mask = segment_mask(segments, segments, causal=True)
-        source_mask = segment_mask(segments, batch["input_segments"])
+        seen = Source(source, segment_mask(segments, batch["input_segments"]))
         x = self._embed(self.target_embedding, batch["decoder_inputs"])
-        x, balance = self.decoder(x, batch["target_positions"], segments > 0, mask, source, source_mask, train=train)
+        x, balance = self.decoder(x, batch["target_positions"], segments > 0, mask, seen, train=train)
         aux = None
         if self.config.experts:
             tokens = total(self, "tokens", jnp.sum(batch["weights"]))

@@ -1,6 +1,7 @@
 """The mixture-of-experts MLP."""
 
 import math
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,23 @@ from s2sjax.ops.dropout import dropout_from, row_numbers
 from s2sjax.ops.experts import Routing, dropless, route, with_capacity
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.sequence_parallel import axis_size
+
+
+class _Operands(NamedTuple):
+    """What experts compute with."""
+
+    x: Array
+    """[B, T, D]"""
+    filled: Array
+    """[B, T]: which of them are tokens."""
+    router: Array
+    kernels: dict[str, Array]
+    key: Array | None
+    """Of dropout; None where nothing is dropped."""
+    numbers: Array
+    """[B, T]: what each token is called in the whole batch."""
+    load: Array | None
+    """Of experts, by the whole batch, if this is a part of one."""
 
 
 class Experts(nn.Module):
@@ -63,27 +81,24 @@ class Experts(nn.Module):
             run = self._with_capacity
         else:
             run = self._on_devices if on_mesh else self._dropless
-        y, balance, load = run(x, filled, router, kernels, key, numbers, load)
+        y, balance, load = run(_Operands(x, filled, router, kernels, key, numbers, load))
         record_total(self, "load", load)
         return y, balance
 
-    def _on_devices(
-        self, x: Array, filled: Array, router: Array, kernels, key: Array | None, numbers: Array, load: Array | None
-    ) -> tuple[Array, Array, Array]:
+    def _on_devices(self, operands: _Operands) -> tuple[Array, Array, Array]:
         """`_dropless` on a mesh, the batch split by rows and positions, experts over `expert`, their units over
         `tensor`."""
         rows, tokens = PartitionSpec(ROW_AXES, "sequence", None), PartitionSpec(ROW_AXES, "sequence")
         tensor = "tensor" if axis_size("tensor") > 1 and self.hidden % axis_size("tensor") == 0 else None
-        split = {name: PartitionSpec("expert", None, tensor) for name in kernels}
+        split = {name: PartitionSpec("expert", None, tensor) for name in operands.kernels}
         split["down"] = PartitionSpec("expert", tensor, None)
+        whole = PartitionSpec()
+        specs: tuple[Any, ...] = (rows, tokens, whole, split, whole, tokens, whole)
 
-        def local(*operands):
-            return self._dropless(*operands, tensor=tensor, mesh=True)
+        def local(operands: _Operands) -> tuple[Array, Array, Array]:
+            return self._dropless(operands, tensor=tensor, mesh=True)
 
-        return jax.shard_map(
-            local, in_specs=(rows, tokens, PartitionSpec(), split, PartitionSpec(), tokens, PartitionSpec()),
-            out_specs=(rows, PartitionSpec(), PartitionSpec()),
-        )(x, filled, router, kernels, key, numbers, load)  # fmt: skip
+        return jax.shard_map(local, in_specs=(_Operands(*specs),), out_specs=(rows, whole, whole))(operands)
 
     def _route(self, x: Array, filled: Array, router: Array, load: Array | None, axes: tuple[str, ...] = ()) -> Routing:
         logits = jnp.matmul(x.astype(jnp.float32), router, precision=lax.Precision.HIGHEST)
@@ -102,14 +117,14 @@ class Experts(nn.Module):
         return product(h if key is None else dropout_from(h, self.dropout, key, begin), kernels["down"])
 
     def _dropless(
-        self, x: Array, filled: Array, router: Array, kernels, key: Array | None, numbers: Array, load: Array | None, *,
-        tensor: str | None = None, mesh: bool = False,
-    ) -> tuple[Array, Array, Array]:  # fmt: skip
+        self, operands: _Operands, *, tensor: str | None = None, mesh: bool = False
+    ) -> tuple[Array, Array, Array]:
         """All tokens through the experts or, on a `mesh`, those of one device.
 
         There each device routes its own tokens, gathers those of the devices along `expert`, and takes all of them
         through its own experts; the sums of the answers go back to where their tokens are.
         """
+        x, filled, router, kernels, key, numbers, load = operands
         shape, (count, _, F) = x.shape, kernels["up"].shape
         x, filled, numbers = x.reshape(-1, shape[-1]), filled.reshape(-1), numbers.reshape(-1)
         routing = self._route(x, filled, router, load, (*ROW_AXES, "sequence") if mesh else ())
@@ -134,10 +149,9 @@ class Experts(nn.Module):
             y = lax.psum_scatter(y, "expert", tiled=True)
         return y.reshape(shape), routing.balance, routing.load
 
-    def _with_capacity(
-        self, x: Array, filled: Array, router: Array, kernels, key: Array | None, numbers: Array, load: Array | None
-    ) -> tuple[Array, Array, Array]:
+    def _with_capacity(self, operands: _Operands) -> tuple[Array, Array, Array]:
         """Which choices are dropped is decided in the order of the whole batch; on a mesh, XLA parts the work."""
+        x, filled, router, kernels, key, numbers, load = operands
         tokens, numbers = x.reshape(-1, x.shape[-1]), numbers.reshape(-1)
         routing = self._route(tokens, filled.reshape(-1), router, load)
 

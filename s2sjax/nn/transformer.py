@@ -50,6 +50,23 @@ class Residual(nn.Module):
         return x if self.config.norm == "pre" else self.norm(x)
 
 
+class Source(NamedTuple):
+    """What a stack with cross-attention sees."""
+
+    x: Array
+    """[B, S, D]"""
+    mask: Array
+    """[B, T, S]"""
+
+
+class _Seen(NamedTuple):
+    """A source as a block sees it."""
+
+    source: Any
+    """[B, S, D] or, of a step, its keys and values."""
+    view: View
+
+
 class BlockOutput(NamedTuple):
     x: Array
     balance: Array
@@ -94,18 +111,16 @@ class Block(nn.Module):
         self.around_mlp = Residual(c)
 
     def __call__(
-        self, x: Array, view: View | LocalView, filled: Array, source: Array | None, source_view: View | None, *,
-        train: bool, watch: bool = False,
-    ) -> BlockOutput:  # fmt: skip
-        """`x` [B, T, D], of which `filled` [B, T] are tokens, with cross-attention to the source [B, S, D]."""
+        self, x: Array, view: View | LocalView, filled: Array, seen: _Seen | None, *, train: bool, watch: bool = False
+    ) -> BlockOutput:
+        """`x` [B, T, D], of which `filled` [B, T] are tokens, with cross-attention to what is seen of a source."""
         y = self.attention(self.around_attention.before(x), view)
         x = self.around_attention.after(x, y, train=train)
         weights = None
-        if source is not None:
-            assert source_view is not None
-            h, keys_values = self.around_cross.before(x), self.cross_attention.keys_values(source)
-            weights = self.cross_attention.weights(h, keys_values, source_view) if watch else None
-            x = self.around_cross.after(x, self.cross_attention.attend(h, keys_values, source_view), train=train)
+        if seen is not None:
+            h, keys_values = self.around_cross.before(x), self.cross_attention.keys_values(seen.source)
+            weights = self.cross_attention.weights(h, keys_values, seen.view) if watch else None
+            x = self.around_cross.after(x, self.cross_attention.attend(h, keys_values, seen.view), train=train)
         return self._feed_forward(x, filled, train=train, weights=weights)
 
     def source_memory(self, source: Array) -> KeyValue:
@@ -119,11 +134,11 @@ class Block(nn.Module):
         return self._feed_forward(x, filled, train=False).x, keys_values.shared()
 
     def step(
-        self, x: Array, place: Array | None, slot: Array, cache: KeyValue | Anchored, view: View, memory: KeyValue,
-        source_view: View | None,
+        self, x: Array, place: Array | None, slot: Array, cache: KeyValue | Anchored, view: View,
+        memory: _Seen | KeyValue,
     ) -> StepOutput:  # fmt: skip
         """A step of K hypotheses, `x` [B, K, D]. The memory is the source's or, without cross-attention, a prompt's."""
-        prompt, source = (None, memory) if self.cross else (memory, None)
+        prompt, seen = (None, memory) if isinstance(memory, _Seen) else (memory, None)
         h = self.around_attention.before(x)
         if isinstance(cache, Anchored):
             y, own = self.attention.step_anchored(h, place, cache.tree, view, prompt)
@@ -132,9 +147,8 @@ class Block(nn.Module):
             y, cache = self.attention.step(h, slot, cache, view, prompt)
         x = self.around_attention.after(x, y, train=False)
         weights = None
-        if source is not None:
-            assert source_view is not None
-            y, weights = self.cross_attention.attend_shared(self.around_cross.before(x), source, source_view)
+        if seen is not None:
+            y, weights = self.cross_attention.attend_shared(self.around_cross.before(x), seen.source, seen.view)
             x = self.around_cross.after(x, y, train=False)
         return StepOutput(self._feed_forward(x, jnp.ones(slot.shape, bool), train=False).x, cache, weights)
 
@@ -187,8 +201,8 @@ class Stack(nn.Module):
 
     def _init(self, key: Array):
         x, one = jnp.zeros((1, 1, self.config.width), self.precision.activations), jnp.ones((1, 1), bool)
-        source = (x, View(one[None])) if self.cross else (None, None)
-        return self._block().init(key, x, View(one[None]), one, *source, train=False)["params"]
+        seen = _Seen(x, View(one[None])) if self.cross else None
+        return self._block().init(key, x, View(one[None]), one, seen, train=False)["params"]
 
     def _block(self) -> Block:
         return Block(self.config, self.precision, self.cross, parent=None)
@@ -200,18 +214,18 @@ class Stack(nn.Module):
         return self.unstacked
 
     def __call__(
-        self, x: Array, positions: Array, filled: Array, mask: Array | Band, source: Array | None = None,
-        source_mask: Array | None = None, *, train: bool,
+        self, x: Array, positions: Array, filled: Array, mask: Array | Band, source: Source | None = None, *,
+        train: bool,
     ) -> StackOutput:  # fmt: skip
         """Teacher forcing.
 
         Args:
             x: embeddings [B, T, D] of tokens at `positions` [B, T], of which `filled` [B, T] are no padding.
             mask: [B, T, T], or a band of T positions: what they may see of each other.
-            source: what blocks with cross-attention see, [B, S, D], under `source_mask` [B, T, S].
+            source: what blocks with cross-attention see.
         """
         x, view = self._begin(x, positions, filled, mask)
-        source_view = None if source_mask is None else View(source_mask)
+        attended = None if source is None else _Seen(source.x, View(source.mask))
         keys = jax.random.split(self.make_rng("dropout"), self.depth) if train and self.has_rng("dropout") else None
         watch = self.cross and self.is_mutable_collection("attention")
         count = bool(self.config.experts) and self.is_mutable_collection(TOTALS)
@@ -223,8 +237,8 @@ class Stack(nn.Module):
             parameters, key, totals = of_layer
             parameters = gathered((*self.path, first), parameters)
             applied = self._block().apply(
-                {"params": parameters, TOTALS: totals}, state.x, view, filled, source, source_view, train=train,
-                watch=watch, rngs=None if key is None else {"dropout": key}, mutable=[TOTALS] if count else False,
+                {"params": parameters, TOTALS: totals}, state.x, view, filled, attended, train=train, watch=watch,
+                rngs=None if key is None else {"dropout": key}, mutable=[TOTALS] if count else False,
             )  # fmt: skip
             output, counted = cast(tuple[BlockOutput, Any], applied if count else (applied, {TOTALS: {}}))
             return StackOutput(output.x, state.balance + output.balance), (output.weights, counted[TOTALS])
@@ -323,7 +337,8 @@ class Stack(nn.Module):
         block, layers = self._block(), []
         x = self.positions.add(x, position)
         for parameters, past, seen in zip(self._layers(), cache["layers"], memory["layers"], strict=True):
-            applied = block.apply({"params": parameters}, x, place, slot, past, view, seen, source_view, method="step")
+            read = seen if source_view is None else _Seen(seen, source_view)
+            applied = block.apply({"params": parameters}, x, place, slot, past, view, read, method="step")
             x, past, weights = cast(StepOutput, applied)
             layers.append(past)
             if self.cross and self.is_mutable_collection("attention"):

@@ -46,13 +46,31 @@ class Average:
     """The share of each step's parameters, from the oldest to the newest; they sum to 1."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Which checkpoints to average, and how they are weighed: by exactly one of these.
+
+    Attributes:
+      last: so many of the newest, equally.
+      best: so many of the best by `checkpoint.metric`, equally.
+      ema: all that there are; the share of the n-th of N is d^(N - n) / (1 + d + ... + d^(N - 1)), so that the newest
+        counts the most, and each one before it d times as much as the next.
+    """
+
+    last: int | None = None
+    best: int | None = None
+    ema: float | None = None
+
+    def __post_init__(self):
+        if sum(given is not None for given in (self.last, self.best, self.ema)) != 1:
+            raise UserError("say which checkpoints to average, by exactly one of last=N, best=N and ema=DECAY")
+
+
 def average(
     workdir: Path,
     output: Path,
+    choice: Choice,
     *,
-    last: int | None = None,
-    best: int | None = None,
-    ema: float | None = None,
     experiment: Experiment | None = None,
     said: Collection[str] = (),
 ) -> Average:
@@ -62,34 +80,28 @@ def average(
     appears whole or not at all.
 
     Args:
-        last: so many of the newest, equally.
-        best: so many of the best by `checkpoint.metric`, equally.
-        ema: all that there are; the share of the n-th of N is d^(N - n) / (1 + d + ... + d^(N - 1)), so that the newest
-            counts the most, and each one before it d times as much as the next. Exactly one of the three is given.
         experiment: the run's config, where other values of `checkpoint` or `decode` are to hold; it becomes the new
             run's, but for `decode.checkpoint`, since there is only one.
         said: config keys whose values are other than the run directory's.
 
     Raises:
-        UserError: `output` exists or cannot be written; there are too few checkpoints, or one is damaged; not exactly
-            one of the three is given, or its value makes no sense.
+        UserError: `output` exists or cannot be written; there are too few checkpoints, or one is damaged; or the
+            choice's value makes no sense.
     """
-    if sum(given is not None for given in (last, best, ema)) != 1:
-        raise UserError("say which checkpoints to average, by exactly one of last=N, best=N and ema=DECAY")
     if os.path.lexists(output):
         raise UserError(f"{output} exists already; an average is a new run, so choose another output")
     experiment = experiment or experiments.load(workdir / "config.json")
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
     reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
     steps = _steps(reader, workdir)
-    if last is not None:
-        rule, weights = f"last {last}", dict.fromkeys(_last(steps, last, workdir, experiment), 1.0)
-    elif best is not None:
-        rule = f"best {best} by {experiment.checkpoint.metric}"
-        weights = dict.fromkeys(_best(reader, steps, best, workdir, experiment), 1.0)
+    if choice.last is not None:
+        rule, weights = f"last {choice.last}", dict.fromkeys(_last(steps, choice.last, workdir, experiment), 1.0)
+    elif choice.best is not None:
+        rule = f"best {choice.best} by {experiment.checkpoint.metric}"
+        weights = dict.fromkeys(_best(reader, steps, choice.best, workdir, experiment), 1.0)
     else:
-        assert ema is not None
-        rule, weights = f"ema {ema:g}", _geometric(steps, ema)
+        assert choice.ema is not None
+        rule, weights = f"ema {choice.ema:g}", _geometric(steps, choice.ema)
     total = sum(weights.values())
     parameters = "ema" if experiment.train.ema_decay > 0 else "params"
     record = Average(str(workdir), rule, parameters, {step: weight / total for step, weight in weights.items()})

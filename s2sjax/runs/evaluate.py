@@ -126,7 +126,7 @@ class LikelihoodEvaluator:
         nll = weight = 0.0
         place = sharding.batch_sharding(self._mesh)
         only = functools.partial(sharding.rows_here, place)
-        for batch in pipeline.batches(plan, self._split, start=start, stop=stop, only=only):
+        for batch in pipeline.batches(plan, self._split, range(start, stop), only=only):
             with needing_memory(self._advice(batch)):
                 more_nll, more_weight = self._sums(params, sharding.to_devices(batch, place))
                 nll, weight = nll + float(more_nll), weight + float(more_weight)

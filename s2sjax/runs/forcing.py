@@ -15,7 +15,7 @@ from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.inference.counts import RequestCounts, WithCounts
 from s2sjax.inference.details import Details, Logits, length_scores
-from s2sjax.inference.forced import Forced, Layers, choose_layers, forced_pairs
+from s2sjax.inference.forced import Forced, ForcedOptions, Layers, choose_layers, forced_pairs
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.scorers import attention_layers
 from s2sjax.inference.translator import Translator
@@ -79,10 +79,8 @@ class Forcing:
         batch_size = experiment.decode.batch_size
         if layers is None:  # logits: rows of 64 tokens over the whole vocabulary
             batch_size = max(1, min(batch_size, _MOST_LOGITS // (64 * self.tokenizers.target.vocab_size)))
-        return forced_pairs(
-            self.translator.scorer, self.translator.params, split, layers=layers, batch_size=batch_size,
-            right_to_left=experiment.data.right_to_left, progress=progress,
-        )  # fmt: skip
+        options = ForcedOptions(batch_size, layers, experiment.data.right_to_left)
+        return forced_pairs(self.translator.scorer, self.translator.params, split, options, progress=progress)
 
     def score(
         self, sources: Sequence[str], targets: Sequence[Target], *, progress: Advance = _silent

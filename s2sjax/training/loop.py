@@ -177,7 +177,7 @@ class Loop:
         place = sharding.batch_sharding(self.setup.mesh, split_time=self.experiment.splits_time)
         rows = functools.partial(sharding.rows_here, place)
         batches = pipeline.batches(
-            self.plan, self.setup.split, start=start, stop=self.experiment.train.steps, only=rows,
+            self.plan, self.setup.split, range(start, self.experiment.train.steps), only=rows,
             segmentation=self.setup.segmentation,
         )  # fmt: skip
         return sharding.prefetch(batches, lambda batch: sharding.to_devices(batch, place))

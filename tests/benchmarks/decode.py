@@ -285,6 +285,7 @@ def our_search(precision: str, directory: Path):
     import jax.numpy as jnp
 
     from s2sjax.decode.beam import beam_search
+    from s2sjax.decode.constraints import Asked
     from s2sjax.decode.stepping import narrow
     from s2sjax.inference.scorers import Single
     from s2sjax.inference.sentences import source_batch
@@ -305,7 +306,8 @@ def our_search(precision: str, directory: Path):
         step = lambda tokens, cache: method("decode_step")(tokens, cache, memory)  # noqa: E731
         first = jnp.full(len(inputs), BOS, jnp.int32)
         cache = narrow(cache)
-        return beam_search(step, cache, first, config, min_lengths=jnp.full(len(inputs), config.max_len, jnp.int32))
+        asked = Asked(min_lengths=jnp.full(len(inputs), config.max_len, jnp.int32))
+        return beam_search(step, cache, first, config, asked)
 
     return lambda inputs, config: search(params, inputs, config)
 

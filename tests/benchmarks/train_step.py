@@ -314,7 +314,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
 
     sources = {
         "fixed": _forever(read_batches(directory / "fixed.npz")),
-        "real": pipeline.batches(plan, split, start=0, stop=10**6),
+        "real": pipeline.batches(plan, split, range(10**6)),
     }
     place = sharding.batch_sharding(mesh)
     feeds = {

@@ -17,7 +17,7 @@ from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.units import CharTokenizer
 from s2sjax.decode.beam import BeamConfig, beam_search
-from s2sjax.decode.constraints import Constraints
+from s2sjax.decode.constraints import Asked, Constraints
 from s2sjax.decode.coverage import uncovered, with_coverage
 from s2sjax.decode.penalty import LEAST_COVERAGE, coverage_penalty
 from s2sjax.decode.phrases import build_phrases
@@ -137,7 +137,7 @@ def beam(scorer, params, inputs, asked, how):
     """The unconstrained search, as `Translator` begins it."""
     memory = scorer.encode(params, source_batch(inputs))
     cache = scorer.init_cache(params, memory, width=how.beam_size, max_len=how.max_len)
-    return beam_search(scorer.step(params, memory), cache, jnp.full(len(inputs), BOS, jnp.int32), how, **asked)
+    return beam_search(scorer.step(params, memory), cache, jnp.full(len(inputs), BOS, jnp.int32), how, asked)
 
 
 class Case(NamedTuple):
@@ -183,10 +183,8 @@ def test_the_widest_beam_finds_the_best_of_all_sequences(family, convention):
     lengths = np.array([len(sequence) for sequence in space.sequences])
     best_lengths = set()
     for case in enumerated(family, space):
-        asked = {
-            "max_lengths": jnp.asarray(case.limits), "min_lengths": jnp.asarray(case.least),
-            "reference_lengths": jnp.asarray(case.expected, jnp.float32),
-        }  # fmt: skip
+        expected = jnp.asarray(case.expected, jnp.float32)
+        asked = Asked(jnp.asarray(case.limits), jnp.asarray(case.least), expected)
         found = jax.tree.map(np.asarray, beam(scorer(family, space.vocab), case.params, case.inputs, asked, how))
         for row in range(SOURCES):
             scores = case.log_probs[row] / penalty(lengths.astype(float), alpha)
@@ -234,8 +232,8 @@ def wanted() -> Wanted:
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6))
-def constrained(scorer, params, inputs, asked, expected, method, covers):
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def constrained(scorer, params, inputs, asked, method, covers):
     """Tokens, lengths, log-probabilities, and what ranks them."""
     how, bonus, mask = METHODS[method], None, inputs != PAD
     width = how.beam_size if method == "beam" else how.samples
@@ -246,10 +244,10 @@ def constrained(scorer, params, inputs, asked, expected, method, covers):
         bonus = lambda cache: coverage_penalty(cache.coverage, mask, WEIGHT)  # noqa: E731
     start = step, narrow(cache), jnp.full(len(inputs), BOS, jnp.int32), how
     if method == "beam":
-        found = beam_search(*start, reference_lengths=expected, bonus=bonus, **asked)
+        found = beam_search(*start, asked, bonus=bonus)
         return found.tokens, found.lengths, found.log_probs, found.scores
     keys = sentence_keys(7, jnp.arange(len(inputs)))
-    drawn = (sample if method == "sample" else stochastic_beam_search)(*start, keys, **asked)
+    drawn = (sample if method == "sample" else stochastic_beam_search)(*start, keys, asked)
     return drawn.tokens, drawn.lengths, drawn.log_probs, drawn.drawn
 
 
@@ -261,12 +259,12 @@ def test_scores_are_teacher_forcings_under_all_constraints_at_once(family, metho
     covers = method == "beam" and family in ATTENTIVE
     phrases = build_phrases(want.phrases, VOCAB, EOS) if method == "beam" else None
     permitted = jnp.asarray([token not in FORBIDDEN for token in range(VOCAB)])
-    asked = {
-        "min_lengths": jnp.asarray(want.least),
-        "constraints": Constraints(permitted, padded(want.prefixes, 2), phrases=phrases),
-    }
-    inputs, expected = padded(sources, LONGEST_SOURCE), jnp.asarray(want.expected, jnp.float32)
-    searched = constrained(scorer(family, VOCAB), params, inputs, asked, expected, method, covers)
+    asked = Asked(
+        min_lengths=jnp.asarray(want.least),
+        reference_lengths=jnp.asarray(want.expected, jnp.float32),
+        constraints=Constraints(permitted, padded(want.prefixes, 2), phrases=phrases),
+    )
+    searched = constrained(scorer(family, VOCAB), params, padded(sources, LONGEST_SOURCE), asked, method, covers)
     tokens, lengths, log_probs, ranking = map(np.asarray, searched)
     assert (lengths[:, 0] > 0).all(), "all of this can be met"
 

@@ -141,10 +141,9 @@ def test_several_processes_make_the_rows_of_the_same_batches():
             pack_length=40,
         )  # fmt: skip
         plan = plan_of(split, config, 3)
-        whole = list(pipeline.batches(plan, split, start=5, stop=30))
+        whole = list(pipeline.batches(plan, split, range(5, 30)))
         halves = [
-            list(pipeline.batches(plan, split, start=5, stop=30, only=lambda n, p=p: np.arange(n)[p::2]))
-            for p in (0, 1)
+            list(pipeline.batches(plan, split, range(5, 30), only=lambda n, p=p: np.arange(n)[p::2])) for p in (0, 1)
         ]
         for batch, *parts in zip(whole, *halves, strict=True):
             for name, values in batch.items():

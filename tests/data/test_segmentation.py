@@ -136,9 +136,9 @@ def test_the_pipeline_goes_on_anywhere_with_the_same_samples():
     data = dataclasses.replace(DATA, batching="pack")
     plan = planned(data)
     stop = 2 * plan.batches_per_epoch + 1
-    whole = list(batches(plan, split(), start=0, stop=stop, segmentation=segmentation()))
+    whole = list(batches(plan, split(), range(stop), segmentation=segmentation()))
     for start in (1, plan.batches_per_epoch, stop - 1):
-        tail = batches(plan, split(), start=start, stop=stop, threads=4, segmentation=segmentation())
+        tail = batches(plan, split(), range(start, stop), threads=4, segmentation=segmentation())
         for expected, found in zip(whole[start:], tail, strict=True):
             for name in expected:
                 np.testing.assert_array_equal(found[name], expected[name], err_msg=name)

@@ -44,7 +44,7 @@ import pytest
 
 from s2sjax.decode.beam import beam_search
 from s2sjax.decode.beam_config import BeamConfig
-from s2sjax.decode.constraints import UNCONSTRAINED, Constraints
+from s2sjax.decode.constraints import UNCONSTRAINED, Asked, Constraints
 from s2sjax.inference.sentences import source_batch
 from s2sjax.models import causal_lm, transformer
 from s2sjax.ops.linear import Precision
@@ -230,7 +230,7 @@ def search(params, inputs, first, read, least, constraints, *, model, config, ce
     if certain_at:
         cache = (jnp.zeros((SOURCES, config.beam_size), jnp.int32), cache)
     steps = certain_of_the_end if certain_at else step
-    return beam_search(steps, cache, first, config, min_lengths=least, constraints=constraints)
+    return beam_search(steps, cache, first, config, Asked(min_lengths=least, constraints=constraints))
 
 
 def theirs(pair: Pair, **asked) -> list[list[Found]]:

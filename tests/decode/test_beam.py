@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from s2sjax.decode.beam import BeamConfig, beam_search
-from s2sjax.decode.candidates import BLOCK, best_candidates
+from s2sjax.decode.candidates import BLOCK, Following, best_candidates
 from s2sjax.decode.constraints import FREE, UNCONSTRAINED, force
 from s2sjax.errors import UserError
 from tests.decode.toys import (
@@ -268,7 +268,7 @@ def test_candidates_by_blocks_equal_one_top_k_over_everything(vocabulary):
         words = jax.nn.log_softmax(logits)
         totals = live[..., None] + force(words, forced, too_short, **special)
         early = jnp.broadcast_to(too_short[:, None], live.shape)
-        return best_candidates(logits, live, forced, width=2 * width, too_short=early, **special), words, totals
+        return best_candidates(logits, live, Following(forced, early), width=2 * width, **special), words, totals
 
     ((found, log_probs, parents, tokens), broken), words, totals = both(logits, live, forced, too_short)
     totals = np.asarray(totals).reshape(batch, -1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from s2sjax.decode.beam import BeamConfig, beam_search
+from s2sjax.decode.constraints import Asked
 from s2sjax.decode.coverage import uncovered, with_coverage
 from s2sjax.decode.penalty import LEAST_COVERAGE, coverage_penalty
 from s2sjax.errors import UserError
@@ -57,7 +58,7 @@ def search(seeds, mask, limits, *, config, narrow=False):
         uncovered(hash_cache(seeds, width), mask, width),
         jnp.full(seeds.shape, BOS, jnp.int32),
         config,
-        max_lengths=limits,
+        Asked(max_lengths=limits),
         bonus=lambda cache: coverage_penalty(cache.coverage, mask, WEIGHT),
     )
 

@@ -10,7 +10,7 @@ import pytest
 
 from s2sjax.api import Anchored
 from s2sjax.decode.beam import BeamConfig, beam_search
-from s2sjax.decode.constraints import UNCONSTRAINED, Constraints
+from s2sjax.decode.constraints import UNCONSTRAINED, Asked, Constraints
 from s2sjax.decode.phrases import build_phrases
 from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stepping import check_cache, narrow, reorder, widen
@@ -72,7 +72,7 @@ def test_one_hypothesis_or_all_at_the_first_step(search, config, constraints, to
     def results(cache):
         keys = () if search is beam_search else (sentence_keys(3, jnp.arange(len(SEEDS))),)
         bos, limits = jnp.full(len(SEEDS), BOS, jnp.int32), jnp.asarray(SEEDS % 7 + 1, jnp.int32)
-        return search(watched, cache, bos, config, *keys, max_lengths=limits, constraints=constraints)
+        return search(watched, cache, bos, config, *keys, Asked(limits, constraints=constraints))
 
     every = jax.tree.map(np.asarray, jax.jit(results)(make(SEEDS, 6)))
     assert set(widths) == {6}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import special
 
 from s2sjax.decode.beam import BeamConfig
-from s2sjax.decode.candidates import best_candidates
-from s2sjax.decode.constraints import FREE, Constraints
+from s2sjax.decode.candidates import Following, best_candidates
+from s2sjax.decode.constraints import FREE, Asked, Constraints
 from s2sjax.decode.lexical import holds_place
 from s2sjax.decode.phrases import (
     BLANK,
@@ -324,7 +324,7 @@ def test_candidates_are_the_best_of_all_the_best_of_each_and_what_was_asked_for(
     forced = np.where(np.arange(count) % 5 == 0, also[:, 0, 0], FREE).astype(np.int32)
     early = rng.random((count, width)) < 0.5
     found, _ = jax.jit(functools.partial(best_candidates, width=8, eos_id=EOS, pad_id=PAD))(
-        logits, live, forced, too_short=early, also=also
+        logits, live, Following(forced, early, also=also)
     )
     log_probs = special.log_softmax(logits, axis=-1)
     for row in range(count):
@@ -368,5 +368,5 @@ def test_draws_refuse_phrases(draw):
             jnp.full(1, BOS, jnp.int32),
             SampleConfig(samples=2, max_len=4),
             keys,
-            constraints=constraints,
+            Asked(constraints=constraints),
         )

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from s2sjax.decode import truncation
-from s2sjax.decode.constraints import UNCONSTRAINED, Constraints, build_tries
+from s2sjax.decode.constraints import UNCONSTRAINED, Asked, Constraints, build_tries
 from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
@@ -108,9 +108,7 @@ def draw_hash(seeds, keys, limits, minimums, constraints, *, config, draw):
         jnp.full(seeds.shape, BOS, jnp.int32),
         config,
         keys,
-        max_lengths=limits,
-        min_lengths=minimums,
-        constraints=constraints,
+        Asked(limits, minimums, constraints=constraints),
     )
 
 

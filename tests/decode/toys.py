@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from s2sjax.decode.beam import beam_search
-from s2sjax.decode.constraints import UNCONSTRAINED
+from s2sjax.decode.constraints import UNCONSTRAINED, Asked
 
 SCORE = 32
 """Roundings in a score: log-softmax over a vocabulary of at most 12, a sum over at most 13 tokens, and a penalty."""
@@ -162,10 +162,7 @@ def search_hash(seeds, max_lengths, min_lengths, references, constraints, *, con
         hash_cache(seeds, config.beam_size),
         jnp.full(seeds.shape, BOS, jnp.int32),
         config,
-        max_lengths=max_lengths,
-        min_lengths=min_lengths,
-        reference_lengths=references,
-        constraints=constraints,
+        Asked(max_lengths, min_lengths, references, constraints),
     )
 
 
@@ -205,7 +202,7 @@ def table_step(tables):
 def search_table(tables, max_lengths, constraints, *, config):
     step, cache = table_step(tables)
     bos = jnp.full(tables.shape[0], BOS, jnp.int32)
-    return beam_search(step, cache(config.beam_size), bos, config, max_lengths=max_lengths, constraints=constraints)
+    return beam_search(step, cache(config.beam_size), bos, config, Asked(max_lengths, constraints=constraints))
 
 
 def run_table(table, config, constraints=UNCONSTRAINED, max_lengths=None):

@@ -61,7 +61,7 @@ def batches(experiment: Experiment, count: int) -> list[dict[str, np.ndarray]]:
     """The first batches of training, as the plan has them."""
     split = windowed(prepare(experiment.data, experiment.tokenizer, ("train",)).splits["train"], experiment.data)
     plan = training_plan(split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=1)
-    return list(pipeline.batches(plan, split, start=0, stop=count))
+    return list(pipeline.batches(plan, split, range(count)))
 
 
 def batch_text(batch: Mapping[str, np.ndarray]) -> str:

@@ -12,7 +12,7 @@ from s2sjax import models
 from s2sjax.api import Output
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.errors import UserError
-from s2sjax.inference.forced import batches, choose_layers, forced_pairs
+from s2sjax.inference.forced import ForcedOptions, batches, choose_layers, forced_pairs
 from s2sjax.inference.scorers import Ensemble, Single, attention_layers
 from s2sjax.ops.linear import Precision
 from tests.contract.conftest import SMALL, VOCAB
@@ -61,21 +61,21 @@ LENGTHS = [(3, 2), (70, 9), (5, 80), (1, 1), (9, 9), (8, 8), (4, 0)]
 def test_pairs_come_back_in_their_order_without_padding():
     scorer, params = known(1)
     split, told = split_of(LENGTHS), []
-    pairs = forced_pairs(scorer, params, split, layers=((0,),), batch_size=4, progress=told.append)
+    pairs = forced_pairs(scorer, params, split, ForcedOptions(4, ((0,),)), progress=told.append)
     assert sum(told) == len(LENGTHS) and len(told) > 1
     for i, (pair, (S, T)) in enumerate(zip(pairs, LENGTHS, strict=True)):
         np.testing.assert_array_equal(pair.attention, np.eye(S)[np.arange(T) % S])
         features = np.cos(np.arange(T)[:, None] * np.arange(4))
         expected = np.asarray(jax.nn.log_softmax(features @ np.asarray(params["kernel"]), axis=-1))
         np.testing.assert_allclose(pair.log_probs, expected[np.arange(T), split.target[i]], atol=1e-5)
-    assert all(pair.attention is None for pair in forced_pairs(scorer, params, split, batch_size=4))
+    assert all(pair.attention is None for pair in forced_pairs(scorer, params, split, ForcedOptions(4)))
 
 
 def test_tokens_that_are_only_given_are_left_out():
     scorer, params = known(1)
-    whole = forced_pairs(scorer, params, split_of(LENGTHS), layers=((0,),), batch_size=4)
+    whole = forced_pairs(scorer, params, split_of(LENGTHS), ForcedOptions(4, ((0,),)))
     given = np.minimum([target for _, target in LENGTHS], 2)
-    pairs = forced_pairs(scorer, params, split_of(LENGTHS, given=given), layers=((0,),), batch_size=4)
+    pairs = forced_pairs(scorer, params, split_of(LENGTHS, given=given), ForcedOptions(4, ((0,),)))
     for pair, all_of_it, first in zip(pairs, whole, given, strict=True):
         np.testing.assert_array_equal(pair.log_probs, all_of_it.log_probs[first:])
         np.testing.assert_array_equal(pair.attention, all_of_it.attention[first:])
@@ -86,15 +86,15 @@ def test_attention_is_averaged_over_the_chosen_layers_and_then_over_models():
     split = split_of([(4, 1)])
     for layer, expected in ((1, [1, 0, 0, 0]), (-1, [0, 0, 1, 0]), (2, [0, 1, 0, 0]), (None, [1 / 3] * 3 + [0])):
         layers = choose_layers(layer, attention_layers(three, params))
-        (pair,) = forced_pairs(three, params, split, layers=layers, batch_size=1)
+        (pair,) = forced_pairs(three, params, split, ForcedOptions(1, layers))
         np.testing.assert_allclose(pair.attention, [expected], rtol=1e-6)
     one, single = known(1)
     together, all_params = Ensemble((three, none, one), "probabilities"), (params, others, single)
     assert attention_layers(together, all_params) == (3, 0, 1)
     layers = choose_layers(None, (3, 0, 1))
-    (pair,) = forced_pairs(together, all_params, split, layers=layers, batch_size=1)
+    (pair,) = forced_pairs(together, all_params, split, ForcedOptions(1, layers))
     np.testing.assert_allclose(pair.attention, [[(1 / 3 + 1) / 2, 1 / 6, 1 / 6, 0]], rtol=1e-6)
-    (unwatched,) = forced_pairs(together, all_params, split, batch_size=1)
+    (unwatched,) = forced_pairs(together, all_params, split, ForcedOptions(1))
     np.testing.assert_array_equal(pair.log_probs, unwatched.log_probs)
 
 
@@ -142,6 +142,6 @@ def test_row_t_of_the_attention_predicts_token_t(name):
     init = jax.jit(lambda key, batch: scorer.model.init(key, batch, train=False)["params"])
     params = jax.tree.map(lambda p: 3.0 * p, init(jax.random.key(0), batch))
     layers = choose_layers(None, attention_layers(scorer, params))
-    one, other = (pair.attention for pair in forced_pairs(scorer, params, split, layers=layers, batch_size=2))
+    one, other = (pair.attention for pair in forced_pairs(scorer, params, split, ForcedOptions(2, layers)))
     np.testing.assert_array_equal(one[:3], other[:3])
     assert np.abs(one[3] - other[3]).max() > 1e-4

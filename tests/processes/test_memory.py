@@ -39,7 +39,7 @@ def test_pairs_that_are_too_long_to_be_forced_are_named_by_their_sizes(monkeypat
     rows = [np.full(20, 5, np.int32)]
     split = TokenizedSplit(Ragged.from_rows([row[:3] for row in rows]), Ragged.from_rows(rows), fingerprint="")
     with pytest.raises(UserError, match="for 1 pair of 8 source and 24 target tokens: lower config.decode.batch_size"):
-        forced.forced_pairs(None, {}, split, layers=layers, batch_size=8)
+        forced.forced_pairs(None, {}, split, forced.ForcedOptions(8, layers))
 
 
 @pytest.fixture
