@@ -300,7 +300,7 @@ def ask(number=signal.SIGUSR1):
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("phase", ["prepare", "make_plan", "claim_workdir"])
+@pytest.mark.parametrize("phase", ["prepare", "training_plan", "claim_workdir"])
 def test_a_request_while_there_is_nothing_to_save_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys, phase):
     act = getattr(setup, phase)
     monkeypatch.setattr(setup, phase, lambda *args, **options: (ask(), act(*args, **options)))
