@@ -32,7 +32,10 @@ def run(values: dict[str, Any]) -> int:
             if found["used"] is not None
             else f"refuse {choice}: it is not there"
         )
-        print(f"best by config.checkpoint.metric={found['metric']}, of equals the newest; decode and evaluate {used}")
+        metric = f"config.checkpoint.metric={found['metric']}"
+        ranked = any(entry["best"] for entry in entries)
+        best = f"best by {metric}, of equals the newest" if ranked else f"no checkpoint has {metric}, so none is best"
+        print(f"{best}; decode and evaluate {used}")
     return 0
 
 

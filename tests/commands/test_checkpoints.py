@@ -65,6 +65,11 @@ def test_the_table_shows_the_same(workdir, capsys):
     assert "decode and evaluate use step 20" in lines[-1]
 
 
+def test_where_no_checkpoint_has_the_metric_none_is_called_the_best(workdir, capsys):
+    out = listed(capsys, workdir, "--config.checkpoint.metric=ter")
+    assert out.splitlines()[-1].startswith("no checkpoint has config.checkpoint.metric=ter, so none is best; decode and")
+
+
 def test_a_step_that_is_not_there_is_not_said_to_be_used(workdir, capsys):
     asked = "--config.decode.checkpoint=25"
     found = json.loads(listed(capsys, workdir, "--format=json", asked))
