@@ -67,7 +67,7 @@ def test_the_table_shows_the_same(workdir, capsys):
 
 def test_where_no_checkpoint_has_the_metric_none_is_called_the_best(workdir, capsys):
     out = listed(capsys, workdir, "--config.checkpoint.metric=ter")
-    assert out.splitlines()[-1].startswith("no checkpoint has config.checkpoint.metric=ter, so none is best; decode and")
+    assert out.splitlines()[-1].startswith("no checkpoint has config.checkpoint.metric=ter, so none is best; decode")
 
 
 def test_a_step_that_is_not_there_is_not_said_to_be_used(workdir, capsys):
