@@ -66,6 +66,12 @@ def decode(workdir, text, tmp_path, *arguments) -> str:
     return output.read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def answers(workdir, tmp_path_factory) -> str:
+    """What the run answers to "abc" and "fed", from a plain file."""
+    return decode(workdir, "abc\nfed\n", tmp_path_factory.mktemp("answers"))
+
+
 # ---- decode ----
 
 
@@ -78,14 +84,13 @@ def test_every_line_gets_its_line_and_empty_lines_stay(workdir, tmp_path):
     assert all(answers[i] for i in (0, 2, 3))
 
 
-def test_a_last_line_without_an_end_and_windows_line_ends_are_lines(workdir, tmp_path):
-    expected = decode(workdir, "abc\nfed\n", tmp_path)
-    assert decode(workdir, "abc\r\nfed", tmp_path) == expected
+def test_a_last_line_without_an_end_and_windows_line_ends_are_lines(workdir, answers, tmp_path):
+    assert decode(workdir, "abc\r\nfed", tmp_path) == answers
     assert decode(workdir, "", tmp_path) == ""
 
 
-def test_a_byte_order_mark_is_no_text(workdir, tmp_path):
-    assert decode(workdir, "\ufeffabc\nfed\n", tmp_path) == decode(workdir, "abc\nfed\n", tmp_path)
+def test_a_byte_order_mark_is_no_text(workdir, answers, tmp_path):
+    assert decode(workdir, "\ufeffabc\nfed\n", tmp_path) == answers
 
 
 def test_an_input_is_never_written_over(workdir, tmp_path, capsys):
@@ -95,9 +100,8 @@ def test_an_input_is_never_written_over(workdir, tmp_path, capsys):
     assert "cannot be written to at the same time" in capsys.readouterr().err and lines.read_text() == "abc\n"
 
 
-def test_of_an_option_given_twice_the_last_counts(workdir, tmp_path):
-    expected = decode(workdir, "abc\n", tmp_path)
-    assert decode(tmp_path / "none", "abc\n", tmp_path, f"--workdir={workdir}") == expected
+def test_of_an_option_given_twice_the_last_counts(workdir, answers, tmp_path):
+    assert decode(tmp_path / "none", "abc\nfed\n", tmp_path, f"--workdir={workdir}") == answers
 
 
 def test_text_that_training_never_saw_is_decoded_too(workdir, tmp_path):
@@ -143,19 +147,18 @@ def test_a_source_over_the_limit_is_cut_and_counted(workdir, tmp_path, capsys):
     assert answers[1] == answers[2]
 
 
-def test_standard_input_and_output_are_the_default(workdir, tmp_path, monkeypatch, capsysbinary):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc\n\nfed\n")))
+def test_standard_input_and_output_are_the_default(workdir, answers, monkeypatch, capsysbinary):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"abc\nfed\n")))
     assert s2s("decode", f"--workdir={workdir}") == 0
-    out = capsysbinary.readouterr().out
-    assert out.decode() == decode(workdir, "abc\n\nfed\n", tmp_path)
+    assert capsysbinary.readouterr().out.decode() == answers
 
 
-def test_the_input_may_be_a_named_pipe(workdir, tmp_path):
+def test_the_input_may_be_a_named_pipe(workdir, answers, tmp_path):
     """As `--input=<(command)` of a shell is: it can be read once."""
     os.mkfifo(tmp_path / "fifo")
     threading.Thread(target=(tmp_path / "fifo").write_text, args=["abc\nfed\n"], daemon=True).start()
     assert s2s("decode", f"--workdir={workdir}", f"--input={tmp_path / 'fifo'}", f"--output={tmp_path / 'out'}") == 0
-    assert (tmp_path / "out").read_text() == decode(workdir, "abc\nfed\n", tmp_path)
+    assert (tmp_path / "out").read_text() == answers
 
 
 def test_an_override_on_the_command_line_counts(workdir, tmp_path):
@@ -183,8 +186,8 @@ def communicate(arguments, place, **options) -> subprocess.Popen:
     return subprocess.Popen(command(*map(str, arguments)), env=environment(place / "cache"), **pipes, **options)
 
 
-def test_a_pipe_gets_its_answers_line_by_line(workdir, place, tmp_path):
-    expected = decode(workdir, "abc\nfed\n", tmp_path).encode().splitlines(keepends=True)
+def test_a_pipe_gets_its_answers_line_by_line(workdir, place, answers):
+    expected = answers.encode().splitlines(keepends=True)
     process = communicate(["decode", f"--workdir={workdir}"], place)
     # Whoever waits for ever is ended, and reads nothing.
     guard = threading.Timer(150, process.kill)

@@ -140,10 +140,12 @@ class Subject:
     @cached_property
     def params(self):
         # Scaled up, so that a wrong mask or a missed reset moves the outputs by much more than rounding.
-        params = jax.jit(lambda key, batch: self.model.init(key, batch, train=False))(jax.random.key(0), bucketed())[
-            "params"
-        ]
-        return jax.tree.map(lambda p: p * 1.5 + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
+        @jax.jit  # as one program, not one for each shape
+        def drawn(batch):
+            params = self.model.init(jax.random.key(0), batch, train=False)["params"]
+            return jax.tree.map(lambda p: p * 1.5 + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
+
+        return drawn(bucketed())
 
     def logits(self, batch, model=None, params=None):
         """All logits [B, T, V], as numpy."""
