@@ -4,8 +4,9 @@ A test of every model by every mesh has so many cases that the whole takes longe
 marks such a test: one of `share` of its slow cases stays slow, the others become `exhaustive`. `fast_grid(share)` does
 the same with its fast cases: one of `share` stays fast.
 
-The rule: each parameter's values are numbered in the order in which they come, the numbers of a case are added to the
-test's own and to the turn, and the case is sampled if `share` divides the sum. With three meshes and a share of 3:
+The rule: each parameter's values are numbered in the order in which they come, among slow cases or among fast ones, the
+numbers of a case are added to the test's own and to the turn, and the case is sampled if `share` divides the sum. With
+three meshes and a share of 3:
 
     transformer   x . .
     gnmt          . . x
@@ -34,17 +35,18 @@ def in_sample(numbers: Iterable[int], share: int, turn: int = TURN) -> bool:
 def sample(items: Sequence[pytest.Item]) -> None:
     """Of a grid's cases, give those outside the sample the marker `exhaustive`: of a `grid` the slow ones, which lose
     their marker `slow`, of a `fast_grid` the others."""
-    tests: dict[str, list[pytest.Item]] = defaultdict(list)
+    grids: dict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
     for item in items:
-        if item.get_closest_marker("grid") or item.get_closest_marker("fast_grid"):
-            tests[item.nodeid.split("[")[0]].append(item)
-    for test, cases in tests.items():
+        kind = "grid" if item.get_closest_marker("slow") else "fast_grid"
+        if item.get_closest_marker(kind):
+            grids[item.nodeid.split("[")[0], kind].append(item)
+    for (test, kind), cases in grids.items():
         values: dict[str, dict[str, int]] = defaultdict(dict)
         for item in cases:
             numbers = [
                 values[name].setdefault(repr(value), len(values[name])) for name, value in item.callspec.params.items()
             ]
-            grid = item.get_closest_marker("grid" if item.get_closest_marker("slow") else "fast_grid")
-            if grid and not in_sample([zlib.crc32(test.encode()), *numbers], *grid.args):
+            (share,) = item.get_closest_marker(kind).args
+            if not in_sample([zlib.crc32(test.encode()), *numbers], share):
                 item.own_markers = [mark for mark in item.own_markers if mark.name != "slow"]
                 item.add_marker("exhaustive")

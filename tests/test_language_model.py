@@ -241,6 +241,7 @@ def test_coverage_that_a_language_model_cannot_measure_is_told_before_the_first_
     assert records(tmp_path / "run") == []
 
 
+@pytest.mark.slow
 def test_one_line_of_the_config_makes_the_same_data_a_language_models(tmp_path):
     """An encoder-decoder's data, the source as a prompt: two letters and their reversal, learned by a decoder alone."""
     words = ["".join(pair) for pair in itertools.product("abcdef", repeat=2)]

@@ -72,6 +72,7 @@ KINDS = ("", "key of the config", "name of a family", "file of a checkpoint", "a
          "type of an array", "symbol", "kind of a tokenizer", "data", "skipped", "choice of a checkpoint")  # fmt: skip
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_command_prints_what_steers_a_terminal(kind, run, tmp_path, capfd, caplog):
     there = spoilt(run, tmp_path / "run", kind)

@@ -47,6 +47,7 @@ SEEDS = np.arange(CASES) * 7919 + 1
 MANY = np.arange(1000) * 7919 + 1
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -68,6 +69,7 @@ def test_the_widest_beam_finds_what_enumeration_finds(fields):
         assert_complete(result, row, dict(zip(every, ranked, strict=True)))
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize(
     "config",
     [

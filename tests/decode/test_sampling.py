@@ -145,6 +145,7 @@ def p_value(counts, probabilities):
 PLAIN = SampleConfig(samples=8, max_len=3)
 
 
+@pytest.mark.fast_grid(2)
 @pytest.mark.parametrize(
     "fields",
     [

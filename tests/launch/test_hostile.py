@@ -74,6 +74,7 @@ RUNS = {
 """How the same command is started by each script, in the foreground."""
 
 
+@pytest.mark.fast_grid(3)
 @pytest.mark.parametrize("how", ["local", "slurm", "pod"])
 def test_a_run_directory_may_have_any_name(scripts, how):
     names = [*(name for name in STRANGE if name), "--config", "a  b"]

@@ -234,6 +234,7 @@ def without(data, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_roll_back_ends_as_a_run_that_never_saw_the_batches_of_the_window(
     data, poison, short_window, without, tmp_path, capsys
 ):
