@@ -14,7 +14,7 @@ PROGRAM = """
 import sys, threading, time, ctypes
 from pathlib import Path
 import jax.numpy as jnp
-from s2sjax import watchdog
+from s2sjax.processes import watchdog
 watchdog._GRACE = {grace}
 
 def wait_in_a_thread():
