@@ -5,6 +5,8 @@ import re
 import shlex
 import unicodedata
 
+from s2sjax.plural import counted
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: a config, a file, a command line.
@@ -50,7 +52,7 @@ def shown(value: object, most: int = 50) -> str:
     if hasattr(value, "item") and not hasattr(value, "__len__"):  # numpy's scalars
         value = value.item()
     if isinstance(value, int) and abs(value) >= 10**30:  # Python refuses to print the longest at all
-        return f"a whole number of {value.bit_length()} bits"
+        return f"a whole number of {counted(value.bit_length(), 'bit')}"
     if isinstance(value, str):
         value = str(value)  # of a subclass, such as numpy's, the text alone
     if value is not None and not isinstance(value, str | bytes | int | float):

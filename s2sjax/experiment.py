@@ -54,6 +54,7 @@ from s2sjax.metrics.names import (
 )
 from s2sjax.one_or_several import one_or_several
 from s2sjax.ops.linear import Precision
+from s2sjax.plural import counted
 from s2sjax.sharding import MeshConfig
 
 LARGEST = jsontext.Bound(1 << 22, 200_000)
@@ -242,7 +243,7 @@ class Experiment:
         multiple, sequence = self.data.length_multiple, self.mesh.sequence
         if self.splits_time and multiple % sequence:
             raise UserError(
-                f"config.mesh.sequence is {sequence}, but rows have multiples of {multiple} positions; set "
+                f"config.mesh.sequence is {sequence}, but rows have multiples of {counted(multiple, 'position')}; set "
                 f"config.data.length_multiple={math.lcm(multiple, sequence)}"
             )
         window = getattr(self.model, "encoder_window", 0)

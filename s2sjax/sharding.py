@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from s2sjax.api import ROW_AXES, Axis, Rules
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 """In the order in which devices are numbered: neighbours share what exchanges most."""
@@ -68,8 +69,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
         given = " ".join(f"{f.name}={getattr(config, f.name)}" for f in fields(config) if f.name != "slices")
         raise UserError(
-            f"config.mesh {given} does not fit {len(devices)} devices: the product must equal their number (data=-1 "
-            "takes what is left)"
+            f"config.mesh {given} does not fit {counted(len(devices), 'device')}: the product must equal their number "
+            "(data=-1 takes what is left)"
         )
     # Auto axes: Linen's modules leave the layout of activations to the compiler.
     return Mesh(arrange(config.slices, sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -80,7 +81,8 @@ def arrange(slices: int, sizes: Mapping[str, int], devices: list[jax.Device]) ->
     there = len({getattr(device, "slice_index", 0) for device in devices})
     if there not in (1, slices):
         raise UserError(
-            f"config.mesh.slices is {slices}, but the devices stand in {there} slices; set config.mesh.slices={there}"
+            f"config.mesh.slices is {slices}, but the devices stand in {counted(there, 'slice')}; set "
+            f"config.mesh.slices={there}"
         )
     data = sizes["data"]
     if slices < 1 or data % slices:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2sjax.checkpoints.sizes import Arrays, bytes_of
+from s2sjax.plural import counted
 
 PyTree = Any
 
@@ -51,8 +52,8 @@ class Asked:
         needed = bytes_of({name: saved[name] for name in expected})
         if (stored := bytes_of(saved)) > _MOST_BESIDE * needed + (1 << 26):
             return (
-                f"lists arrays of {stored:,} bytes, expected at most {_MOST_BESIDE} times the {needed:,} that are read "
-                "of it; it is of another model or optimizer"
+                f"lists arrays of {counted(stored, 'byte')}, expected at most {counted(_MOST_BESIDE, 'time')} the "
+                f"{needed:,} that are read of it; it is of another model or optimizer"
             )
         return ""
 

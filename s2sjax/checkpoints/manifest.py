@@ -18,6 +18,7 @@ from typing import Any
 
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.files import jsontext, rundir
+from s2sjax.plural import counted
 
 NAME = "manifest.json"
 FORMAT = "s2sjax-manifest"
@@ -90,7 +91,7 @@ def verify(
         raise DamagedError(f"file {name}: not in the manifest")
     for name, size in found.items():
         if size != listed[name]["size"]:
-            raise DamagedError(f"file {name}: {size} bytes instead of {listed[name]['size']}")
+            raise DamagedError(f"file {name}: {counted(size, 'byte')} instead of {listed[name]['size']}")
     check(document["body"], found)
     for name in found:
         try:

@@ -22,6 +22,7 @@ import zstandard
 
 from s2sjax.checkpoints.manifest import DamagedError
 from s2sjax.files import rundir
+from s2sjax.plural import counted
 
 MANIFEST = "manifest.ocdbt"
 _LARGEST_MANIFEST = 1 << 13  # bytes; it has some hundred for each version that it keeps, of which there is one
@@ -59,9 +60,9 @@ def read_index(directory: Path, files: Mapping[str, int], most: Most) -> dict[st
         ValueError, OSError: it cannot be read.
     """
     if (size := files.get(MANIFEST, 0)) > _LARGEST_MANIFEST:
-        raise DamagedError(f"file {MANIFEST}: {size:,} bytes, expected at most {_LARGEST_MANIFEST:,}")
+        raise DamagedError(f"file {MANIFEST}: {counted(size, 'byte')}, expected at most {_LARGEST_MANIFEST:,}")
     if _unpacked(directory, MANIFEST, 0, size, _LARGEST_MANIFEST) is None:
-        raise DamagedError(f"file {MANIFEST}: unpacked, it has more than {_LARGEST_MANIFEST:,} bytes")
+        raise DamagedError(f"file {MANIFEST}: unpacked, it has more than {counted(_LARGEST_MANIFEST, 'byte')}")
     base = ts.KvStore.open(f"file://{directory}/").result()
     versions = _dumped(base, MANIFEST).get("versions")
     if not versions:
@@ -91,7 +92,9 @@ def read_index(directory: Path, files: Mapping[str, int], most: Most) -> dict[st
                 pointed += length
             lengths[(prefix + entry["key"]).decode(errors="replace")] = length
     if pointed > sum(files.values()):
-        raise DamagedError(f"its index points to {pointed:,} bytes, and its files have {sum(files.values()):,}")
+        raise DamagedError(
+            f"its index points to {counted(pointed, 'byte')}, and its files have {sum(files.values()):,}"
+        )
     return lengths
 
 
@@ -113,7 +116,7 @@ def _place(location: str, files: Mapping[str, int]) -> tuple[str, int, int]:
     if name not in files:
         raise DamagedError(f"its index points to the file {name[:200]!r}, which is not there")
     if begin + size > files[name]:
-        raise DamagedError(f"its index points to {begin + size:,} bytes of {name}, which has {files[name]:,}")
+        raise DamagedError(f"its index points to {counted(begin + size, 'byte')} of {name}, which has {files[name]:,}")
     return name, begin, size
 
 

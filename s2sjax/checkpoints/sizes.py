@@ -20,6 +20,7 @@ from s2sjax.checkpoints.manifest import DamagedError
 from s2sjax.checkpoints.ocdbt import Most, read_index
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.files import jsontext, rundir
+from s2sjax.plural import counted
 
 _LARGEST_DIMENSION = 2**40
 _DESCRIPTION = 1 << 16  # bytes of what describes an array; orbax writes some 150
@@ -69,7 +70,7 @@ def check_files(directory: Path, arrays: Arrays, files: Mapping[str, int]) -> No
     """
     stored, most = sum(files.values()), 2 * bytes_of(arrays) + (len(arrays) << 16) + (1 << 26)
     if stored > most:
-        raise DamagedError(f"its files have {stored:,} bytes, expected at most {most:,} for its arrays")
+        raise DamagedError(f"its files have {counted(stored, 'byte')}, expected at most {most:,} for its arrays")
     needed, data = stored // _LEAST_DATA, 0
     for name in sorted(files, key=lambda name: -files[name]):
         if data >= needed:
@@ -77,7 +78,9 @@ def check_files(directory: Path, arrays: Arrays, files: Mapping[str, int]) -> No
         with rundir.open_for_reading(directory, name) as handle:
             data += _data(handle, files[name], needed - data)
     if data < needed:
-        raise DamagedError(f"its files have {stored:,} bytes, of which {data:,} are on the disk; the rest are holes")
+        raise DamagedError(
+            f"its files have {counted(stored, 'byte')}, of which {data:,} are on the disk; the rest are holes"
+        )
 
 
 def _data(handle: int, size: int, enough: int) -> int:
@@ -114,14 +117,14 @@ def check_sizes(directory: Path, saved: Arrays, wanted: Collection[str]) -> None
         found = manifest.sizes(directory)
         arrays = {name: saved[name] for name in wanted}
         if (needed := bytes_of(arrays)) > (stored := sum(found.values())):
-            raise DamagedError(f"its arrays would take {needed:,} bytes, and its files have {stored:,}")
+            raise DamagedError(f"its arrays would take {counted(needed, 'byte')}, and its files have {stored:,}")
         _check_metadata(directory, saved, found)
         state = directory / "state"
         files = {name.removeprefix("state/"): size for name, size in found.items() if name.startswith("state/")}
         lengths = read_index(state, files, _most_of_index(saved))
         for name in arrays:
             if (size := lengths.get(f"{name}/.zarray", 0)) > _DESCRIPTION:
-                raise DamagedError(f"array {name}: what describes it has {size:,} bytes")
+                raise DamagedError(f"array {name}: what describes it has {counted(size, 'byte')}")
         store = ts.KvStore.open({"driver": "ocdbt", "base": f"file://{state}/"}).result()
         read = {name: store.read(f"{name}/.zarray") for name in arrays}
         descriptions = {name: future.result().value for name, future in read.items()}
@@ -133,7 +136,7 @@ def check_sizes(directory: Path, saved: Arrays, wanted: Collection[str]) -> None
     for key, size in lengths.items():
         name, _, last = key.rpartition("/")
         if name in chunks and last != ".zarray" and size != chunks[name]:
-            raise DamagedError(f"array {name}: chunk {last} has {size:,} bytes, expected {chunks[name]:,}")
+            raise DamagedError(f"array {name}: chunk {last} has {counted(size, 'byte')}, expected {chunks[name]:,}")
 
 
 def _most_of_index(saved: Arrays) -> Most:

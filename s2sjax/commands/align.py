@@ -11,6 +11,7 @@ from s2sjax.errors import UserError
 from s2sjax.files import jsontext
 from s2sjax.inference.counts import RequestCounts
 from s2sjax.inference.word_alignment import Alignment
+from s2sjax.plural import counted
 from s2sjax.processes import distributed
 from s2sjax.reporting.display import progress
 from s2sjax.reporting.plots import attention_map
@@ -29,8 +30,8 @@ def run(values: dict[str, Any]) -> int:
         sources, targets = (all_lines(stack.enter_context(reading(name)), name) for name in names)
         if len(sources) != len(targets):
             raise UserError(
-                f"{names[0]} has {len(sources)} lines and {names[1]} has {len(targets)}; line N of one must belong to "
-                "line N of the other"
+                f"{names[0]} has {counted(len(sources), 'line')} and {names[1]} has {len(targets)}; line N of one "
+                "must belong to line N of the other"
             )
         opened = open_run(values)
         counted, counts = CountedRun(opened), RequestCounts()

@@ -45,7 +45,7 @@ def run(values: dict[str, Any]) -> int:
         for lines in windows(sources.texts):
             for name, listed in beside.items():
                 if listed is not None and len(listed) < done + len(lines):
-                    raise UserError(f"{values[name]} has only {len(listed)} lines; each source needs one")
+                    raise UserError(f"{values[name]} has only {counted(len(listed), 'line')}; each source needs one")
             prefixes, phrases = (listed and listed[done : done + len(lines)] for listed in beside.values())
             wanted = None if phrases is None else [line.split("\t") for line in phrases]
             decoded = counted.decode(lines, prefixes=prefixes, phrases=wanted, choices=choices, progress=advance)

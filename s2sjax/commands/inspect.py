@@ -16,6 +16,7 @@ from s2sjax.files import jsontext
 from s2sjax.inspection.compiled import Compiled, compile_step
 from s2sjax.inspection.cost import Cost, Parameter, estimate_cost, list_parameters
 from s2sjax.inspection.subject import Subject, describe, described_devices
+from s2sjax.plural import counted
 from s2sjax.processes import jax_settings
 from s2sjax.reporting.display import progress
 from s2sjax.runs import home
@@ -69,7 +70,7 @@ def _heading(subject: Subject, parameters: Sequence[Parameter], *, from_data: bo
     if from_data:
         origin = "the only shape of its plan" if len(subject.shapes) == 1 else f"the biggest of {len(subject.shapes)}"
     return [
-        f"{subject.experiment.model_name}, {count:,} parameters, {subject.experiment.train.precision}, "
+        f"{subject.experiment.model_name}, {counted(count, 'parameter')}, {subject.experiment.train.precision}, "
         f"vocabulary {source:,}" + ("" if source == target else f" and {target:,}"),
         f"on {_devices(subject)}; a batch of {shape.rows}x({shape.source}+{shape.target}) tokens, {origin}",
     ]
@@ -112,7 +113,7 @@ def _operations(subject: Subject, cost: Cost) -> list[str]:
     shape = subject.shape
     tokens = shape.rows * (shape.source + shape.target)
     return [
-        f"\n{cost.flops.total:,} operations a step in matrix products, {round(cost.flops.device):,} a device, "
+        f"\n{counted(cost.flops.total, 'operation')} a step in matrix products, {round(cost.flops.device):,} a device, "
         f"{cost.flops.total // max(tokens, 1):,} a position",
         "(two for a multiplication and its addition; forward, backward, and what the backward pass computes again)",
     ]

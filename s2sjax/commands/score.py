@@ -34,7 +34,7 @@ def run(values: dict[str, Any]) -> int:
             pairs = list(zip(*read, strict=True))
         else:
             raise UserError(
-                f"{values['source']} has {len(read[0])} lines and {values['target']} has {len(read[1])}; "
+                f"{values['source']} has {counted(len(read[0]), 'line')} and {values['target']} has {len(read[1])}; "
                 "line N of one must belong to line N of the other"
             )
         opened = open_run(values)

@@ -7,6 +7,7 @@ from typing import Any
 
 from s2sjax.config import check_at_least, check_choices, named, nearest, one_of
 from s2sjax.errors import UserError, shown
+from s2sjax.plural import counted
 
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
 BATCHINGS = ("bucket", "pack")
@@ -138,8 +139,8 @@ class DataConfig:
             )
         if self.context > self.max_target_length:
             raise UserError(
-                f"config.data.context is {self.context}, but examples of over {self.max_target_length} tokens are left "
-                "out; raise config.data.max_target_length to it"
+                f"config.data.context is {self.context}, but examples of over "
+                f"{counted(self.max_target_length, 'token')} are left out; raise config.data.max_target_length to it"
             )
         names = "".join((self.file, self.source, *self.targets))
         if self.pairs and not ("{source_language}" in names and "{target_language}" in names):

@@ -14,6 +14,7 @@ from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.data.unknown import Unknown, unknown_of
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
+from s2sjax.plural import counted
 from s2sjax.vocabulary import EOS, UNK
 
 _CHUNK = 1 << 22  # tokens looked at in one go
@@ -50,8 +51,8 @@ class Counts:
             other = "target" if side == "source" else "source"
             if number:
                 sentences.append(
-                    f"{number:,} of {self.rows:,} pairs of split {split!r} have a blank {side} and a {other} that is "
-                    "not; they are kept"
+                    f"{number:,} of {counted(self.rows, 'pair')} of split {split!r} have a blank {side} and a {other} "
+                    "that is not; they are kept"
                 )
         return tuple(sentences)
 

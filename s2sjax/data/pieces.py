@@ -9,6 +9,7 @@ import numpy as np
 
 from s2sjax.data.units import in_text, text_ids
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ def check_size(model: bytes, origin: str) -> None:
     number of the field and its type, then a length).
     """
     if len(model) > _LARGEST:
-        raise UserError(f"{origin} has {len(model):,} bytes, expected at most {_LARGEST:,}")
+        raise UserError(f"{origin} has {counted(len(model), 'byte')}, expected at most {_LARGEST:,}")
     if len(model) <= 1 << 20:  # which becomes 50 MB at most, and is what nearly all are
         return
     pieces = beside = 0
@@ -119,8 +120,8 @@ def check_size(model: bytes, origin: str) -> None:
             beside += end - begin
     if pieces > _MOST_PIECES or beside > _MOST_BESIDE:
         raise UserError(
-            f"{origin} has {pieces:,} pieces and {beside:,} bytes beside them, expected at most {_MOST_PIECES:,} and "
-            f"{_MOST_BESIDE:,}"
+            f"{origin} has {counted(pieces, 'piece')} and {counted(beside, 'byte')} beside them, expected at most "
+            f"{_MOST_PIECES:,} and {_MOST_BESIDE:,}"
         )
 
 
@@ -206,6 +207,8 @@ def sentences(texts: Iterable[str]) -> Iterator[str]:
                 data = data[end:].removeprefix(b" ")  # a text begins as if a space stood before it
             yield data.decode()
     if long:
-        _log.warning("%d texts of over %d bytes were cut for training the tokenizer", long, LONGEST)
+        _log.warning("over %s, and cut for training the tokenizer: %s", counted(LONGEST, "byte"), counted(long, "text"))
     if marked:
-        _log.warning("%d texts hold %r, which SentencePiece cannot learn: it will be unknown", marked, _MARK)
+        _log.warning(
+            "%r, which SentencePiece cannot learn, is in %s: it will be unknown", _MARK, counted(marked, "text")
+        )

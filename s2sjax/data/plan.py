@@ -18,6 +18,7 @@ import numpy as np
 
 from s2sjax.data.config import DataConfig
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 OPEN_ROWS = 512
 """First-fit looks at this many open rows; with more, packing gets slower and hardly denser."""
@@ -227,8 +228,9 @@ def make_plan(
     members, too_long = np.flatnonzero(fits), np.flatnonzero(~fits)
     if not len(members):
         raise UserError(
-            f"none of the {len(source_lengths)} examples is within config.data.max_source_length "
-            f"{config.max_source_length} and max_target_length {config.max_target_length} tokens; raise these limits"
+            f"none of the {counted(len(source_lengths), 'example')} is within config.data.max_source_length "
+            f"{config.max_source_length} and max_target_length {counted(config.max_target_length, 'token')}; raise "
+            "these limits"
         )
     make_groups = _buckets if config.batching == "bucket" else _packing
     groups = make_groups(source_lengths, target_lengths, members, config, seed, divisor)
@@ -245,14 +247,16 @@ def _rows(config: DataConfig, length: int, divisor: int, wanted: int) -> int:
     rows = config.batch_tokens // length // multiple * multiple
     if rows == 0:
         raise UserError(
-            f"config.data.batch_tokens {config.batch_tokens} does not hold {multiple} rows (config.data.row_multiple) "
-            f"of {length} tokens; raise it to {multiple * length}, or lower row_multiple or the length limits"
+            f"config.data.batch_tokens {config.batch_tokens} does not hold {counted(multiple, 'row')} "
+            "(config.data.row_multiple) "
+            f"of {counted(length, 'token')}; raise it to {multiple * length}, or lower row_multiple or the length "
+            "limits"
         )
     rows = min(rows, _round_up(wanted, multiple))
     if rows % divisor:
         raise UserError(
-            f"a batch of {rows} rows is not divisible by {divisor} (data shards times config.train.accumulate); "
-            f"set config.data.row_multiple={math.lcm(multiple, divisor)}"
+            f"a batch of {counted(rows, 'row')} is not divisible by {divisor} (data shards times "
+            f"config.train.accumulate); set config.data.row_multiple={math.lcm(multiple, divisor)}"
         )
     return rows
 

@@ -44,6 +44,7 @@ from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.unknown import Unknown
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 from s2sjax.vocabulary import EOS, UNK
 
 SHARD_SIZE = 16384  # examples
@@ -176,13 +177,13 @@ def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: P
             sample = functools.partial(tokenizers_lib.sample_indices, config=config)
             indices = sample(len(source)) if mixed is None else in_proportion(source.parts, mixed, sample)
             if progress:
-                progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 0, 1)
+                progress(f"training the {config.kind} tokenizer on {counted(len(indices), 'example')}", 0, 1)
             examples = (source[int(i)] for i in indices)
             pairs = [(example["source"], example["target"]) for example in examples]
             pair = tokenizers_lib.train_tokenizers(config, pairs, line_ends=data.keep_line_ends)
             _save_tokenizers(pair, directory)
             if progress:
-                progress(f"training the {config.kind} tokenizer on {len(indices)} examples", 1, 1)
+                progress(f"training the {config.kind} tokenizer on {counted(len(indices), 'example')}", 1, 1)
     # Read it even if just trained: where two processes trained at once, both use the one whose directory stayed.
     return tokenizers_lib.load(directory)
 

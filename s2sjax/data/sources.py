@@ -22,6 +22,7 @@ from s2sjax.data.tfds_guard import only_own_classes
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
 from s2sjax.files.paths import expand
+from s2sjax.plural import counted
 
 
 def open_source(config: DataConfig, name: str, *, sliced: bool = False) -> Source:
@@ -76,7 +77,7 @@ class _Text(Source):
             if len(lines) < self._count:
                 raise UserError(misalignment(*(files[n] for n in sorted((number, longest)))))
         kind = "targets" if source is None else "text"
-        cut = [f"{self._count} lines"] * any(len(lines) > self._count for lines in files)
+        cut = [counted(self._count, "line")] * any(len(lines) > self._count for lines in files)
         super().__init__(kind, *(lines.digest() for lines in files), *cut)
         self._source, self._targets = source, targets
 

@@ -145,7 +145,7 @@ def _why_empty(config: DataConfig, split: str, source: Source) -> str:
         of += f", config.data.file={config.file!r}"
     if isinstance(source, _Prompted):
         source = source.whole
-    cut = f": it is a slice of {len(source.whole):,} records" if isinstance(source, _Slice) else ""
+    cut = f": it is a slice of {counted(len(source.whole), 'record')}" if isinstance(source, _Slice) else ""
     return f"split {split!r}{called} has no examples{cut} ({of})"
 
 

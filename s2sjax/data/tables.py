@@ -19,6 +19,7 @@ from s2sjax.data.fields import Fields, alternatives
 from s2sjax.data.lines import BadRecord, Lines
 from s2sjax.data.records import InMemory, Record, Source
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 _NAMES = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", " ": "space"}
 
@@ -60,8 +61,8 @@ class _Columns:
         if len(row) != self.width:
             cause = self.advice if len(row) > self.width else "a column is missing"
             raise BadRecord(
-                f"{len(row)} columns, expected {self.width} as in the first row; {cause}, or leave such rows out with "
-                "config.data.max_bad_records"
+                f"{counted(len(row), 'column')}, expected {self.width} as in the first row; {cause}, or leave such "
+                "rows out with config.data.max_bad_records"
             )
         return self.fields.record(row, self._get)
 
@@ -79,7 +80,9 @@ def _by_name(field: str, first: Sequence[str], name: object) -> int:
         hint = "; config.data.separator says what separates columns" if len(first) == 1 else ""
         raise UserError(f"{name}: no column {field!r}; {alternatives(field, first)}{hint}")
     if first.count(field) > 1:
-        raise UserError(f"{name}: the header names column {field!r} {first.count(field)} times; rename the others")
+        raise UserError(
+            f"{name}: the header names column {field!r} {counted(first.count(field), 'time')}; rename the others"
+        )
     return first.index(field)
 
 
@@ -90,7 +93,9 @@ def _by_number(field: str, first: Sequence[str], name: object) -> int:
         )
     digits = field.lstrip("0") or "0"
     if len(digits) > len(str(len(first))) or int(digits) >= len(first):
-        raise UserError(f"{name}: no column {field[:20]}; the first row has {len(first)} columns, numbered from 0")
+        raise UserError(
+            f"{name}: no column {field[:20]}; the first row has {counted(len(first), 'column')}, numbered from 0"
+        )
     return int(digits)
 
 

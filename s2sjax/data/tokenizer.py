@@ -28,6 +28,7 @@ from s2sjax.data.tokenizer_config import TokenizerConfig, check_symbol
 from s2sjax.data.units import LARGEST, SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext, paths, rundir
+from s2sjax.plural import counted
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 
 _FORMAT = 1
@@ -138,8 +139,8 @@ def _check_in_use(config: TokenizerConfig) -> None:
         )
     if kinds != {"byte"} and config.vocab_size <= len(SPECIALS) + len(config.user_symbols):
         raise UserError(
-            f"config.tokenizer.vocab_size is {config.vocab_size}, and {len(SPECIALS)} specials and "
-            f"{len(config.user_symbols)} user symbols leave no room for anything else; raise it"
+            f"config.tokenizer.vocab_size is {config.vocab_size}, and {counted(len(SPECIALS), 'special')} and "
+            f"{counted(len(config.user_symbols), 'user symbol')} leave no room for anything else; raise it"
         )
 
 
@@ -309,11 +310,11 @@ def _train_sentencepiece(
     except RuntimeError as error:
         raise UserError(
             f"SentencePiece cannot train config.tokenizer.kind={kind!r} with config.tokenizer.vocab_size="
-            f"{config.vocab_size} on {len(texts)} sentences: {error}"
+            f"{config.vocab_size} on {counted(len(texts), 'sentence')}: {error}"
         ) from None
     tokenizer = SentencePieceTokenizer(model.getvalue())
     if tokenizer.vocab_size < config.vocab_size:
-        _log.warning("the text gives only %d of %d pieces", tokenizer.vocab_size, config.vocab_size)
+        _log.warning("the text gives only %d of %s", tokenizer.vocab_size, counted(config.vocab_size, "piece"))
     return tokenizer
 
 

@@ -17,6 +17,7 @@ from s2sjax.data.lines import BadRecord
 from s2sjax.data.records import Record, Source
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
+from s2sjax.plural import counted
 
 
 def leave_out_unreadable(source: Source, config: DataConfig, split: str) -> Source:
@@ -38,7 +39,7 @@ def leave_out_unreadable(source: Source, config: DataConfig, split: str) -> Sour
         write(listing, lambda file: file.write("".join(f"{line}\n" for line in lines).encode()))
     if not bad:
         return source
-    number = f"{len(bad):,} of {len(source):,} records of split {split!r} cannot be read"
+    number = f"{len(bad):,} of {counted(len(source), 'record')} of split {split!r} cannot be read"
     more = f"The first: {next(iter(bad.values()))}. All: {listing}"
     if len(bad) > limit:
         raise UserError(f"{number}, more than config.data.max_bad_records={limit} may be left out. {more}")

@@ -5,6 +5,7 @@ import math
 
 from s2sjax.decode.penalty import LENGTH_PENALTIES
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 from s2sjax.vocabulary import EOS, PAD
 
 STOPS = ("bound", "first", "never", "present")
@@ -54,7 +55,8 @@ class BeamConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, expected at least {least}")
         if self.nbest > self.beam_size:
             raise UserError(
-                f"nbest is {self.nbest}, but a beam of {self.beam_size} finishes at most {self.beam_size} hypotheses: "
+                f"nbest is {self.nbest}, but a beam of {self.beam_size} finishes at most "
+                f"{counted(self.beam_size, 'hypothesis')}: "
                 f"lower nbest to {self.beam_size} or raise beam_size to {self.nbest}"
             )
         if self.length_penalty not in LENGTH_PENALTIES:
@@ -74,7 +76,9 @@ class BeamConfig:
                 f"repetition_penalty is {self.repetition_penalty}, expected a finite number above 0; 1 is off"
             )
         if self.beam_size % self.groups:
-            raise UserError(f"beam_size {self.beam_size} cannot be divided into {self.groups} groups of equal size")
+            raise UserError(
+                f"beam_size {self.beam_size} cannot be divided into {counted(self.groups, 'group')} of equal size"
+            )
         if self.diversity and self.groups == 1:
             raise UserError(
                 f"diversity is {self.diversity}, but there is one group: set groups above 1, or diversity to 0"

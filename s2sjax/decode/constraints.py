@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int, UInt32
 
 from s2sjax.decode.phrases import Phrases
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 FREE = -1
 """In place of a forced token: any may follow."""
@@ -296,10 +297,13 @@ def constrain(
     """
     V, allowed, trie = log_probs.shape[2], constraints.allowed, constraints.trie
     if allowed is not None and allowed.shape[-1] != V:
-        raise UserError(f"the vocabulary mask is over {allowed.shape[-1]} tokens, the step function's logits over {V}")
+        raise UserError(
+            f"the vocabulary mask is over {counted(allowed.shape[-1], 'token')}, the step function's logits over {V}"
+        )
     if trie is not None and trie.allowed.shape[1] != -(-V // 32):
         raise UserError(
-            f"the trie is over about {trie.allowed.shape[1] * 32} tokens, the step function's logits over {V}"
+            f"the trie is over about {counted(trie.allowed.shape[1] * 32, 'token')}, the step function's logits over "
+            f"{V}"
         )
     if rules.repetition_penalty != 1:
         log_probs = penalise_repetition(log_probs, sequences, length, rules.repetition_penalty)

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from s2sjax.api import Anchored, Cache
 from s2sjax.decode.candidates import rows
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 StepFn = Callable[[Array, Cache], tuple[Array, Cache]]
 """Previous tokens [B, K] int32 and the cache -> logits [B, K, V] (any float type, unnormalised) and the new cache."""
@@ -86,7 +87,7 @@ def checked(step: StepFn, *, eos_id: int, pad_id: int) -> StepFn:
             raise UserError(f"the step function gave logits of shape {logits.shape}, expected [{B}, {K}, vocabulary]")
         if logits.shape[2] <= max(eos_id, pad_id):
             raise UserError(
-                f"the step function gave logits over {logits.shape[2]} tokens, which do not hold "
+                f"the step function gave logits over {counted(logits.shape[2], 'token')}, which do not hold "
                 f"eos_id {eos_id} and pad_id {pad_id}"
             )
         return logits, cache

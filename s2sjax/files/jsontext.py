@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 DEEPEST = 64
 """Levels of nesting. What s2sjax writes has at most 6."""
@@ -65,7 +66,7 @@ def parse(
         value = (_STRICT if strict else _PLAIN).decode(text)
         # Most texts have not as many brackets: counting those is quick.
         if text.count("{") + text.count("[") > DEEPEST and not _is_shallow(value):
-            raise ValueError(f"nested more than {DEEPEST} levels deep")
+            raise ValueError(f"nested more than {counted(DEEPEST, 'level')} deep")
         if strict and ("\\ud" in text or "\\uD" in text):  # the only way to spell a lone surrogate in valid UTF-8
             for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):  # not in one: that takes as much again
                 piece.encode()
@@ -74,7 +75,7 @@ def parse(
     except UnicodeEncodeError:
         raise UserError(f"{where} is not valid JSON: it spells half of a character (a lone surrogate)") from None
     except RecursionError:
-        raise UserError(f"{where} is not valid JSON: nested more than {DEEPEST} levels deep") from None
+        raise UserError(f"{where} is not valid JSON: nested more than {counted(DEEPEST, 'level')} deep") from None
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " * ("\n" in text[:-1])  # of one among many lines, `where` says the number
         raise UserError(f"{where} is not valid JSON: {error.msg} ({line}column {error.colno})") from None
@@ -136,7 +137,7 @@ def check(content: bytes | str, where: object, most: Bound) -> None:
     """Raise a UserError if a JSON text has more than `most`. It takes no more memory than the text; whether that is
     valid is not looked at. Who writes a file that will be read within a bound checks it too, before it is too late."""
     if len(content) > most.size:  # of a str, which has no more characters than bytes
-        raise UserError(f"{where} has {len(content):,} bytes, expected at most {most.size:,}")
+        raise UserError(f"{where} has {counted(len(content), 'byte')}, expected at most {most.size:,}")
     kind = str if isinstance(content, str) else bytes
     marks: Any = "[{,:" if kind is str else [b"[", b"{", b",", b":"]
     if sum(map(content.count, marks)) <= most.separators:  # quick, and enough for most: strings are counted too
@@ -146,7 +147,9 @@ def check(content: bytes | str, where: object, most: Bound) -> None:
         if match.lastindex is not None:
             found += sum(map(match[1].count, marks))
         if found > most.separators:
-            raise UserError(f"{where} holds more than {most.separators:,} values, which no file of its kind does")
+            raise UserError(
+                f"{where} holds more than {counted(most.separators, 'value')}, which no file of its kind does"
+            )
 
 
 _PATTERN = r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|([^"]++)'

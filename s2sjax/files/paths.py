@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def read(path: str | Path, most: int) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is no file")
         if found.st_size > most:
-            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, expected at most {most:,}")
+            raise OSError(errno.EFBIG, f"it has {counted(found.st_size, 'byte')}, expected at most {most:,}")
         return file.read(most)
 
 

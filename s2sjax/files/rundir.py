@@ -23,6 +23,7 @@ from typing import Any
 
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
+from s2sjax.plural import counted
 
 LARGEST = 1 << 26
 """Bytes of a file that is read as a whole: three times what a vocabulary of a million pieces has."""
@@ -93,7 +94,7 @@ def read(workdir: Path, name: str, *, most: int = LARGEST) -> bytes:
 def check_size(path: Path, handle: int, most: int) -> int:
     """The bytes of an open file. Raises: UserError if they are more than `most`."""
     if (size := os.fstat(handle).st_size) > most:
-        raise UserError(f"{path} has {size:,} bytes, expected at most {most:,}")
+        raise UserError(f"{path} has {counted(size, 'byte')}, expected at most {most:,}")
     return size
 
 
@@ -144,8 +145,8 @@ def open_for_appending(workdir: Path, name: str) -> int:
         with open(handle, "rb") as file:
             if status.st_size > LARGEST_RECORD:
                 raise UserError(
-                    f"{workdir / name} has a second name (a hard link) and {status.st_size:,} bytes, expected at most "
-                    f"{LARGEST_RECORD:,} to make a copy of; put a copy there, or move it away"
+                    f"{workdir / name} has a second name (a hard link) and {counted(status.st_size, 'byte')}, "
+                    f"expected at most {LARGEST_RECORD:,} to make a copy of; put a copy there, or move it away"
                 )
             starts = range(0, status.st_size, _PIECE)
             _replace(folder, last, (file.read(min(_PIECE, status.st_size - start)) for start in starts))

@@ -8,6 +8,7 @@ import numpy as np
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.decode.constraints import Trie, build_tries
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 from s2sjax.vocabulary import EOS, UNK
 
 
@@ -64,7 +65,8 @@ class AskedTokens:
         if len(longest) >= self._room:  # end-of-sentence comes after it
             begin = self._tokenizer.decode(longest[:20])
             raise UserError(
-                f"{what} cannot have {len(longest)} tokens ('{begin}...'): the longest output has {self._room}, with "
+                f"{what} cannot have {counted(len(longest), 'token')} ('{begin}...'): the longest output has "
+                f"{self._room}, with "
                 "end-of-sentence; leave it out, or raise config.decode.max_length_factor or max_length_offset (where "
                 "positions are learned, config.model.max_positions bounds it)"
             )

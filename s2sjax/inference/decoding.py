@@ -166,7 +166,7 @@ class DecodeConfig:
             max_source_length: tokens, end-of-sentence counted.
         """
         if self.top_k >= vocab_size:
-            yield f"top_k is {self.top_k}, and the vocabulary has {vocab_size} tokens: it cuts off nothing"
+            yield f"top_k is {self.top_k}, and the vocabulary has {counted(vocab_size, 'token')}: it cuts off nothing"
         for name in ("max_length_factor", "max_length_offset"):
             if self.max_new_tokens and (value := getattr(self, name)) != getattr(type(self), name):
                 yield f"{name} is {value}, but max_new_tokens is {self.max_new_tokens}, which counts"

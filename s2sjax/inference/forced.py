@@ -135,8 +135,8 @@ def forced_pairs(
     for examples, batch in batches(split, options.batch_size):
         rows, tokens = batch["targets"].shape
         with needing_memory(
-            f"for {counted(rows, 'pair')} of {batch['inputs'].shape[1]} source and {tokens} target tokens: lower "
-            "config.decode.batch_size, or leave out or cut the longest targets"
+            f"for {counted(rows, 'pair')} of {batch['inputs'].shape[1]} source and {counted(tokens, 'target token')}: "
+            "lower config.decode.batch_size, or leave out or cut the longest targets"
         ):
             forced = to_host(
                 force_logits(scorer, params, batch) if layers is None else force(scorer, params, batch, layers=layers)

@@ -34,7 +34,7 @@ def list_of(things: str, given: Any, name: str) -> list[Any]:
     dimensions = getattr(given, "ndim", 1)  # of an array, or of a table, which would iterate over names of columns
     no_list = isinstance(given, bytes | bytearray | memoryview | Mapping | Set) and not isinstance(given, KeysView)
     if no_list or dimensions != 1:
-        shape = "" if dimensions == 1 else f" of {dimensions} dimensions"
+        shape = "" if dimensions == 1 else f" of {counted(dimensions, 'dimension')}"
         raise UserError(f"{name} is {shown(given)}{shape}, but a list of {things} was expected")
     try:
         items = iter(given)

@@ -156,9 +156,9 @@ class Search:
         divides = len(sentences.inputs) % batch_shards(self._mesh) == 0
         place = batch_sharding(self._mesh) if divides else replicated(self._mesh)
         with needing_memory(
-            f"for {len(sentences.inputs)} sources of {sentences.inputs.shape[1]} tokens with {self._config.width} "
-            f"hypotheses of up to {how.max_len} tokens each: lower decode.batch_size, beam_size or samples, or "
-            "max_length_factor and max_length_offset"
+            f"for {counted(len(sentences.inputs), 'source')} of {counted(sentences.inputs.shape[1], 'token')} with "
+            f"{counted(self._config.width, 'hypothesis')} of up to {counted(how.max_len, 'token')} each: lower "
+            "decode.batch_size, beam_size or samples, or max_length_factor and max_length_offset"
         ):
             found = to_host(self._compiled(params, everywhere(sentences, place), trie, how))
         if np.isnan(found.ranking[:count]).any():

@@ -17,6 +17,7 @@ from jax import Array
 
 from s2sjax.config import check_choices, one_of, up_to
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 WINDOW = 32
 """Steps that are remembered: the bits of `Health.bad_steps`."""
@@ -154,7 +155,8 @@ def check_roll_back(config: FaultsConfig, bad: TooManyBadSteps, roll_backs: int,
     """
     advice = "lower config.optimizer.learning_rate or set config.optimizer.clip_norm, and use another workdir"
     where = (
-        f"{bad} at step {bad.step}, the last of more than {config.max_skips} bad steps (config.faults.max_skips) among "
+        f"{bad} at step {bad.step}, the last of more than {counted(config.max_skips, 'bad step')} "
+        "(config.faults.max_skips) among "
         f"{min(bad.step, WINDOW)}; no update of them was taken (last checkpoint: {checkpoint or 'none'})"
     )
     if config.beyond_max_skips == "stop":
@@ -163,5 +165,6 @@ def check_roll_back(config: FaultsConfig, bad: TooManyBadSteps, roll_backs: int,
         )
     if roll_backs >= config.max_rollbacks:
         raise UserError(
-            f"{where}, after {roll_backs} roll-backs (config.faults.max_rollbacks): the data is not to blame; {advice}"
+            f"{where}, after {counted(roll_backs, 'roll-back')} (config.faults.max_rollbacks): the data is not to "
+            f"blame; {advice}"
         )

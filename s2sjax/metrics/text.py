@@ -12,6 +12,7 @@ from s2sjax.metrics.edits import character_error_rate, error_rates, word_error_r
 from s2sjax.metrics.names import BLEU_TOKENIZERS, PAIRS_DEFAULT, ROUGE, ROUGE_TOKENIZERS
 from s2sjax.metrics.rouge import rouge
 from s2sjax.metrics.scripts import spaceless_script
+from s2sjax.plural import counted
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def text_metrics(
     lists = [(reference,) if isinstance(reference, str) else tuple(reference) for reference in references]
     if not len(sources) == len(hypotheses) == len(lists):
         raise UserError(
-            f"{len(sources)} sources and {len(hypotheses)} hypotheses but {len(lists)} references: one of each per "
-            "line is needed"
+            f"{counted(len(sources), 'source')} and {counted(len(hypotheses), 'hypothesis')} but "
+            f"{counted(len(lists), 'reference')}: one of each per line is needed"
         )
     if not lists:
         raise UserError("no sentences to score: the split is empty")

@@ -6,6 +6,7 @@ from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
 from s2sjax.nn.layers import ACTIVATIONS
 from s2sjax.nn.remat import REMAT
+from s2sjax.plural import counted
 
 POSITIONS = ("sinusoidal", "learned", "relative", "rotary", "alibi", "none")
 
@@ -121,7 +122,8 @@ class BlockConfig:
             )
         if self.experts and self.experts_per_token > self.experts:
             raise UserError(
-                f"config.model.experts_per_token is {self.experts_per_token}, but there are {self.experts} experts"
+                f"config.model.experts_per_token is {self.experts_per_token}, but there are "
+                f"{counted(self.experts, 'expert')}"
             )
 
     @property

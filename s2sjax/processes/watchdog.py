@@ -36,6 +36,8 @@ _GRACE = 20.0  # seconds more that the other process waits, and that asking the 
 # of them, since it may itself have been stopped in the meantime; as long as the process is, nothing is asked of it.
 _GUARD = """
 import os, select, signal, sys, time
+
+from s2sjax.plural import counted
 process, seconds = int(sys.argv[1]), float(sys.argv[2])
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, signal.SIG_IGN)
@@ -171,8 +173,13 @@ def _write_devices(file: TextIO) -> None:
     arrays = jax.live_arrays()
     kinds = Counter((array.dtype.name, array.shape) for array in arrays)
     size = {(array.dtype.name, array.shape): array.nbytes for array in arrays}
-    file.write(f"\n{len(arrays)} arrays alive, {sum(array.nbytes for array in arrays):,} bytes; the largest kinds:\n")
+    file.write(
+        f"\n{counted(len(arrays), 'array')} alive, {counted(sum(array.nbytes for array in arrays), 'byte')}; the "
+        "largest kinds:\n"
+    )
     for kind in sorted(kinds, key=lambda kind: -kinds[kind] * size[kind])[:20]:
         name, shape = kind
-        file.write(f"  {kinds[kind]:>5} of {name}[{','.join(map(str, shape))}], {kinds[kind] * size[kind]:,} bytes\n")
+        file.write(
+            f"  {kinds[kind]:>5} of {name}[{','.join(map(str, shape))}], {counted(kinds[kind] * size[kind], 'byte')}\n"
+        )
     file.flush()

@@ -15,6 +15,7 @@ from typing import Any
 
 from s2sjax.errors import UserError
 from s2sjax.files import rundir
+from s2sjax.plural import counted
 from s2sjax.reporting import events
 from s2sjax.reporting.display import align
 
@@ -110,7 +111,7 @@ def compute(entries: Iterable[Mapping[str, Any]]) -> Goodput:
             stretch = _Stretch(step, step)
             stretches.append(stretch)
             if len(stretches) > _MOST_STARTS:
-                raise UserError(f"training is recorded to have begun more than {_MOST_STARTS:,} times")
+                raise UserError(f"training is recorded to have begun more than {counted(_MOST_STARTS, 'time')}")
         elif event == "rollback":
             close(now)
         elif event == "stop":
@@ -160,7 +161,7 @@ def table(goodput: Goodput) -> str:
     crashes = f", {goodput.crashes} with no stop after" if goodput.crashes else ""
     rows = [
         (title, f"{duration(goodput.seconds[item]):>11}", f"{goodput.seconds[item] / max(goodput.total, 1e-9):6.1%}",
-         f"{goodput.steps[item]:,} steps" if item in goodput.steps else "")
+         counted(goodput.steps[item], "step") if item in goodput.steps else "")
         for item, title in ITEMS.items()
     ]  # fmt: skip
     head = f"goodput {line(goodput)}{crashes}; since {since:%Y-%m-%d %H:%M:%S} UTC"
@@ -170,7 +171,7 @@ def table(goodput: Goodput) -> str:
 
 def line(goodput: Goodput) -> str:
     """Such as "45.3% of the 0:02:27 that it ran, over 2 starts"."""
-    starts = "" if goodput.starts == 1 else f", over {goodput.starts} starts"
+    starts = "" if goodput.starts == 1 else f", over {counted(goodput.starts, 'start')}"
     return f"{goodput.share:.1%} of the {duration(goodput.total)} that it ran{starts}"
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard, overload
 
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext, rundir
+from s2sjax.plural import counted
 
 _LONGEST_KEPT = jsontext.Bound(1 << 24, jsontext.LINE.separators)
 """What a line may have whose step is looked at when a file is cut: samples may be long texts."""
@@ -87,11 +88,11 @@ class Records(Sequence[Mapping[str, Any]]):
             if type(value) in (int, float, NoneType)
         )
         if len(found) > _MOST_NUMBERS or any(len(name) > _LONGEST_NAME for name, _ in found):
-            raise ValueError(f"more than {_MOST_NUMBERS} numbers, or names longer than {_LONGEST_NAME}")
+            raise ValueError(f"more than {counted(_MOST_NUMBERS, 'number')}, or names longer than {_LONGEST_NAME}")
         kind = tuple((sys.intern(name), type(value)) for name, value in found)
         if kind not in self._kinds:
             if len(self._kinds) == _MOST_KINDS:
-                raise ValueError(f"more than {_MOST_KINDS} kinds of records")
+                raise ValueError(f"more than {counted(_MOST_KINDS, 'kind')} of records")
             self._kinds[kind] = len(self._names)
             self._names.append(kind)
         self._last = found
@@ -156,7 +157,7 @@ class Record:
         """
         size = self._file.seek(0, os.SEEK_END)
         if size > rundir.LARGEST_RECORD:
-            raise UserError(f"it has {size:,} bytes, expected at most {rundir.LARGEST_RECORD:,}; move it away")
+            raise UserError(f"it has {counted(size, 'byte')}, expected at most {rundir.LARGEST_RECORD:,}; move it away")
         kept, last = 0, b""
         with open(self._file.fileno(), "rb", closefd=False) as file:
             file.seek(0)

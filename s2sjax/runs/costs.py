@@ -18,6 +18,7 @@ from s2sjax.experiment import Experiment
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.scorers import Scorer
 from s2sjax.inference.search_size import MARGIN, SearchSize, fitting, footprint
+from s2sjax.plural import counted
 
 MOST_LAYERS = 256
 """Each takes some hundredths of a second before its checkpoint is read."""
@@ -57,7 +58,7 @@ def beyond(experiment: Experiment, *, training: bool) -> dict[str, str]:
             found[key] = f"more than {most:,}"
     if models.depth(experiment.model) > MOST_LAYERS:
         sizes = (name for name, value in models.layers(experiment.model).items() if value > 1)
-        found |= {f"model.{name}": f"more than {MOST_LAYERS} layers together" for name in sizes}
+        found |= {f"model.{name}": f"more than {counted(MOST_LAYERS, 'layer')} together" for name in sizes}
     data = experiment.data
     if data.context > MOST_OVERLAP * (data.stride or data.context):
         found["data.stride"] = f"windows that have more than {MOST_OVERLAP} in common"

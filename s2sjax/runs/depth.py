@@ -9,6 +9,7 @@ from jax import ShapeDtypeStruct
 from s2sjax import models
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 
 def check_depth(reader: CheckpointReader, choice: str, model: Any) -> None:
@@ -27,8 +28,8 @@ def check_depth(reader: CheckpointReader, choice: str, model: Any) -> None:
     if depth > stored:
         sizes = ", ".join(f"config.model.{name}={getattr(model, name)!r}" for name in models.layers(model))
         raise UserError(
-            f"checkpoint {step} in {reader.directory} is of another model: it has arrays for {stored:,} layers at "
-            f"most, and {sizes} make {depth:,}. Use the config it was trained with"
+            f"checkpoint {step} in {reader.directory} is of another model: it has arrays for "
+            f"{counted(stored, 'layer')} at most, and {sizes} make {depth:,}. Use the config it was trained with"
         )
 
 

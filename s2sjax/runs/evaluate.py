@@ -137,9 +137,10 @@ class LikelihoodEvaluator:
         source, target = int(self._plan.source_lengths[longest]), int(self._plan.target_lengths[longest])
         rows = counted(len(batch["targets"]), "row")
         return (
-            f"for the loss of {rows} of {batch['inputs'].shape[1]} source and {batch['targets'].shape[1]} target "
-            f"tokens. Evaluation leaves nothing out, and the longest example, number {longest + 1}, has {source} and "
-            f"{target} tokens: shorten or leave out such examples, or lower config.data.batch_tokens"
+            f"for the loss of {rows} of {batch['inputs'].shape[1]} source and "
+            f"{counted(batch['targets'].shape[1], 'target token')}. Evaluation leaves nothing out, and the longest "
+            f"example, number {longest + 1}, has {source} and "
+            f"{counted(target, 'token')}: shorten or leave out such examples, or lower config.data.batch_tokens"
         )
 
 
@@ -149,8 +150,9 @@ def check_positions(experiment: Experiment, source: np.ndarray, target: np.ndarr
     limit = experiment.position_limit
     if limit is not None and (lengths > limit).any():
         raise UserError(
-            f"{int((lengths > limit).sum())} of {len(lengths)} examples are longer than config.model.max_positions "
-            f"{limit} tokens, the first of them number {int(np.argmax(lengths > limit)) + 1} with "
+            f"{int((lengths > limit).sum())} of {counted(len(lengths), 'example')} are longer than "
+            "config.model.max_positions "
+            f"{counted(limit, 'token')}, the first of them number {int(np.argmax(lengths > limit)) + 1} with "
             f"{int(lengths[np.argmax(lengths > limit)])}: cut them, or train with more positions"
         )
 
@@ -301,7 +303,8 @@ def check_search(
     fits = costs.with_search_that_fits(experiment, own, workdir, scorer, params, tokenizers.target.vocab_size)
     if (most := fits.decode.batch_size) != experiment.decode.batch_size:
         raise UserError(
-            f"{costs.elsewhere(workdir)} Its validation would decode {experiment.decode.batch_size} sentences at a "
+            f"{costs.elsewhere(workdir)} Its validation would decode "
+            f"{counted(experiment.decode.batch_size, 'sentence')} at a "
             f"time, which take much memory. Say whether you want that: --config.decode.batch_size={most}, for instance"
         )
 

@@ -22,6 +22,7 @@ from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.inference import inputs
+from s2sjax.plural import counted
 from s2sjax.processes import jax_settings
 from s2sjax.processes.root_logger import root_logger_untouched
 from s2sjax.runs import costs, home
@@ -140,7 +141,7 @@ def _member(first: Run, workdir: Path) -> Run:
 def _first_difference(one: Tokenizer, other: Tokenizer) -> str:
     """What the other vocabulary has in place of what the one has."""
     if one.vocab_size != other.vocab_size:
-        return f"of {other.vocab_size} tokens, not {one.vocab_size}"
+        return f"of {counted(other.vocab_size, 'token')}, not {one.vocab_size}"
     pairs = zip(*(tokenizer.pieces(range(one.vocab_size)) for tokenizer in (one, other)), strict=True)
     for number, (piece, others) in enumerate(pairs):
         if piece != others:

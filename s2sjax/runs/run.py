@@ -78,7 +78,9 @@ class Run:
     def __repr__(self) -> str:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         others = "".join(f" + {run.workdir}" for run in self.others)
-        return f"Run({self.workdir}{others}, {self.experiment.model_name}, {size:,} parameters, step {self.step})"
+        return (
+            f"Run({self.workdir}{others}, {self.experiment.model_name}, {counted(size, 'parameter')}, step {self.step})"
+        )
 
     def with_config(self, **changes: Any) -> "Run":
         """The same run with other settings, checked as on the command line. Nothing is loaded: parameters are shared.

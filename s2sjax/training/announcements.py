@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data.plan import Plan
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
 from s2sjax.files import rundir
 from s2sjax.learning.optim import make_schedule
@@ -49,8 +49,9 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
         )
     if len(plan.too_long):
         report.message(
-            f"{len(plan.too_long):,} of {len(plan.source_lengths):,} training examples are over "
-            f"{experiment.data.max_source_length} source or {experiment.data.max_target_length} target tokens and are "
+            f"{len(plan.too_long):,} of {counted(len(plan.source_lengths), 'training example')} are over "
+            f"{experiment.data.max_source_length} source or "
+            f"{counted(experiment.data.max_target_length, 'target token')} and are "
             "left out (config.data.max_source_length, max_target_length)"
         )
 
@@ -107,5 +108,6 @@ def next_commands(workdir: Path, experiment: Experiment, checkpoints: Checkpoint
     if pictures:
         lines.append(f"pictures: {', '.join(pictures[:4])}{', ...' * (len(pictures) > 4)} in {workdir / 'plots'}")
     run = f"--workdir={shlex.quote(str(workdir))}"
-    commands = [f"evaluate {run}", f"decode {run} --input=FILE --output=FILE", f"checkpoints {run}"]
+    pair = f" {flag('config.data.pairs', experiment.data.pairs[:1])}" if len(experiment.data.pairs) > 1 else ""
+    commands = [f"evaluate {run}", f"decode {run}{pair} --input=FILE --output=FILE", f"checkpoints {run}"]
     return "\n".join([*lines, "next:", *(f"  s2sjax {command}" for command in commands)])

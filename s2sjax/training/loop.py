@@ -132,8 +132,9 @@ class Loop:
                 return INTERRUPTED
             shape = max(self.plan.shapes, key=lambda s: s.rows * (s.source + s.target))
             with needing_memory(
-                f"to train on batches of {counted(shape.rows, 'row')} of {shape.source} source and {shape.target} "
-                "target tokens: lower config.data.batch_tokens, or compute a batch in parts, config.train.accumulate"
+                f"to train on batches of {counted(shape.rows, 'row')} of {shape.source} source and "
+                f"{counted(shape.target, 'target token')}: lower config.data.batch_tokens, or compute a batch in "
+                "parts, config.train.accumulate"
             ):
                 whole = self._train(state, start, feed)
             if not whole:
@@ -264,7 +265,8 @@ class Loop:
                 smoothing = self.experiment.train.label_smoothing
                 if bad := learning_curves(workdir / "metrics.jsonl", out, smoothing=smoothing, inside=workdir):
                     self.report.message(
-                        f"warning: {bad} lines of {workdir}/metrics.jsonl cannot be read; the plot is without them"
+                        f"warning: {counted(bad, 'line')} of {workdir}/metrics.jsonl cannot be read; the plot is "
+                        "without them"
                     )
         announcements.say_goodput(self.report, workdir)
         announcements.say_next(self.report, workdir, self.experiment, self.checkpoints)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from s2sjax.experiment import Experiment
+from s2sjax.plural import counted
 
 
 def without_effect(experiment: Experiment) -> Iterator[str]:
@@ -26,13 +27,15 @@ def _schedule(experiment: Experiment) -> Iterator[str]:
     config, steps = experiment.optimizer, experiment.train.steps
     if config.warmup_steps >= steps:
         yield (
-            f"config.optimizer.warmup_steps is {config.warmup_steps}, but training has {steps} steps: the learning "
+            f"config.optimizer.warmup_steps is {config.warmup_steps}, but training has {counted(steps, 'step')}: the "
+            "learning "
             "rate still rises when training ends; for all of the schedule set fewer, or more config.train.steps"
         )
     elif config.schedule == "wsd" and config.warmup_steps + round(steps * config.decay_fraction) > steps:
         yield (
             f"config.optimizer.warmup_steps is {config.warmup_steps}, but the learning rate begins to fall "
-            f"{round(steps * config.decay_fraction)} steps before the end (config.optimizer.decay_fraction), at step "
+            f"{counted(round(steps * config.decay_fraction), 'step')} before the end "
+            "(config.optimizer.decay_fraction), at step "
             f"{steps - round(steps * config.decay_fraction)} of {steps}: it never reaches its peak"
         )
 

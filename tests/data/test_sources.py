@@ -181,7 +181,7 @@ def test_an_unknown_column_and_a_short_row_are_user_errors(tmp_path, format):
         open_split(dataclasses.replace(config, source="sorce"), "train")
     with pytest.raises(UserError, match="columns are numbers from 0, but 'target'"):
         open_split(dataclasses.replace(config, header=False, source="0"), "train")
-    with pytest.raises(UserError, match="line 3: 1 columns, expected 2 as in the first row"):
+    with pytest.raises(UserError, match="line 3: 1 column, expected 2 as in the first row"):
         pairs_of(open_split(config, "train"))
 
 

@@ -143,7 +143,7 @@ def test_separate_vocabularies_are_trained_on_their_own_sides():
 def test_a_corpus_too_small_for_the_vocabulary_gives_a_smaller_one_and_a_warning(kind, caplog):
     tokenizer = train_tokenizers(TokenizerConfig(kind=kind, vocab_size=8000), [("a cat", "eine Katze")]).source
     assert 4 < tokenizer.vocab_size < 100
-    assert f"only {tokenizer.vocab_size} of 8000 pieces" in caplog.text
+    assert f"only {tokenizer.vocab_size} of 8,000 pieces" in caplog.text
     assert tokenizer.decode(tokenizer.encode(["eine cat"])[0]) == "eine cat"
 
 
@@ -302,8 +302,8 @@ def test_lines_that_sentencepiece_would_leave_out_are_learned_from_and_said(kind
     tokenizer = train_tokenizers(TokenizerConfig(kind=kind, vocab_size=80), [*common, long, marked]).source
     for word in ("zebra", "quagga"):
         assert UNK not in tokenizer.encode([word])[0]
-    assert "1 texts of over 65536 bytes were cut" in caplog.text
-    assert "1 texts hold '\u2585', which SentencePiece cannot learn" in caplog.text
+    assert "over 65,536 bytes, and cut for training the tokenizer: 1 text" in caplog.text
+    assert "'\u2585', which SentencePiece cannot learn, is in 1 text:" in caplog.text
 
 
 @given(st.text(st.sampled_from("aß日𝔘 \n"), min_size=0, max_size=400), st.integers(8, 60))

@@ -45,7 +45,7 @@ def write(directory, format):
         text = "\n".join(row.format(separator) for row in rows) + "\n"
         (directory / f"train.{format}").write_bytes(text.encode("latin1"))
         config = DataConfig(format=format, file=f"{{split}}.{format}")
-        bad = [f"train.{format}, line 2: 1 columns", f"train.{format}, line 4", f"train.{format}, line 7: 1 columns"]
+        bad = [f"train.{format}, line 2: 1 column", f"train.{format}, line 4", f"train.{format}, line 7: 1 column"]
     return dataclasses.replace(config, dir=str(directory), cache_dir=str(directory / "cache")), bad
 
 

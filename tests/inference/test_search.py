@@ -199,7 +199,7 @@ def test_outputs_are_among_the_choices(model, params, way):
     [
         (
             {"choices": ["a", "ab" * 50_000]},
-            "a choice cannot have 100000 tokens .'abababababababababab...'.: .* has 26",
+            "a choice cannot have 100,000 tokens .'abababababababababab...'.: .* has 26",
         ),
         ({"prefixes": ["a" * 26, *[""] * 6]}, "a prefix cannot have 26 tokens"),
         ({"phrases": [*[[]] * 6, ["ab" * 10, "h" * 6]]}, "phrases of one source cannot have 26 tokens"),

@@ -66,7 +66,7 @@ def test_only_what_is_asked_for_is_computed():
 def test_what_cannot_be_scored_is_refused():
     with pytest.raises(UserError, match="no sentences to score"):
         text_metrics([], [], [])
-    with pytest.raises(UserError, match="1 sources and 1 hypotheses but 2 references"):
+    with pytest.raises(UserError, match="1 source and 1 hypothesis but 2 references"):
         text_metrics(["x"], ["a"], ["a", "b"])
     with pytest.raises(UserError, match="example 2 has no reference"):
         text_metrics(["x", "y"], ["a", "b"], [["a"], []])
