@@ -237,6 +237,40 @@ def make_plan(
     return Plan(source_lengths, target_lengths, groups, seed, shuffle and config.shuffle, too_long)
 
 
+FAR = 2
+"""An example is far over the limits if it is longer than so many times the longer one of them."""
+
+
+def make_evaluation_plan(
+    source_lengths: np.ndarray, target_lengths: np.ndarray, config: DataConfig, *, shards: int
+) -> Plan:
+    """Plan batches that hold every example, in order of length: the length limits give way.
+
+    Examples far over the limits stand in batches of their own, none larger than one row of the longest on each shard.
+    The other batches are what they are without them: a single long example raises neither their token budget nor their
+    padding.
+    """
+    longest = np.maximum(source_lengths, target_lengths)
+    near = longest <= FAR * max(config.max_source_length, config.max_target_length)
+    groups: list[Bucket | Packing] = []
+    for chosen, budget in ((near, config.batch_tokens), (~near, 0)):
+        members = np.flatnonzero(chosen)
+        if not len(members):
+            continue
+        most = int(longest[members].max())
+        limits = dataclasses.replace(
+            config,
+            batching="bucket",
+            buckets=min(config.buckets, 3),  # each shape costs a compilation, and this is a small split
+            max_source_length=most,
+            max_target_length=most,
+            row_multiple=shards,
+            batch_tokens=max(budget, shards * (most + config.length_multiple)),
+        )
+        groups += _buckets(source_lengths, target_lengths, members, limits, 0, shards)
+    return Plan(source_lengths, target_lengths, tuple(groups), 0, False, np.zeros(0, np.int64))
+
+
 def _round_up(value: int, multiple: int) -> int:
     return -(-int(value) // multiple) * multiple
 

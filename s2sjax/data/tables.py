@@ -77,8 +77,7 @@ class _Columns:
 
 def _by_name(field: str, first: Sequence[str], name: object) -> int:
     if field not in first:
-        hint = "; config.data.separator says what separates columns" if len(first) == 1 else ""
-        raise UserError(f"{name}: no column {field!r}; {alternatives(field, first)}{hint}")
+        raise UserError(f"{name}: no column {field!r}; {alternatives(field, first)}{_hint(first)}")
     if first.count(field) > 1:
         raise UserError(
             f"{name}: the header names column {field!r} {counted(first.count(field), 'time')}; rename the others"
@@ -94,9 +93,15 @@ def _by_number(field: str, first: Sequence[str], name: object) -> int:
     digits = field.lstrip("0") or "0"
     if len(digits) > len(str(len(first))) or int(digits) >= len(first):
         raise UserError(
-            f"{name}: no column {field[:20]}; the first row has {counted(len(first), 'column')}, numbered from 0"
+            f"{name}: no column {field[:20]}; the first row has {counted(len(first), 'column')}, numbered from "
+            f"0{_hint(first)}"
         )
     return int(digits)
+
+
+def _hint(first: Sequence[str]) -> str:
+    """What may be wrong where a first row is one column."""
+    return "; config.data.separator says what separates columns" if len(first) == 1 else ""
 
 
 def _advice(config: DataConfig) -> str:

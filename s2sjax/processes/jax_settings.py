@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import logging
 import os
 import stat
 from collections.abc import Iterator
 
 from s2sjax.files.paths import cache_root
 
+_log = logging.getLogger(__name__)
 _EXACT = "highest"
 
 
@@ -40,12 +42,21 @@ def exact_products() -> Iterator[None]:
 def keep_compiled_programs() -> None:
     """Keep what XLA compiles in the directory xla of `paths.cache_root`, unless JAX has been told another.
 
-    The cache holds 2 GiB, and the least recently used go first.
+    The cache holds 2 GiB, and the least recently used go first. Where it cannot be, a warning says so, and every
+    process compiles for itself.
     """
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(cache_root(writable=True) / "xla"))
+        cache = cache_root(writable=True) / "xla"
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            os.scandir(cache).close()
+        except OSError as error:
+            reason = error.strerror
+            _log.warning("compiled programs are not kept in %s: %s; S2SJAX_CACHE names another place", cache, reason)
+            return
+        jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
         _accept_unknown_owners()
 

@@ -146,7 +146,9 @@ class Reporter:
         """Print and record translations: (source, reference, hypothesis) each."""
         for row in rows:
             names = ("source", "reference", "hypothesis")
-            self.message("\n".join(f"    {name:10}  {text}" for name, text in zip(names, row, strict=True)) + "\n")
+            # A text's later lines stand below its first.
+            texts = (text.replace("\n", "\n" + " " * 16) for text in row)
+            self.message("\n".join(f"    {name:10}  {text}" for name, text in zip(names, texts, strict=True)) + "\n")
             self._append("samples.jsonl", {"step": step, **dict(zip(names, row, strict=True))})
 
     def message(self, text: str) -> None:

@@ -1,7 +1,6 @@
 """Evaluation: the likelihood of every example once, and decoded text against references."""
 
 import contextlib
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,7 +14,7 @@ from jax.sharding import Mesh
 from s2sjax import sharding
 from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
-from s2sjax.data.plan import Plan, PlannedBatch, Shape, make_plan
+from s2sjax.data.plan import Plan, PlannedBatch, Shape, make_evaluation_plan
 from s2sjax.data.prepare import Prepared, TokenizedSplit
 from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import blank_of, open_split
@@ -75,20 +74,10 @@ class LikelihoodEvaluator:
         self._split, self._mesh = split, mesh
         shards = sharding.batch_shards(mesh)
         source, target = split.source.lengths, split.target.lengths
-        # Evaluation leaves nothing out: the limits and, for one very long example, the budget give way.
         longest = int(max(source.max(initial=1), target.max(initial=1)))
         for each in (experiment, *others):
             check_positions(each, source, target)
-        data = dataclasses.replace(
-            experiment.data,
-            batching="bucket",
-            buckets=min(experiment.data.buckets, 3),  # each shape costs a compilation, and this is a small split
-            max_source_length=longest,
-            max_target_length=longest,
-            row_multiple=shards,
-            batch_tokens=max(experiment.data.batch_tokens, shards * (longest + experiment.data.length_multiple)),
-        )
-        self._plan = make_plan(source, target, data, seed=0, divisor=shards, shuffle=False)
+        self._plan = make_evaluation_plan(source, target, experiment.data, shards=shards)
         ends = np.cumsum([*split.parts.values()])
         part_of = np.searchsorted(ends, np.arange(len(split)), side="right")
         self._plans = {

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2sjax.data.config import DataConfig
-from s2sjax.data.plan import bucket_boundaries, first_fit, make_plan
+from s2sjax.data.plan import FAR, bucket_boundaries, first_fit, make_evaluation_plan, make_plan
 from s2sjax.errors import UserError
 
 
@@ -163,3 +163,29 @@ def test_what_a_plan_is_without_is_all_that_it_is_without(spans):
     whole = dataclasses.replace(plan, left_out=())
     for index in (0, 7, 30):
         np.testing.assert_array_equal(plan.batch(index).examples, whole.batch(left[index]).examples)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=40),
+    st.lists(st.integers(FAR * 30 + 1, 20_000), max_size=4), st.integers(1, 4), st.sampled_from([1, 2]), st.data(),
+)  # fmt: skip
+def test_examples_far_over_the_limits_leave_the_other_batches_of_an_evaluation_alone(near, far, buckets, shards, data):
+    """The first lengths are of up to twice the limits, at 30 and 20."""
+    config = DataConfig(
+        max_source_length=30, max_target_length=20, batch_tokens=64, buckets=buckets, length_multiple=4, pack_length=9,
+        batching=data.draw(st.sampled_from(["bucket", "pack"])),
+    )  # fmt: skip
+    rows = data.draw(st.permutations([*range(len(near) + len(far))]))
+    pairs = np.array([*near, *((length, 1) for length in far)])[rows]
+    plan = make_evaluation_plan(*pairs.T, config, shards=shards)
+    alone = make_evaluation_plan(*np.array(near).T, config, shards=shards)
+    batches, without = (epoch(each, 0) for each in (plan, alone))
+    assert sorted(np.concatenate([batch.examples for batch in batches])) == [*range(len(rows))]
+    for batch, expected in zip(batches, without, strict=False):
+        assert batch.shape == expected.shape
+        # Examples of the same lengths may change places.
+        assert (pairs[batch.examples] == np.array(near)[expected.examples]).all()
+        assert {rows[example] for example in batch.examples} <= {*range(len(near))}
+    for batch in batches[len(without) :]:
+        assert max(batch.shape[1:]) * batch.shape.rows <= shards * (max(far) + config.length_multiple)

@@ -103,7 +103,7 @@ def test_records_unreadable_lines_and_blank_lines_are_all_lines(directory, lines
     ],
 )
 def test_a_row_that_does_not_fit_its_columns_is_unreadable(directory, format, content, line, cause):
-    message = f"line {line}: . columns, expected . as in the first row; {cause}.*config.data.max_bad_records"
+    message = f"line {line}: . columns?, expected . as in the first row; {cause}.*config.data.max_bad_records"
     with pytest.raises(UserError, match=message):
         read(directory, content.encode(), format=format)
     (directory / "train").write_text(content)
@@ -172,6 +172,8 @@ def test_columns_may_be_separated_by_anything(directory):
     assert read(directory, b"source\ttarget\na\tA\n", separator="\\t") == [("a", "A")]
     with pytest.raises(UserError, match="no column 'source'; .*there are: source;target; config.data.separator says"):
         read(directory, b"source;target\na;A\n")
+    with pytest.raises(UserError, match="no column 1; the first row has 1 column, .*; config.data.separator says"):
+        read(directory, b"a;A\n", header=False, source="0", target="1")
     for wrong in ({"separator": "||"}, {"separator": '"'}, {"separator": "\n", "quoting": "none"}):
         with pytest.raises(UserError, match="config.data.separator is"):
             table(directory, **wrong)

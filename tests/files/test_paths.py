@@ -56,6 +56,16 @@ def test_data_and_compiled_programs_are_kept_under_one_directory(monkeypatch, tm
     assert compile_cache(monkeypatch) == expected / "xla"
 
 
+@pytest.mark.parametrize("where", ["a-file", "a-file/below"])
+def test_compiled_programs_that_cannot_be_kept_are_told_in_a_sentence(monkeypatch, tmp_path, where, caplog):
+    (tmp_path / "a-file").touch()
+    monkeypatch.setenv("S2SJAX_CACHE", str(tmp_path / where))
+    with pytest.raises(KeyError, match="jax_compilation_cache_dir"):  # JAX is not told of it
+        compile_cache(monkeypatch)
+    (told,) = caplog.messages
+    assert told.startswith("compiled programs are not kept in ") and ": Not a directory; S2SJAX_CACHE names" in told
+
+
 def test_without_a_home_the_cache_is_a_private_directory_among_temporary_files(homeless, monkeypatch):
     assert cache_directory(DataConfig()) == homeless
     assert compile_cache(monkeypatch) == homeless / "xla"

@@ -141,6 +141,17 @@ def test_validation_and_samples_are_printed_and_recorded(tmp_path):
     assert json.loads(line)["hypothesis"] == "Ein \x1b[31mHund\u2028 狗"
 
 
+def test_later_lines_of_a_sample_stand_below_its_first(tmp_path):
+    reporter, stream = make_reporter(tmp_path)
+    with reporter:
+        reporter.samples(1, [("two\nlines", "zwei\n\nZeilen", "x")])
+    block = stream.getvalue()[stream.getvalue().index("    source"):].splitlines()[:6]
+    assert [line.rstrip() for line in block] == [
+        "    source      two", "                lines", "    reference   zwei", "", "                Zeilen",
+        "    hypothesis  x",
+    ]  # fmt: skip
+
+
 def test_a_resumed_run_records_as_if_it_had_never_been_interrupted(tmp_path):
     def run(workdir, first, last, resumed_from):
         reporter, _ = make_reporter(workdir, resumed_from=resumed_from, tensorboard=False)
