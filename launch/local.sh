@@ -52,6 +52,7 @@ matches "$restarts" '^[0-9]{1,9}$' || fail "S2SJAX_RESTARTS is '$restarts', expe
 find_workdir "$@"
 [[ -n "$workdir" ]] || fail "--workdir is missing; logs and checkpoints go there: bash launch/local.sh train --workdir=DIR"
 
+trap 'exit 75' TERM INT HUP USR1 # until there are processes, nothing is to be saved
 bash "$checkout/launch/setup.sh"
 launching=("$checkout/.venv/bin/python" -I -m s2sjax.processes.launching) # -I: modules are not this directory's
 
@@ -196,11 +197,15 @@ await() { # waits for all processes; sets codes
 
 newest_checkpoint() { "${launching[@]}" newest "$workdir"; } # its step, 0 if there is none
 
-verdict() { # of the processes' codes: a failure that will come again, then a lost process, then a stop
+# Of the processes' codes: a failure that will come again, then a lost process, then a stop. One that was told to stop
+# before it could listen has died of that signal, and had nothing to save.
+verdict() {
   local code lost=0 stopped=0
   if ((${#pids[@]} < processes)); then stopped=75; fi # before all were started
   for code in "${codes[@]}"; do
-    if ((code == 76 || code > 128)); then
+    if [[ -n "$stopping" ]] && ((code == 143)); then
+      stopped=75
+    elif ((code == 76 || code > 128)); then
       lost="$code"
     elif ((code == 75)); then
       stopped=75

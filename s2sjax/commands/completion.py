@@ -166,7 +166,10 @@ compdef _s2sjax s2sjax
 
 def _fish() -> str:
     lines = ["# Completion of s2sjax for fish:  s2sjax completion fish | source", "complete -c s2sjax -f"]
-    lines += ["complete -c s2sjax -l help", "complete -c s2sjax -n __fish_use_subcommand -l version"]
+    lines += [
+        "complete -c s2sjax -l help -d 'Explain a command.'",
+        "complete -c s2sjax -n __fish_use_subcommand -l version -d 'Print versions.'",
+    ]
     for name, command in COMMANDS.items():
         summary = shlex.quote(command.summary)
         lines.append(f"complete -c s2sjax -n __fish_use_subcommand -a {name} -d {summary}")

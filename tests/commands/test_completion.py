@@ -30,6 +30,16 @@ def script(shell, capsys) -> str:
     return capsys.readouterr().out
 
 
+FISH = "source $argv[1]; complete -C $argv[2]"
+ZSH = """
+compdef() { :; }; compadd() { [[ ${@[-1]} != ${words[CURRENT]}* ]] || print -r -- ${@[-1]}; }; compset() { :; }
+source $0
+words=(${(z)1}); CURRENT=${#words}
+_s2sjax
+"""
+"""What zsh's completion system does with what it is given: the words that begin so."""
+
+
 @pytest.fixture
 def complete(tmp_path, capsys):
     """What bash offers for command lines with the cursor at their ends."""
@@ -91,6 +101,29 @@ def test_scripts_are_well_formed(shell, capsys, tmp_path):
     if (program := shutil.which(shell)) is None:
         pytest.skip(f"{shell} is not installed")
     subprocess.run([program, "--no-execute" if shell == "fish" else "-n", str(path)], check=True)
+
+
+def test_fish_and_zsh_offer_what_bash_does(capsys, tmp_path):
+    """A few lines in the shells themselves, where they are installed."""
+    offered = {
+        "s2sjax goodput --": ["--help", "--workdir="], "s2sjax completion z": ["zsh"], "s2sjax --v": ["--version"],
+        "s2sjax decode --format=j": ["--format=jsonl"],
+    }  # fmt: skip
+    tried = 0
+    for shell, run in (("fish", FISH), ("zsh", ZSH)):
+        if (program := shutil.which(shell)) is None:
+            continue
+        tried += 1
+        path = tmp_path / shell
+        path.write_text(script(shell, capsys))
+        for line, expected in offered.items():
+            bare = "--no-config" if shell == "fish" else "-f"
+            result = subprocess.run([program, bare, "-c", run, str(path), line], capture_output=True, text=True)
+            assert result.returncode == 0 and not result.stderr, result.stderr
+            found = {word.split("\t")[0].removesuffix("=") for word in result.stdout.splitlines()}
+            assert found == {word.removesuffix("=") for word in expected}, (shell, line)
+    if not tried:
+        pytest.skip("neither is installed")
 
 
 @pytest.mark.parametrize("arguments", [[], ["tcsh"], ["bash", "zsh"]])

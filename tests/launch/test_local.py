@@ -157,6 +157,24 @@ def test_a_signal_goes_once_to_all_and_is_waited_for(place, told):
     assert place.lines("signals-0") == place.lines("signals-1") == ["TERM"]
 
 
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_who_is_told_before_there_is_a_process_had_nothing_to_save(place, told):
+    (place.directory / "launch" / "setup.sh").write_text("touch ready-0 ready-1; sleep 1\n")
+    process = place.start("", *TRAIN)
+    place.wait_until_ready()
+    process.send_signal(told)
+    process.communicate(timeout=60)
+    assert process.returncode == 75 and not place.lines("calls-0")
+
+
+def test_a_process_that_is_told_before_it_listens_had_nothing_to_save(place):
+    process = place.start(f"trap - TERM; {WAIT}", "--processes", "2", *TRAIN)
+    place.wait_until_ready()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 75 and len(place.lines("calls-0")) == 1
+
+
 def test_all_save_when_the_terminal_is_closed(place):
     terminal, end = pty.openpty()
     process = place.start_on(end, WAIT, "--processes", "2", *TRAIN)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from s2sjax.checkpoints.restore import CheckpointReader
+from s2sjax.commands import flags
 from s2sjax.commands.table import COMMANDS
-from s2sjax.experiment import override
+from s2sjax.experiment import override, resolve
 from s2sjax.learning.optim import OptimizerConfig, make_schedule
 from s2sjax.training.announcements import next_commands, rescheduled
 from tests.tiny import random_state, tiny, write_run, write_text
@@ -36,6 +37,19 @@ def test_the_end_names_the_best_checkpoint_the_pictures_and_what_to_type(experim
         options = {option.name for option in COMMANDS[command].options}
         assert {argument[2:].partition("=")[0] for argument in arguments} <= options
     assert [command for _, command, *_ in commands] == ["evaluate", "decode", "checkpoints"]
+
+
+def test_what_to_type_next_chooses_one_of_several_pairs_of_languages(experiment, tmp_path):
+    files = {"source": "{split}.{source_language}", "target": "{split}.{target_language}"}
+    data = dataclasses.replace(experiment.data, **files, pairs=("en-de", "de-en"))
+    several = dataclasses.replace(experiment, data=data)
+    write_run(tmp_path / "run", several, {1: (random_state(experiment, 0), {"loss": 1.0})})
+    text = next_commands(tmp_path / "run", several, CheckpointReader(tmp_path / "run" / "checkpoints"))
+    (decode,) = (shlex.split(line) for line in text.splitlines() if "s2sjax decode" in line)
+    (given,) = (argument for argument in decode if argument.startswith("--config."))
+    workdir = f"--workdir={tmp_path / 'run'}"
+    chosen = resolve(flags.parse([workdir, given], COMMANDS["decode"])["config"])
+    assert chosen.data.pairs == ("en-de",)
 
 
 def test_of_equal_checkpoints_the_end_names_the_newest_and_says_why(experiment, tmp_path):
