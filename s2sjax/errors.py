@@ -43,7 +43,7 @@ def flag(name: str, value: object) -> str:
     """
     text = value if isinstance(value, str) else repr(value)
     if len(text) > _LONGEST_VALUE:
-        return f"--{name}=... (as it is, {len(text):,} characters)"
+        return f"--{name}=... (as it is, {counted(len(text), 'character')})"
     return f"--{name}=" + (shlex.quote("".join(c if c.isprintable() else "\ufffd" for c in text)) if text else "")
 
 

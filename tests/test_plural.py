@@ -28,8 +28,8 @@ NO_ADJECTIVE = {
 def fixed_plurals(source: str) -> Iterator[tuple[int, str]]:
     """Places where an f-string has a value, or a log's format a %d, and after it a plural whatever the value is.
 
-    Values with decimals, and shares, have a plural in any case ("1.0 epochs", "1% of texts"). What an assert says is
-    for those who change the program.
+    Values with decimals, factors and shares have a plural in any case ("1.0 epochs", "1% of texts"). What an assert
+    says is for those who change the program.
     """
     tree = ast.parse(source)
     asserts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Assert) for part in ast.walk(node)}
@@ -44,7 +44,7 @@ def fixed_plurals(source: str) -> Iterator[tuple[int, str]]:
             if not isinstance(value, ast.FormattedValue) or not isinstance(text, ast.Constant):
                 continue
             words = re.match(r" ([a-z-]+)(?: ([a-z-]+))?", str(text.value))
-            decimals = value.format_spec is not None and re.search(r"[.%]", ast.unparse(value.format_spec))
+            decimals = value.format_spec is not None and re.search(r"[.%g]", ast.unparse(value.format_spec))
             if words and not decimals and (plural := _plural(words[1], words[2] or "")):
                 yield node.lineno, f"{{{ast.unparse(value.value)}}} {plural}"
 

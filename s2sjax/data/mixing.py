@@ -24,6 +24,7 @@ from s2sjax.data.plan import Bucket, Packing, Plan, Rows, make_plan, pack
 from s2sjax.data.prepare import TokenizedSplit
 from s2sjax.data.segmentation import planned_lengths
 from s2sjax.data.tokenizer_config import TokenizerConfig
+from s2sjax.plural import counted
 
 _UNIT = 1 << 16
 """Rows of a set in an epoch are counted in parts of one, so that where an epoch ends is exact on every machine."""
@@ -177,6 +178,6 @@ def _notes(sizes: Mapping[str, int], relative: np.ndarray) -> list[str]:
     """For the user: how often each set is gone through."""
     total = sum(sizes.values())
     return [
-        f"{name}: {size:,} examples, {share:.1%} of what is drawn, {share * total / size:.3g} passes an epoch"
+        f"{name}: {counted(size, 'example')}, {share:.1%} of what is drawn, {share * total / size:.3g} passes an epoch"
         for (name, size), share in zip(sizes.items(), relative, strict=True)
     ]

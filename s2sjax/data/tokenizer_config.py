@@ -8,6 +8,7 @@ from s2sjax.config import check_at_least, check_choices, check_rate, one_of, up_
 from s2sjax.data.config import DataConfig
 from s2sjax.data.units import SPECIALS
 from s2sjax.errors import UserError
+from s2sjax.plural import counted
 
 KINDS = ("unigram", "bpe", "char", "byte", "word")
 SAMPLING = ("none", "source", "target", "both")
@@ -118,7 +119,7 @@ def check_sampling(config: TokenizerConfig, data: DataConfig) -> None:
     needed = math.ceil(data.context * config.sampling_slack)
     if config.sampled_sides and data.context and data.max_target_length < needed:
         raise UserError(
-            f"config.tokenizer.sampling is '{config.sampling}', and windows of {data.context} tokens "
+            f"config.tokenizer.sampling is '{config.sampling}', and windows of {counted(data.context, 'token')} "
             f"(config.data.context) need room for samples that are longer: set config.data.max_target_length={needed}"
         )
 

@@ -63,7 +63,7 @@ def beyond(experiment: Experiment, *, training: bool) -> dict[str, str]:
     if data.context > MOST_OVERLAP * (data.stride or data.context):
         found["data.stride"] = f"windows that have more than {MOST_OVERLAP} in common"
     return found | {
-        f"data.{key}": f"texts of more than {MOST_FIELDS} fields or {LONGEST_TEMPLATE:,} characters"
+        f"data.{key}": f"texts of more than {counted(MOST_FIELDS, 'field')} or {counted(LONGEST_TEMPLATE, 'character')}"
         for key in _long_templates(data)
     }
 
@@ -80,9 +80,9 @@ def beyond_tokens(tokenizers: TokenizerPair) -> str:
     """What is too much of a run's vocabularies to be used unasked, because texts would grow by it; empty if nothing."""
     for tokenizer in (tokenizers.source, tokenizers.target):
         if (longest := tokenizer.longest) > LONGEST_TOKEN:
-            return f"tokens or replacements of up to {longest:,} characters"
+            return f"tokens or replacements of up to {counted(longest, 'character')}"
         if (length := sum(map(len, tokenizer.symbols))) > MOST_OF_SYMBOLS:
-            return f"user symbols of {length:,} characters together"
+            return f"user symbols of {counted(length, 'character')} together"
     return ""
 
 
