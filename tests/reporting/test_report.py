@@ -145,7 +145,7 @@ def test_later_lines_of_a_sample_stand_below_its_first(tmp_path):
     reporter, stream = make_reporter(tmp_path)
     with reporter:
         reporter.samples(1, [("two\nlines", "zwei\n\nZeilen", "x")])
-    block = stream.getvalue()[stream.getvalue().index("    source"):].splitlines()[:6]
+    block = stream.getvalue()[stream.getvalue().index("    source") :].splitlines()[:6]
     assert [line.rstrip() for line in block] == [
         "    source      two", "                lines", "    reference   zwei", "", "                Zeilen",
         "    hypothesis  x",
