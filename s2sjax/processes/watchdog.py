@@ -25,6 +25,8 @@ from typing import TextIO
 
 import jax
 
+from s2sjax.plural import counted
+
 STUCK = 76
 """Exit code of a process that was stuck: EX_PROTOCOL. Restarted, the same command goes on from the last checkpoint."""
 
@@ -36,8 +38,6 @@ _GRACE = 20.0  # seconds more that the other process waits, and that asking the 
 # of them, since it may itself have been stopped in the meantime; as long as the process is, nothing is asked of it.
 _GUARD = """
 import os, select, signal, sys, time
-
-from s2sjax.plural import counted
 process, seconds = int(sys.argv[1]), float(sys.argv[2])
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
     signal.signal(number, signal.SIG_IGN)
