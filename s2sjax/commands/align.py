@@ -34,13 +34,13 @@ def run(values: dict[str, Any]) -> int:
                 "must belong to line N of the other"
             )
         opened = open_run(values)
-        counted, counts = CountedRun(opened), RequestCounts()
-        counted.align([], [], layer=layer)  # a run that cannot align says so before anything is written
+        counting, counts = CountedRun(opened), RequestCounts()
+        counting.align([], [], layer=layer)  # a run that cannot align says so before anything is written
         output = stack.enter_context(writing(values["output"]))
         advance = stack.enter_context(progress("aligning", len(sources)))
         for first in range(0, len(sources), _TOGETHER):
             pairs = (sources[first : first + _TOGETHER], targets[first : first + _TOGETHER])
-            aligned = counted.align(*pairs, layer=layer, progress=advance)
+            aligned = counting.align(*pairs, layer=layer, progress=advance)
             counts += aligned.counts
             triples = zip(*pairs, aligned.result, strict=True)
             for number, (source, target, alignment) in enumerate(triples, start=first + 1):

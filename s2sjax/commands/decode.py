@@ -13,6 +13,7 @@ from s2sjax.files import jsontext
 from s2sjax.inference.counts import RequestCounts
 from s2sjax.inference.details import Details
 from s2sjax.inference.hypotheses import Hypothesis
+from s2sjax.plural import counted
 from s2sjax.reporting.display import progress
 from s2sjax.runs.counted import CountedRun
 from s2sjax.runs.run import Run
@@ -40,7 +41,7 @@ def run(values: dict[str, Any]) -> int:
             )
         sources = open_sources(values, opened, stack)
         output = stack.enter_context(writing(values["output"], values["input"], values["prompt-file"] or "-"))
-        counted, done, counts = CountedRun(opened), 0, RequestCounts()
+        counting, done, counts = CountedRun(opened), 0, RequestCounts()
         advance = stack.enter_context(progress("decoding", sources.count))
         for lines in windows(sources.texts):
             for name, listed in beside.items():
@@ -48,7 +49,7 @@ def run(values: dict[str, Any]) -> int:
                     raise UserError(f"{values[name]} has only {counted(len(listed), 'line')}; each source needs one")
             prefixes, phrases = (listed and listed[done : done + len(lines)] for listed in beside.values())
             wanted = None if phrases is None else [line.split("\t") for line in phrases]
-            decoded = counted.decode(lines, prefixes=prefixes, phrases=wanted, choices=choices, progress=advance)
+            decoded = counting.decode(lines, prefixes=prefixes, phrases=wanted, choices=choices, progress=advance)
             found, counts = decoded.result, counts + decoded.counts
             if values["format"] == "jsonl":
                 references = [sources.references(number) for number in range(done, done + len(lines))]
@@ -62,11 +63,13 @@ def run(values: dict[str, Any]) -> int:
             done += len(lines)
     for name, listed in beside.items():
         if listed is not None and done < len(listed):
-            raise UserError(f"{values[name]} has {len(listed)} lines, but there were only {done} sources")
+            raise UserError(
+                f"{values[name]} has {counted(len(listed), 'line')}, but there were only {counted(done, 'source')}"
+            )
     print_source_remarks(opened, counts)
     if counts.unmet:
         print_remark(
-            f"for {counts.unmet} of {done} sources nothing was found that meets the constraints; "
+            f"for {counts.unmet} of {counted(done, 'source')} nothing was found that meets the constraints; "
             f"their outputs are empty{_WIDER if opened.experiment.decode.method == 'beam' else ''}"
         )
     return 0

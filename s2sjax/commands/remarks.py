@@ -4,6 +4,7 @@ import sys
 
 from s2sjax.errors import without_controls
 from s2sjax.inference.counts import RequestCounts
+from s2sjax.plural import counted
 from s2sjax.runs.run import Run
 
 
@@ -24,6 +25,6 @@ def print_source_remarks(run: Run, counts: RequestCounts) -> None:
     most = run.translator.requests.max_source_length
     key = "data.max_source_length" if most in limits else "model.max_positions"
     print_remark(
-        f"{counts.truncated} of {counts.sources} sources were longer than config.{key} {most} tokens of {run.workdir} "
-        "and were cut there"
+        f"{counts.truncated} of {counted(counts.sources, 'source')} were longer than config.{key} "
+        f"{counted(most, 'token')} of {run.workdir} and were cut there"
     )

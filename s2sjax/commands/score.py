@@ -11,6 +11,7 @@ from s2sjax.commands.streams import all_lines, reading, writing
 from s2sjax.commands.table import COMMANDS
 from s2sjax.errors import UserError
 from s2sjax.inference.hypotheses import Hypothesis
+from s2sjax.plural import counted
 from s2sjax.reporting.display import progress
 from s2sjax.runs.counted import CountedRun
 

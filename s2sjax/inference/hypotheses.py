@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from s2sjax.data.prepare import turn_round
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.inference.sentences import Found
+from s2sjax.plural import counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,7 +25,7 @@ class Hypothesis:
 
     def __repr__(self) -> str:
         scores = f"score={self.score:.4f}, ranking_score={self.ranking_score:.4f}"
-        return f"Hypothesis({self.text!r}, {scores}, {len(self.ids)} tokens)"
+        return f"Hypothesis({self.text!r}, {scores}, {counted(len(self.ids), 'token')})"
 
 
 EMPTY = Hypothesis("", (), 0.0, 0.0, ())

@@ -25,6 +25,7 @@ from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.requests import RequestFormat, Requests
 from s2sjax.inference.scorers import Scorer
 from s2sjax.inference.sentences import Found, Sentences, padded, source_batch
+from s2sjax.plural import counted
 from s2sjax.processes.memory import needing_memory
 from s2sjax.sharding import batch_sharding, batch_shards, everywhere, replicated, to_host
 from s2sjax.vocabulary import BOS, EOS, PAD

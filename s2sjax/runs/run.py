@@ -24,6 +24,7 @@ from s2sjax.inference.tagging import tags
 from s2sjax.inference.translator import Translator
 from s2sjax.inference.word_alignment import Alignment
 from s2sjax.ops.linear import Precision
+from s2sjax.plural import counted
 from s2sjax.processes import jax_settings
 from s2sjax.runs.assembly import build_model, check_changes, check_languages, in_precision
 from s2sjax.runs.counted import CountedRun

@@ -327,7 +327,7 @@ def test_a_search_that_memory_does_not_hold_is_a_sentence(model, params, monkeyp
 
     refused = translator(model, params)
     monkeypatch.setattr(refused._search, "_compiled", search)
-    with pytest.raises(UserError, match="not enough memory for 1 sources of 8 tokens with 5 hypotheses of up to 14"):
+    with pytest.raises(UserError, match="not enough memory for 1 source of 8 tokens with 5 hypotheses of up to 14"):
         refused(["abc"])
 
 
