@@ -342,7 +342,7 @@ def mistake(capsys, *arguments) -> str:
         (["decode", "--workdir={run}", "--input={tmp}/none.txt"], "cannot read .*none.txt: No such file"),
         (["decode", "--workdir={run}", "--input={tmp}"], "cannot read .*: Is a directory"),
         (["decode", "--workdir={run}", "--input={run}/config.json", "--output={tmp}/no/out"], "cannot write .*no/out"),
-        (["decode", "--workdir={run}", "--config.mesh.data=3"], "config.mesh data=3 .* does not fit 1 devices"),
+        (["decode", "--workdir={run}", "--config.mesh.data=3"], "config.mesh data=3 .* does not fit 1 device:"),
         (["decode", "--workdir={tmp}/nothing"], "nothing is not a run directory: it has no config.json"),
         (["decode"], "--workdir is missing"),
         (["evaluate", "--workdir={run}", "--split=tets"], "no file for split 'tets'.*test.src"),
