@@ -65,8 +65,9 @@ def model_in(precision, subject, **options):
 def gentle(subject, precision):
     """Parameters: in bfloat16 half of the subject's, whose sharp attention makes much of little: there rounding alone
     moves a gradient by a fifth, and logits by nearly half."""
-    half = np.float32(0.5)
-    return subject.params if precision == FLOAT32 else jax.tree.map(lambda p: half * np.asarray(p), subject.params)
+    if precision == FLOAT32:
+        return subject.params
+    return jax.tree.map(lambda p: jnp.asarray(np.float32(0.5) * np.asarray(p)), subject.params)
 
 
 def assert_near(found, expected, tolerance):
