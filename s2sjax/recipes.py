@@ -60,6 +60,37 @@ def wikitext2(*, model: str) -> ConfigDict:
     return config
 
 
+def pronunciation(*, model: str) -> ConfigDict:
+    """Spelling to phonemes in TSV files without a header: letters in the first column, phonemes between spaces in the
+    second; held-out words are called dev. `sequence_error_rate` is the word error rate."""
+    config = base_config(model=model)
+
+    config.data.format = "tsv"
+    config.data.header = False
+    config.data.source, config.data.target = "0", "1"
+    config.data.validation = "dev"
+
+    config.tokenizer.kind = "char"
+    config.tokenizer.target_kind = "word"
+    config.tokenizer.joint = False
+
+    config.model.tied = "decoder"
+
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 400
+    config.optimizer.clip_norm = 1.0
+
+    config.train.precision = "bfloat16_products"
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.evaluate.metrics = ("sequence_error_rate", "token_error_rate", "accuracy")
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 0.0
+    return config
+
+
 def own_pairs(*, steps: int, validations: int) -> ConfigDict:
     """A Transformer of width 128 for pairs of one's own, validated so many times while it is trained."""
     config = base_config(model="transformer")

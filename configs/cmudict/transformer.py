@@ -9,44 +9,24 @@ Reached on test: 35.8 % of words wrong, 10.0 % of phonemes, stress counted; one 
 2026-11-21, commit fb2e5b8.
 """
 
-from s2sjax.experiment import base_config
+from s2sjax.recipes import pronunciation
 
 
 def get_config(argument: str = ""):
-    config = base_config(model="transformer")
+    config = pronunciation(model="transformer")
 
-    config.data.format = "tsv"
     config.data.file = "{split}.tsv"
-    config.data.header = False
-    config.data.source, config.data.target = "0", "1"
-    config.data.validation = "dev"
     config.data.batching = "pack"
     config.data.pack_length = 48
     config.data.batch_tokens = 2304
-
-    config.tokenizer.kind = "char"
-    config.tokenizer.target_kind = "word"
-    config.tokenizer.joint = False
 
     config.model.encoder_layers = 3
     config.model.decoder_layers = 3
     config.model.width = 128
     config.model.hidden = 384
-    config.model.tied = "decoder"
     config.model.dropout = 0.1
 
     config.optimizer.learning_rate = 3e-3
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 400
-    config.optimizer.clip_norm = 1.0
 
     config.train.steps = 5000
-    config.train.precision = "bfloat16_products"
-
-    config.evaluate.every_steps = 1000
-    config.evaluate.decode = False
-    config.evaluate.metrics = ("sequence_error_rate", "token_error_rate", "accuracy")
-    config.checkpoint.every_steps = 1000
-
-    config.decode.alpha = 0.0
     return config

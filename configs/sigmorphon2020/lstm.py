@@ -16,42 +16,23 @@ are of test sets (ours; the published LSTM's):
 One EPYC (Zen 5) core, about 2 minutes each alone, 2026-11-21, commits 3a1eec1 (six of them) and e511000.
 """
 
-from s2sjax.experiment import base_config
+from s2sjax.recipes import pronunciation
 
 
 def get_config(argument: str = ""):
-    config = base_config(model="rnn_seq2seq")
+    config = pronunciation(model="rnn_seq2seq")
 
     language = argument or "ice"
-    config.data.format = "tsv"
     config.data.file = f"{{split}}/{language}_{{split}}.tsv"
-    config.data.header = False
-    config.data.source, config.data.target = "0", "1"
-    config.data.validation = config.data.test = "dev"
+    config.data.test = "dev"
     config.data.batching = "bucket"
     config.data.buckets = 3
     config.data.batch_tokens = 1024
 
-    config.tokenizer.kind = "char"
-    config.tokenizer.target_kind = "word"
-    config.tokenizer.joint = False
-
     config.model.width = 192
-    config.model.tied = "decoder"
     config.model.dropout = 0.4
 
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 400
-    config.optimizer.clip_norm = 1.0
 
     config.train.steps = 2000
-    config.train.precision = "bfloat16_products"
-
-    config.evaluate.every_steps = 1000
-    config.evaluate.decode = False
-    config.evaluate.metrics = ("sequence_error_rate", "token_error_rate", "accuracy")
-    config.checkpoint.every_steps = 1000
-
-    config.decode.alpha = 0.0
     return config

@@ -13,7 +13,7 @@ Published, words wrong on dev in % (the shared task's baseline, an ensemble for 
 34.7, ita 22.0, khm 34.0, lav 41.0, mlt_latn 20.0, slv 43.0, wel_sw 16.0. Not yet run to its end.
 """
 
-from s2sjax.experiment import base_config
+from s2sjax.recipes import pronunciation
 
 SIZES = {
     "eng_us": "high", "hbs_latn": "medium", "ita": "low", "khm": "low", "lav": "low", "mlt_latn": "low", "slv": "low",
@@ -22,12 +22,9 @@ SIZES = {
 
 
 def get_config(argument: str = ""):
-    config = base_config(model="rnn_seq2seq")
+    config = pronunciation(model="rnn_seq2seq")
 
-    config.data.format = "tsv"
-    config.data.header = False
-    config.data.source, config.data.target = "0", "1"
-    config.data.validation = config.data.test = "dev"
+    config.data.test = "dev"
     config.data.mixture = {
         language: {"file": f"{size}/{language}_{{split}}.tsv", "prompt": f"<{language}> {{source}}"}
         for language, size in SIZES.items()
@@ -37,27 +34,12 @@ def get_config(argument: str = ""):
     config.data.buckets = 3
     config.data.batch_tokens = 2048
 
-    config.tokenizer.kind = "char"
-    config.tokenizer.target_kind = "word"
-    config.tokenizer.joint = False
     config.tokenizer.user_symbols = tuple(f"<{language}>" for language in SIZES)
 
     config.model.width = 256
-    config.model.tied = "decoder"
     config.model.dropout = 0.4
 
     config.optimizer.learning_rate = 2e-3
-    config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 400
-    config.optimizer.clip_norm = 1.0
 
     config.train.steps = 3000
-    config.train.precision = "bfloat16_products"
-
-    config.evaluate.every_steps = 1000
-    config.evaluate.decode = False
-    config.evaluate.metrics = ("sequence_error_rate", "token_error_rate", "accuracy")
-    config.checkpoint.every_steps = 1000
-
-    config.decode.alpha = 0.0
     return config

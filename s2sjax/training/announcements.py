@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from s2sjax.checkpoints.restore import CheckpointReader
+from s2sjax.data.parts import parts_of
 from s2sjax.data.plan import Plan
 from s2sjax.errors import UserError, flag
 from s2sjax.experiment import Experiment
@@ -108,6 +109,10 @@ def next_commands(workdir: Path, experiment: Experiment, checkpoints: Checkpoint
     if pictures:
         lines.append(f"pictures: {', '.join(pictures[:4])}{', ...' * (len(pictures) > 4)} in {workdir / 'plots'}")
     run = f"--workdir={shlex.quote(str(workdir))}"
-    pair = f" {flag('config.data.pairs', experiment.data.pairs[:1])}" if len(experiment.data.pairs) > 1 else ""
-    commands = [f"evaluate {run}", f"decode {run}{pair} --input=FILE --output=FILE", f"checkpoints {run}"]
+    data, parts = experiment.data, parts_of(experiment.data)
+    one = ""
+    if len(data.pairs) > 1 or len({part.prompt for part in parts.values()}) > 1:  # decode asks which is meant
+        key = f"config.data.{'pairs' if data.pairs else 'sets'}"
+        one = f" {flag(key, (next(iter(parts)),))}"
+    commands = [f"evaluate {run}", f"decode {run}{one} --input=FILE --output=FILE", f"checkpoints {run}"]
     return "\n".join([*lines, "next:", *(f"  s2sjax {command}" for command in commands)])

@@ -39,9 +39,15 @@ def test_the_end_names_the_best_checkpoint_the_pictures_and_what_to_type(experim
     assert [command for _, command, *_ in commands] == ["evaluate", "decode", "checkpoints"]
 
 
-def test_what_to_type_next_chooses_one_of_several_pairs_of_languages(experiment, tmp_path):
-    files = {"source": "{split}.{source_language}", "target": "{split}.{target_language}"}
-    data = dataclasses.replace(experiment.data, **files, pairs=("en-de", "de-en"))
+PAIRS = {"source": "{split}.{source_language}", "target": "{split}.{target_language}", "pairs": ("en-de", "de-en")}
+
+
+@pytest.mark.parametrize(
+    "values, key, name",
+    [(PAIRS, "pairs", "en-de"), ({"mixture": {"one": {"prompt": "1 {source}"}, "two": {}}}, "sets", "one")],
+)
+def test_what_to_type_next_chooses_one_of_several_pairs_of_languages_or_sets(experiment, tmp_path, values, key, name):
+    data = dataclasses.replace(experiment.data, **values)
     several = dataclasses.replace(experiment, data=data)
     write_run(tmp_path / "run", several, {1: (random_state(experiment, 0), {"loss": 1.0})})
     text = next_commands(tmp_path / "run", several, CheckpointReader(tmp_path / "run" / "checkpoints"))
@@ -49,7 +55,7 @@ def test_what_to_type_next_chooses_one_of_several_pairs_of_languages(experiment,
     (given,) = (argument for argument in decode if argument.startswith("--config."))
     workdir = f"--workdir={tmp_path / 'run'}"
     chosen = resolve(flags.parse([workdir, given], COMMANDS["decode"])["config"])
-    assert chosen.data.pairs == ("en-de",)
+    assert getattr(chosen.data, key) == (name,)
 
 
 def test_of_equal_checkpoints_the_end_names_the_newest_and_says_why(experiment, tmp_path):
