@@ -57,8 +57,8 @@ class Constraints(NamedTuple):
     """The tokens that may occur, everywhere or in each sentence. End-of-sentence has to be among them, or nothing
     ends."""
     prefix: Int[Array, "B P"] | None = None
-    """What hypotheses must begin with, padded at the end, uneven in length; may be empty, may end in end-of-sentence
-    (then it is the whole hypothesis). Part of the hypotheses: counted in lengths and log-probabilities."""
+    """What hypotheses must begin with, and after that `FREE`; may be empty, may end in end-of-sentence (then it is the
+    whole hypothesis). Part of the hypotheses: counted in lengths and log-probabilities."""
     trie: Trie | None = None
     """What hypotheses must be, from beginning to end-of-sentence."""
     roots: Int[Array, "B"] | None = None
@@ -252,8 +252,7 @@ def forced_tokens(
     """
     forced = jnp.full(limits.shape, FREE, jnp.int32)
     if prefix is not None and prefix.shape[1]:
-        inside = length <= (prefix != pad_id).sum(axis=1)
-        forced = jnp.where(inside, prefix.at[:, length - 1].get(mode="clip").astype(jnp.int32), forced)
+        forced = prefix.at[:, length - 1].get(mode="fill", fill_value=FREE).astype(jnp.int32)
     at_limit = jnp.where((forced == FREE) | (forced == eos_id), eos_id, pad_id)
     return jnp.where(length >= limits, at_limit, forced)
 

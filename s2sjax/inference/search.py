@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.decode.beam import BeamConfig, beam_search
-from s2sjax.decode.constraints import Asked, Constraints, Trie
+from s2sjax.decode.constraints import FREE, Asked, Constraints, Trie
 from s2sjax.decode.coverage import uncovered, with_coverage
 from s2sjax.decode.penalty import coverage_penalty
 from s2sjax.decode.phrases import BLANK, build_phrases
@@ -28,7 +28,7 @@ from s2sjax.inference.sentences import Found, Sentences, padded, source_batch
 from s2sjax.plural import counted
 from s2sjax.processes.memory import needing_memory
 from s2sjax.sharding import batch_sharding, batch_shards, everywhere, replicated, to_host
-from s2sjax.vocabulary import BOS, EOS, PAD
+from s2sjax.vocabulary import BOS, EOS
 
 
 class Search:
@@ -52,12 +52,13 @@ class Search:
         allowed = None if mask is None else jnp.asarray(mask)
 
         def search(params, sentences: Sentences, trie: Trie | None, how: BeamConfig | SampleConfig) -> Found:
-            memory = scorer.encode(params, source_batch(sentences.inputs))
+            batch = source_batch(sentences.inputs, sentences.lengths)
+            memory = scorer.encode(params, batch)
             width = how.beam_size if isinstance(how, BeamConfig) else how.samples
             cache = scorer.init_cache(params, memory, width=width, max_len=how.max_len)
             step, bonus = scorer.step(params, memory), None
             if config.coverage:
-                mask = sentences.inputs != PAD
+                mask = batch["input_segments"] > 0
                 step, cache = with_coverage(scorer.watched_step(params, memory)), uncovered(cache, mask, width)
                 bonus = lambda cache: coverage_penalty(cache.coverage, mask, config.coverage)  # noqa: E731
             cache = narrow(cache) if config.expand_late else cache
@@ -101,35 +102,38 @@ class Search:
         how = dataclasses.replace(self._config.sampling(most), samples=1, ends=False)
         for batch in serving_batches(lengths, batch_size=self._config.batch_size, by_length=False):
             part, size, count = batch.requests, batch.rows, len(batch.requests)
-            inputs, first, _ = self._inputs([rows[j] for j in part], batch)
+            inputs, read, first = self._inputs([rows[j] for j in part], batch)
             numbers, limit = np.zeros(size, np.int32), np.ones(size, np.int32)
             numbers[:count], limit[:count] = ids[part], limits[part]
-            sentences = Sentences(inputs, first, limit, None, None, None, None, numbers)
+            sentences = Sentences(inputs, read, first, limit, None, None, None, None, numbers)
             found.append(self._find(params, sentences, count, None, how))
         tokens, _, log_probs, ranking = (np.concatenate(arrays)[:, 0] for arrays in zip(*found, strict=True))
         return tokens, log_probs, ranking
 
     def _inputs(self, rows: Sequence[np.ndarray], batch: ServingBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What is read before a search, `[B, S]`, the tokens that it begins from, and each source's length."""
-        inputs, first = padded(rows, batch.rows, batch.length), np.full(batch.rows, BOS, np.int32)
-        lengths = np.count_nonzero(inputs != PAD, axis=1)
+        """What is read before a search, `[B, S]`; how many tokens that is, `[B]`; and those that it begins from, `[B]`.
+
+        The rows of a batch beyond those that are given have no token.
+        """
+        first = np.full(batch.rows, BOS, np.int32)
         if self._format.continues:
-            for i, tokens in enumerate(rows):
-                first[i], inputs[i, len(tokens) - 1] = tokens[-1], PAD
-        return inputs, first, lengths
+            first[: len(rows)] = [tokens[-1] for tokens in rows]
+            rows = [tokens[:-1] for tokens in rows]
+        return padded(rows, batch.rows, batch.length), _lengths(rows, batch.rows).astype(np.int32), first
 
     def _sentences(self, requests: Requests, batch: ServingBatch) -> Sentences:
         """The arrays of one batch."""
         config, size, rows = self._config, batch.rows, requests.rows
-        inputs, first, lengths = self._inputs(rows, batch)
+        inputs, read, first = self._inputs(rows, batch)
+        lengths = _lengths(rows, size)
         ids = np.zeros(size, np.int32)
         ids[: len(rows)] = [zlib.crc32(tokens.tobytes()) >> 1 for tokens in rows]
         limits, least = config.max_length(lengths).astype(np.int32), config.min_length(lengths)
         begun = contained = None
         asked = np.full(size, requests.longest)
         if requests.prefixes is not None:
-            begun = padded(requests.prefixes, size, padded_length(max(map(len, requests.prefixes))))
-            asked += np.count_nonzero(begun != PAD, axis=1)
+            begun = padded(requests.prefixes, size, padded_length(max(map(len, requests.prefixes))), fill=FREE)
+            asked += _lengths(requests.prefixes, size)
         if requests.phrases is not None:
             listed = [[row.tolist() for row in group] for group in requests.phrases]
             contained = build_phrases([*listed, *[[]] * (size - len(listed))], self._vocab_size, EOS)
@@ -141,7 +145,7 @@ class Search:
         if least is not None:
             least = np.minimum(least, limits)
         return Sentences(
-            inputs, first, limits.astype(np.int32), None if least is None else least.astype(np.int32),
+            inputs, read, first, limits.astype(np.int32), None if least is None else least.astype(np.int32),
             (config.reference_ratio * lengths).astype(np.float32) if config.brevity else None, begun, contained, ids,
         )  # fmt: skip
 
@@ -167,3 +171,10 @@ class Search:
                 "the model gives NaN: these parameters are broken; decode with --config.decode.checkpoint=STEP"
             )
         return Found(*(x[:count] for x in found))
+
+
+def _lengths(rows: Sequence[np.ndarray], size: int) -> np.ndarray:
+    """How many tokens each of `size` rows has, of which those after the given ones have none."""
+    lengths = np.zeros(size, int)
+    lengths[: len(rows)] = [len(row) for row in rows]
+    return lengths

@@ -72,8 +72,11 @@ class Footprint:
 
 def footprint(scorer: Scorer, params, vocab_size: int, *, width: int, heads: int) -> Footprint:
     """Args: params: the scorer's, or their shapes and types. width: hypotheses of a sentence. heads: of attention."""
-    inputs = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    memory = jax.eval_shape(lambda params, inputs: scorer.encode(params, source_batch(inputs)), params, inputs)
+
+    def read(params):
+        return scorer.encode(params, source_batch(jnp.zeros((1, 8), jnp.int32), jnp.full(1, 8)))
+
+    memory = jax.eval_shape(read, params)
 
     def cache_bytes(max_len: int) -> int:
         of_width = functools.partial(scorer.init_cache, width=width, max_len=max_len)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2sjax.decode.phrases import Phrases
-from s2sjax.vocabulary import PAD
 
 
 class Found(NamedTuple):
@@ -28,7 +27,9 @@ class Sentences(NamedTuple):
     """A batch of sources and what is asked of each one's output: arrays of numpy, or of jax inside a search."""
 
     inputs: Any
-    """[B, S] int32, each source padded at the end."""
+    """[B, S] int32, each source's tokens, and after them padding, which is whatever it is."""
+    lengths: Any
+    """[B] int32, how many tokens of each row are its source's."""
     first: Any
     """[B] int32, the token that a search begins from."""
     limits: Any
@@ -38,22 +39,23 @@ class Sentences(NamedTuple):
     expected: Any
     """[B] float32, how many tokens the brevity penalty expects, or None."""
     prefixes: Any
-    """[B, P] int32, what outputs begin with, padded at the end, or None."""
+    """[B, P] int32, what outputs begin with, and after it `decode.constraints.FREE`; or None."""
     phrases: Phrases | None
     """What outputs must contain."""
     ids: Any
     """[B] int32, numbers of the sentences: what each one's random key is made from."""
 
 
-def padded(rows: Sequence[np.ndarray], size: int, length: int) -> np.ndarray:
-    """Rows of tokens as `[size, length]` int32, padded at their ends and below."""
-    padded = np.full((size, length), PAD, np.int32)
+def padded(rows: Sequence[np.ndarray], size: int, length: int, *, fill: int = 0) -> np.ndarray:
+    """Rows of tokens as `[size, length]` int32, filled up at their ends and below."""
+    padded = np.full((size, length), fill, np.int32)
     for row, tokens in zip(padded, rows, strict=False):
         row[: len(tokens)] = tokens
     return padded
 
 
-def source_batch(inputs):
-    """The source's part of a batch from padded tokens [B, S], one sentence a row, padded at the end."""
+def source_batch(inputs, lengths):
+    """The source's part of a batch from tokens [B, S], one sentence a row, of which the first [B] are its own."""
     positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)
-    return {"inputs": inputs, "input_segments": (inputs != PAD).astype(jnp.int32), "input_positions": positions}
+    segments = (positions < lengths[:, None]).astype(jnp.int32)
+    return {"inputs": inputs, "input_segments": segments, "input_positions": positions}

@@ -212,11 +212,11 @@ def teacher_forcing(inputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from s2sjax.inference.sentences import source_batch
-    from s2sjax.vocabulary import BOS
+    from s2sjax.vocabulary import BOS, PAD
 
     ones = jnp.ones(targets.shape, jnp.int32)
     return {
-        **source_batch(jnp.asarray(inputs)),
+        **source_batch(jnp.asarray(inputs), (inputs != PAD).sum(axis=1)),
         "targets": jnp.asarray(targets),
         "decoder_inputs": jnp.concatenate([ones[:, :1] * BOS, targets[:, :-1]], axis=1),
         "target_segments": ones,
@@ -290,7 +290,7 @@ def our_search(precision: str, directory: Path):
     from s2sjax.inference.scorers import Single
     from s2sjax.inference.sentences import source_batch
     from s2sjax.ops.linear import Precision
-    from s2sjax.vocabulary import BOS
+    from s2sjax.vocabulary import BOS, PAD
 
     model = our_model(precision)
     # As `Translator` holds them, and searches: the first step is made once.
@@ -301,7 +301,7 @@ def our_search(precision: str, directory: Path):
         def method(name):
             return lambda *args, **kwargs: model.apply({"params": params}, *args, method=name, **kwargs)
 
-        memory = method("encode")(source_batch(inputs))
+        memory = method("encode")(source_batch(inputs, (inputs != PAD).sum(axis=1)))
         cache = method("init_cache")(memory, width=config.beam_size, max_len=config.max_len)
         step = lambda tokens, cache: method("decode_step")(tokens, cache, memory)  # noqa: E731
         first = jnp.full(len(inputs), BOS, jnp.int32)

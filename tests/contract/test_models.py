@@ -23,6 +23,7 @@ from s2sjax.nn.gathering import layers_gathered
 from s2sjax.nn.transformer import MOST_ANCHORED
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
+from s2sjax.vocabulary import PAD
 from tests.contract.conftest import (
     FIRST,
     SPLIT,
@@ -95,7 +96,7 @@ def stepped(subject, batch, *, width=1, precision=FLOAT32):
         def method(name, *args, **kwargs):
             return model.apply({"params": params}, *args, method=name, **kwargs)
 
-        memory = method("encode", source_batch(inputs))
+        memory = method("encode", source_batch(inputs, (inputs != PAD).sum(axis=1)))
         cache = method("init_cache", memory, width=width, max_len=tokens.shape[1])
 
         def step(cache, tokens):
@@ -226,7 +227,7 @@ def check_pasts(subject, width):
         def method(name, *args, **kwargs):
             return subject.model.apply({"params": params}, *args, method=name, **kwargs)
 
-        memory = method("encode", source_batch(inputs))
+        memory = method("encode", source_batch(inputs, (inputs != PAD).sum(axis=1)))
         cache = method("init_cache", memory, width=width, max_len=steps)
 
         def step(cache, now):
@@ -377,7 +378,7 @@ def test_attention_of_steps_is_that_of_teacher_forcing(subject):
         def method(name, *args, **kwargs):
             return subject.model.apply({"params": params}, *args, method=name, **kwargs)
 
-        memory = method("encode", source_batch(inputs))
+        memory = method("encode", source_batch(inputs, (inputs != PAD).sum(axis=1)))
         cache = method("init_cache", memory, width=2, max_len=tokens.shape[1])
 
         def step(cache, tokens):

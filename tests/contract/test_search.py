@@ -17,7 +17,7 @@ from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.units import CharTokenizer
 from s2sjax.decode.beam import BeamConfig, beam_search
-from s2sjax.decode.constraints import Asked, Constraints
+from s2sjax.decode.constraints import FREE, Asked, Constraints
 from s2sjax.decode.coverage import uncovered, with_coverage
 from s2sjax.decode.penalty import LEAST_COVERAGE, coverage_penalty
 from s2sjax.decode.phrases import build_phrases
@@ -117,8 +117,8 @@ def random_sources(vocab: int, seed: int) -> list[list[int]]:
     return [[*rng.choice(words, rng.integers(LONGEST_SOURCE)), EOS] for _ in range(SOURCES)]
 
 
-def padded(rows, width: int):
-    return jnp.asarray([[*row, *[PAD] * (width - len(row))] for row in rows], jnp.int32)
+def padded(rows, width: int, fill: int = PAD):
+    return jnp.asarray([[*row, *[fill] * (width - len(row))] for row in rows], jnp.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -135,7 +135,7 @@ def forced_attention(scorer, params, batch):
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def beam(scorer, params, inputs, asked, how):
     """The unconstrained search, as `Translator` begins it."""
-    memory = scorer.encode(params, source_batch(inputs))
+    memory = scorer.encode(params, source_batch(inputs, (inputs != PAD).sum(axis=1)))
     cache = scorer.init_cache(params, memory, width=how.beam_size, max_len=how.max_len)
     return beam_search(scorer.step(params, memory), cache, jnp.full(len(inputs), BOS, jnp.int32), how, asked)
 
@@ -237,7 +237,7 @@ def constrained(scorer, params, inputs, asked, method, covers):
     """Tokens, lengths, log-probabilities, and what ranks them."""
     how, bonus, mask = METHODS[method], None, inputs != PAD
     width = how.beam_size if method == "beam" else how.samples
-    memory = scorer.encode(params, source_batch(inputs))
+    memory = scorer.encode(params, source_batch(inputs, (inputs != PAD).sum(axis=1)))
     step, cache = scorer.step(params, memory), scorer.init_cache(params, memory, width=width, max_len=LIMIT)
     if covers:
         step, cache = with_coverage(scorer.watched_step(params, memory)), uncovered(cache, mask, width)
@@ -262,7 +262,7 @@ def test_scores_are_teacher_forcings_under_all_constraints_at_once(family, metho
     asked = Asked(
         min_lengths=jnp.asarray(want.least),
         reference_lengths=jnp.asarray(want.expected, jnp.float32),
-        constraints=Constraints(permitted, padded(want.prefixes, 2), phrases=phrases),
+        constraints=Constraints(permitted, padded(want.prefixes, 2, FREE), phrases=phrases),
     )
     searched = constrained(scorer(family, VOCAB), params, padded(sources, LONGEST_SOURCE), asked, method, covers)
     tokens, lengths, log_probs, ranking = map(np.asarray, searched)
@@ -351,7 +351,7 @@ def test_operands_rounded_beforehand_change_nothing(subject, precision):
 
     @jax.jit
     def scores(params):
-        memory = scorer.encode(params, source_batch(batch["inputs"]))
+        memory = scorer.encode(params, source_batch(batch["inputs"], (batch["inputs"] != PAD).sum(axis=1)))
         cache = scorer.init_cache(params, memory, width=2, max_len=3)
         stepped, _ = scorer.step(params, memory)(batch["targets"][:, :2], cache)
         return scorer.token_log_probs(params, batch), stepped

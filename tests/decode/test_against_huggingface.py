@@ -92,7 +92,7 @@ class Found(NamedTuple):
 
 def parameters(model, key: int):
     """Random, and all of them: biases begin at 0 and scales at 1, which would hide a wrong mapping."""
-    batch = {**source_batch(jnp.full((1, 2), EOS)), **teacher_forcing(np.full((1, 2), EOS))}
+    batch = {**source_batch(jnp.full((1, 2), EOS), jnp.full(1, 2)), **teacher_forcing(np.full((1, 2), EOS))}
     params = jax.jit(functools.partial(model.init, train=False))(jax.random.key(key), batch)["params"]
     keys = iter(jax.random.split(jax.random.key(key + 1), len(jax.tree.leaves(params))))
     return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(next(keys), p.shape), params)
@@ -211,7 +211,7 @@ def search(params, inputs, first, read, least, constraints, *, model, config, ce
     def method(name, *args, **kwargs):
         return model.apply({"params": params}, *args, method=name, **kwargs)
 
-    memory = method("encode", source_batch(inputs))
+    memory = method("encode", source_batch(inputs, (inputs != PAD).sum(axis=1)))
     cache = method("init_cache", memory, width=config.beam_size, max_len=config.max_len + read.shape[1])
 
     def step(tokens, cache):
@@ -297,7 +297,7 @@ def test_logits_are_equal(family, config, name, sizes, hugging_face):
     other = getattr(hugging_face, name)(params, **sizes)
     targets = padded([np.append(row, EOS) for row in random_rows(9)])
     inputs = padded([row[::-1] for row in random_rows(12)]) if name == "marian" else np.zeros((SOURCES, 0), np.int32)
-    batch = {**source_batch(jnp.asarray(inputs)), **teacher_forcing(targets)}
+    batch = {**source_batch(jnp.asarray(inputs), (inputs != PAD).sum(axis=1)), **teacher_forcing(targets)}
     output = jax.jit(functools.partial(model.apply, train=False))({"params": params}, batch)
     decoder_inputs = torch.tensor(np.array(batch["decoder_inputs"]), dtype=torch.long)
     source = torch.tensor(inputs, dtype=torch.long)
@@ -416,7 +416,10 @@ def test_without_a_length_penalty_a_prefix_finds_the_same_and_counts_in_the_scor
     begun = np.concatenate([marian.first[:, None], prefixes()], axis=1)
     others = theirs(marian, decoder_input_ids=begun, length_penalty=0.0, early_stopping="never")
     mine = ours(marian, plain(max_len=LIMIT + 3), constraints=Constraints(prefix=prefixes()))
-    batch = {**source_batch(jnp.asarray(marian.inputs)), **teacher_forcing(prefixes())}
+    batch = {
+        **source_batch(jnp.asarray(marian.inputs), (marian.inputs != PAD).sum(axis=1)),
+        **teacher_forcing(prefixes()),
+    }
     output = marian.model.apply({"params": marian.params}, batch, train=False)
     log_probs = np.asarray(jax.nn.log_softmax(output.features @ output.kernel))
     prefix_scores = np.take_along_axis(log_probs, prefixes()[..., None], axis=2).sum(axis=(1, 2))

@@ -12,6 +12,7 @@ from scipy import special
 
 from s2sjax.decode.beam import BeamConfig
 from s2sjax.decode.constraints import (
+    FREE,
     Constraints,
     Trie,
     block_ngrams,
@@ -56,9 +57,9 @@ class Rules:
         self.prefix = np.where(
             np.arange(max_len - 1) < (rng.integers(0, max_len, count) * strict[2])[:, None],
             rng.choice([*WORDS, EOS], (count, max_len - 1), p=[0.23] * 4 + [0.08]),
-            PAD,
+            FREE,
         )
-        self.prefix[np.cumsum(self.prefix == EOS, axis=1) - (self.prefix == EOS) > 0] = PAD  # nothing after the end
+        self.prefix[np.cumsum(self.prefix == EOS, axis=1) - (self.prefix == EOS) > 0] = FREE  # nothing after the end
         everything = [h[:-1] for h in every_hypothesis(vocabulary, max_len)]
         self.groups = [everything]
         self.groups += [[everything[i] for i in rng.choice(len(everything), 30)] for _ in range(tries)]
@@ -74,7 +75,7 @@ class Rules:
 
     def may_begin(self, row, tokens):
         """Whether a hypothesis of sentence `row` may be or begin with these tokens; the lengths are not looked at."""
-        prefix = [token for token in self.prefix[row] if token != PAD]
+        prefix = [token for token in self.prefix[row] if token != FREE]
         known = self._whole if tokens[-1] == EOS else self._sets
         return (
             tokens in known[self.roots[row]]
@@ -198,7 +199,7 @@ def padded_trie(trie: Trie, states: int, edges: int) -> Trie:
 def test_a_forced_prefix_is_part_of_the_hypothesis_and_of_its_log_probability():
     # The example of `Constraints`' module.
     config = BeamConfig(beam_size=2, nbest=2, max_len=4, length_penalty="none")
-    prefixes = [[A, PAD], [B, B], [A, EOS], [A, A], [PAD, PAD]]
+    prefixes = [[A, FREE], [B, B], [A, EOS], [A, A], [FREE, FREE]]
     constraints = Constraints(prefix=np.array(prefixes, np.int32))
     result = run_table(np.stack([LATTICE] * 5), config, constraints)
     found = [[(h, round(math.exp(lp), 4)) for h, _, lp in hypotheses(result, row)] for row in range(5)]

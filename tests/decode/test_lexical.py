@@ -80,7 +80,7 @@ def test_the_widest_beam_finds_the_best_of_those_that_contain_the_phrases():
     seeds, words = np.arange(count) * 7919 + 5, (UNK, BOS, A)
     groups = random_groups(rng, count, words)
     limits, minimums = rng.integers(3, 6, count), np.where(rng.random(count) < 0.3, 4, 1)
-    prefix = np.where(rng.random((count, 1)) < 0.3, rng.choice(words, (count, 1)), PAD)
+    prefix = np.where(rng.random((count, 1)) < 0.3, rng.choice(words, (count, 1)), FREE)
     allowed = (rng.random((count, vocabulary)) < 0.85) | (np.arange(vocabulary) == EOS)
     result = run_hash(
         seeds,
@@ -94,7 +94,7 @@ def test_the_widest_beam_finds_the_best_of_those_that_contain_the_phrases():
     log_probs = {h: model.rescore(h) for h in every}
     impossible = 0
     for row in range(count):
-        begun = tuple(token for token in prefix[row] if token != PAD)
+        begun = tuple(token for token in prefix[row] if token != FREE)
         expected = {
             h: (score(config, log_probs[h][row], len(h)), log_probs[h][row])
             for h in every

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from s2sjax.decode import truncation
-from s2sjax.decode.constraints import UNCONSTRAINED, Asked, Constraints, build_tries
+from s2sjax.decode.constraints import FREE, UNCONSTRAINED, Asked, Constraints, build_tries
 from s2sjax.decode.sampling import SampleConfig, sample, sentence_keys
 from s2sjax.decode.stochastic import stochastic_beam_search
 from s2sjax.errors import UserError
@@ -245,7 +245,7 @@ def test_constraints_hold_for_samples_and_what_cannot_be_met_is_reported(draw):
     tries = [[(A, B), (A,), (B, B, A)], [(A, A)]]
     constraints = Constraints(
         allowed=np.array([[1] * 6, [1] * 6, [1, 1, 1, 1, 0, 1], [1] * 6], bool),
-        prefix=np.array([[A, PAD], [PAD, PAD], [PAD, PAD], [A, B]], np.int32),
+        prefix=np.array([[A, FREE], [FREE, FREE], [FREE, FREE], [A, B]], np.int32),
         trie=build_tries(tries, 6, EOS),
         roots=np.array([0, 0, 1, 1], np.int32),
     )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from s2sjax.inference import batching
 from s2sjax.inference.batching import LENGTHS, padded_length, rows_together, serving_batches
+from s2sjax.inference.sentences import padded, source_batch
 
 lists = st.lists(st.tuples(*[st.integers(0, 1500)] * 2), max_size=120)
 sizes = st.integers(1, 40)
@@ -62,3 +63,11 @@ def test_many_lengths_are_padded_to_few():
 def test_the_example_in_the_docstring_is_so():
     found = doctest.testmod(batching)
     assert found.attempted and not found.failed
+
+
+def test_padding_is_what_lengths_say_and_no_token_by_its_number():
+    rows = [np.array([0, 3, 0]), np.array([], int), np.array([0])]
+    inputs = padded(rows, 4, 3)
+    batch = source_batch(inputs, np.array([3, 0, 1, 0]))
+    assert batch["input_segments"].tolist() == [[1, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert inputs.tolist() == [[0, 3, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]

@@ -57,7 +57,7 @@ def test_stepping_without_a_prompt_equals_teacher_forcing(options):
     @jax.jit
     def run(params):
         method = lambda name, *args, **kwargs: model.apply({"params": params}, *args, method=name, **kwargs)  # noqa: E731
-        memory = method("encode", source_batch(jnp.zeros((1, 0), jnp.int32)))
+        memory = method("encode", source_batch(jnp.zeros((1, 0), jnp.int32), jnp.zeros(1)))
         cache, logits = method("init_cache", memory, width=2, max_len=len(ANSWER)), []
         for token in ANSWER:
             step, cache = method("decode_step", jnp.full((1, 2), token, jnp.int32), cache, memory)
@@ -76,7 +76,9 @@ def test_only_in_a_prefix_language_model_do_a_prompts_tokens_see_what_follows_in
     model, params = build(prefix=prefix, layers=1)
 
     def memory(tokens):
-        return model.apply({"params": params}, source_batch(jnp.array([tokens])), method="encode")
+        return model.apply(
+            {"params": params}, source_batch(jnp.array([tokens]), jnp.array([len(tokens)])), method="encode"
+        )
 
     # With one block, keys and values say nothing of the context; the second block's do.
     model, params = build(prefix=prefix, layers=2)
