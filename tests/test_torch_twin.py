@@ -13,6 +13,7 @@ from s2sjax.inference.likelihood import loss_sums
 from s2sjax.models import transformer
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
+from s2sjax.vocabulary import BOS
 
 torch = pytest.importorskip("torch")
 from tests.benchmarks import torch_transformer as twin  # noqa: E402 - it needs torch
@@ -43,7 +44,7 @@ def sentences(source_lengths, target_lengths, width=9):
         **batch,
         "input_positions": positions,
         "target_positions": positions,
-        "decoder_inputs": shift_right(batch["targets"], positions, batch["target_segments"]),
+        "decoder_inputs": shift_right(batch["targets"], positions, batch["target_segments"], BOS),
         "weights": batch["target_segments"].astype(np.float32),
     }
 

@@ -15,7 +15,6 @@ from s2sjax.data.unknown import Unknown, unknown_of
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
 from s2sjax.plural import counted
-from s2sjax.vocabulary import EOS, UNK
 
 _CHUNK = 1 << 22  # tokens looked at in one go
 
@@ -79,19 +78,20 @@ def _count(sides: Mapping[str, Side]) -> Counts:
 
 def _look(side: Side) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of the rows that hold an unknown token, and which rows hold white space only, bool [n]."""
-    white, n = _white(side.tokenizer), len(side.offsets) - 1
+    white, unk, n = _white(side.tokenizer), side.tokenizer.vocabulary.unk, len(side.offsets) - 1
     unknown, blank = np.zeros(n, bool), np.ones(n, bool)
     for begin in range(0, len(side.tokens), _CHUNK):
         chunk = side.tokens[begin : begin + _CHUNK]
-        for rows, found, value in ((unknown, chunk == UNK, True), (blank, ~np.isin(chunk, white), False)):
+        for rows, found, value in ((unknown, chunk == unk, True), (blank, ~np.isin(chunk, white), False)):
             rows[np.searchsorted(side.offsets, np.flatnonzero(found) + begin, side="right") - 1] = value
     return np.flatnonzero(unknown), blank
 
 
 def _white(tokenizer: Tokenizer) -> np.ndarray:
     """Tokens that nobody sees."""
-    ids = np.concatenate([[EOS], *tokenizer.encode(["", " ", "  ", "\t", "\n", "\r", "\u00a0", "\u3000"])])
-    return np.unique(ids[ids != UNK])
+    vocabulary, blanks = tokenizer.vocabulary, ["", " ", "  ", "\t", "\n", "\r", "\u00a0", "\u3000"]
+    ids = np.concatenate([[vocabulary.end], *tokenizer.encode(blanks)])
+    return np.unique(ids[ids != vocabulary.unk])
 
 
 def _read(path: Path, sides: Mapping[str, Side]) -> Counts | None:

@@ -5,7 +5,7 @@ import numpy as np
 from s2sjax.data.plan import PlannedBatch
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.segmentation import Segmentation
-from s2sjax.vocabulary import BOS, PAD
+from s2sjax.vocabulary import FILL
 
 
 def assemble(
@@ -37,7 +37,7 @@ def assemble(
         "targets": targets["tokens"],
         "target_segments": targets["segments"],
         "target_positions": targets["positions"],
-        "decoder_inputs": shift_right(targets["tokens"], targets["positions"], targets["segments"]),
+        "decoder_inputs": shift_right(targets["tokens"], targets["positions"], targets["segments"], split.start),
         "weights": _weights(targets, split, examples),
     }
 
@@ -58,10 +58,10 @@ def _positions(lengths: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
-def shift_right(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray) -> np.ndarray:
-    """Each segment moved one to the right, begun by begin-of-sentence; padding stays padding. [B, T] -> [B, T]"""
+def shift_right(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray, start: int) -> np.ndarray:
+    """Each segment moved one to the right, begun by `start`; padding stays padding. [B, T] -> [B, T]"""
     shifted = np.roll(tokens, 1, axis=1)
-    return np.where(segments == 0, PAD, np.where(positions == 0, BOS, shifted)).astype(np.int32)
+    return np.where(segments == 0, FILL, np.where(positions == 0, start, shifted)).astype(np.int32)
 
 
 def _fill(ragged: Ragged, examples, rows, segments, shape: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -72,7 +72,8 @@ def _fill(ragged: Ragged, examples, rows, segments, shape: tuple[int, int]) -> d
     columns = before - before[np.searchsorted(rows, rows)] if len(rows) else before
     within = _positions(lengths)
     cells = np.repeat(rows * shape[1] + columns, lengths) + within
-    out = {name: np.zeros(shape, np.int32) for name in ("tokens", "segments", "positions")}
+    out = {"tokens": np.full(shape, FILL, np.int32)}
+    out |= {name: np.zeros(shape, np.int32) for name in ("segments", "positions")}
     out["tokens"].flat[cells] = ragged.tokens[np.repeat(ragged.offsets[examples], lengths) + within]
     out["segments"].flat[cells] = np.repeat(segments, lengths)
     out["positions"].flat[cells] = within

@@ -10,7 +10,7 @@ import numpy as np
 from s2sjax.data.units import in_text, text_ids
 from s2sjax.errors import UserError
 from s2sjax.plural import counted
-from s2sjax.vocabulary import BOS, EOS, PAD, UNK
+from s2sjax.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -18,9 +18,11 @@ _log = logging.getLogger(__name__)
 class SentencePieceTokenizer:
     """A SentencePiece model (Kudo and Richardson 2018, arXiv:1808.06226) from its serialized form.
 
+    Its special tokens may have any ids, and it need not have padding nor begin-of-sentence: T5's has pad 0, eos 1 and
+    unk 2, Llama's unk 0, bos 1 and eos 2.
+
     Raises:
-      UserError: the bytes are no model, or larger than any; a piece is no UTF-8; or its special ids are not pad 0,
-        unk 1, bos 2, eos 3.
+      UserError: the bytes are no model, or larger than any; a piece is no UTF-8; or it has no end-of-sentence.
     """
 
     kind = "sentencepiece"
@@ -43,12 +45,15 @@ class SentencePieceTokenizer:
                 f"{origin} has a piece that is not valid UTF-8, {error.object[:50]!r}; restore it, or take another"
             ) from None
         p = self._processor
-        found = (p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id())
-        if found != (PAD, UNK, BOS, EOS):
+        pad, unk, bos, eos = (None if i < 0 else i for i in (p.pad_id(), p.unk_id(), p.bos_id(), p.eos_id()))
+        if eos is None:
             raise UserError(
-                f"{origin} has pad, unk, bos, eos ids {found}; expected (0, 1, 2, 3). Train it with "
-                "spm_train --pad_id=0 --unk_id=1 --bos_id=2 --eos_id=3"
+                f"{origin} has no end-of-sentence, by which a model would end a text; train it with spm_train "
+                "--eos_id=1, or another id"
             )
+        # Without begin-of-sentence a decoder begins with padding, as T5's; without that too, with end-of-sentence.
+        start = next(i for i in (bos, pad, eos) if i is not None)
+        self.vocabulary = Vocabulary(p.GetPieceSize(), None if pad == eos else pad, unk, start, (eos,))
 
     @property
     def vocab_size(self) -> int:
@@ -62,7 +67,7 @@ class SentencePieceTokenizer:
         return [np.asarray(ids, np.int32) for ids in self._processor.Encode(texts)]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return self._processor.Decode(text_ids(ids))
+        return self._processor.Decode(text_ids(ids, self.vocabulary))
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         return [self._processor.IdToPiece(int(i)) for i in ids]
@@ -72,7 +77,8 @@ class SentencePieceTokenizer:
 
     def decode_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         spans = np.zeros((len(ids), 2), int)
-        spans[in_text(ids)] = self._spans(self._processor.Decode(text_ids(ids), out_type="serialized_proto"))
+        text = text_ids(ids, self.vocabulary)
+        spans[in_text(ids, self.vocabulary)] = self._spans(self._processor.Decode(text, out_type="serialized_proto"))
         return spans
 
     def _spans(self, serialized: bytes) -> np.ndarray:

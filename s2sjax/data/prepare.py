@@ -45,7 +45,7 @@ from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.unknown import Unknown
 from s2sjax.errors import UserError
 from s2sjax.plural import counted
-from s2sjax.vocabulary import EOS, UNK
+from s2sjax.vocabulary import BOS
 
 SHARD_SIZE = 16384  # examples
 
@@ -107,6 +107,8 @@ class TokenizedSplit:
     """For the user: what else is worth knowing of this data."""
     unknown_targets: Unknown = Unknown()
     """What the vocabulary lacks of the targets; `remarks` says it too."""
+    start: int = BOS
+    """What a decoder reads before the first token of each target."""
 
     def __len__(self) -> int:
         return len(self.source)
@@ -114,7 +116,8 @@ class TokenizedSplit:
     def part(self, start: int, stop: int) -> "TokenizedSplit":
         """The examples from `start` to before `stop`."""
         given = None if self.given is None else self.given[start:stop]
-        return TokenizedSplit(self.source.part(start, stop), self.target.part(start, stop), "", given)
+        source, target = self.source.part(start, stop), self.target.part(start, stop)
+        return TokenizedSplit(source, target, "", given, start=self.start)
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def tokenize(
     counts = count(directory / "counts.json", sides)
     return TokenizedSplit(
         source_side, target_side, digest, unreadable=source.unreadable, remarks=counts.remarks(split),
-        unknown_targets=counts.unknown["target"], parts=source.parts,
+        unknown_targets=counts.unknown["target"], parts=source.parts, start=tokenizers.target.vocabulary.start,
     )  # fmt: skip
 
 
@@ -236,9 +239,9 @@ def row_end(data: DataConfig, tokenizer: Tokenizer) -> int:
       UserError: the vocabulary has no line end.
     """
     if not data.keep_line_ends:
-        return EOS
+        return tokenizer.vocabulary.end
     (ids,) = tokenizer.encode(["\n"])
-    if len(ids) != 1 or ids[0] == UNK:
+    if len(ids) != 1 or ids[0] == tokenizer.vocabulary.unk:
         raise UserError(
             "config.data.keep_line_ends needs a vocabulary in which a line end is one token: learn one of kind char, "
             "byte, unigram or bpe; or train a model with spm_train --user_defined_symbols=$'\\n' "

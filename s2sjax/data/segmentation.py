@@ -109,7 +109,7 @@ class Segmentation:
 
         source = cut("source", split.source, planned.shape.source)
         target = cut("target", split.target, planned.shape.target)
-        return TokenizedSplit(source, target, "", given)
+        return TokenizedSplit(source, target, "", given, start=split.start)
 
 
 @dataclass(frozen=True)

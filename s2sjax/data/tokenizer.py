@@ -1,6 +1,7 @@
 """Text to token ids and back: SentencePiece, characters, bytes and words behind one interface.
 
-Every tokenizer has pad 0, unk 1, bos 2, eos 3. `encode` adds none of them; `decode` stops at eos and drops the others.
+Every tokenizer that is learned here has pad 0, unk 1, bos 2, eos 3; a model that is given may have others, and says so
+(`vocabulary`). `encode` adds no special token; `decode` stops at the first end-of-sentence and drops the others.
 
 What `decode(encode(text))` keeps: bytes keep everything; characters keep what the training text held; words too, but
 not how much white space stood between them. SentencePiece is trained with the identity normalisation, so spaces, case
@@ -29,7 +30,7 @@ from s2sjax.data.units import LARGEST, SPECIALS, ByteTokenizer, CharTokenizer, W
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext, paths, rundir
 from s2sjax.plural import counted
-from s2sjax.vocabulary import BOS, EOS, PAD, UNK
+from s2sjax.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 
 _FORMAT = 1
 _log = logging.getLogger(__name__)
@@ -37,6 +38,11 @@ _log = logging.getLogger(__name__)
 
 class Tokenizer(Protocol):
     kind: str  # "sentencepiece", "char", "byte" or "word": which class reads `to_bytes()` again
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its size and its special tokens."""
+        ...
 
     @property
     def vocab_size(self) -> int: ...

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from s2sjax.files import jsontext
-from s2sjax.vocabulary import EOS, UNK
+from s2sjax.vocabulary import UNK, Vocabulary, own_vocabulary
 
 LARGEST = jsontext.Bound(3 << 24, 2_000_000)
 """What one of these vocabularies may have as JSON: a million words of 20 bytes have 24 MB."""
@@ -26,6 +26,14 @@ class _UnitTokenizer(ABC):
         self.symbols = tuple(symbols)
         self._table = table  # id of every unit, int32
         self._symbol_ids = {self._units(s): first_symbol + i for i, s in enumerate(symbols)}
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return own_vocabulary(self.vocab_size)
 
     @functools.cached_property
     def _pattern(self) -> re.Pattern | None:
@@ -71,8 +79,8 @@ class _UnitTokenizer(ABC):
         return self._spans(units, np.diff(np.append(starts, len(units))))
 
     def decode_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        nothing = self._units("")
-        written = [self._written(i) if there else nothing for i, there in zip(ids, in_text(ids), strict=True)]
+        nothing, text = self._units(""), in_text(ids, self.vocabulary)
+        written = [self._written(i) if there else nothing for i, there in zip(ids, text, strict=True)]
         return self._spans(nothing.join(written), np.array(list(map(len, written)), int))
 
     def _spans(self, units: Any, lengths: np.ndarray) -> np.ndarray:
@@ -109,7 +117,7 @@ class CharTokenizer(_UnitTokenizer):
         return len(self._vocabulary)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return "".join(self.pieces(text_ids(ids)))
+        return "".join(self.pieces(text_ids(ids, self.vocabulary)))
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         return [self._vocabulary[i] for i in ids]
@@ -145,7 +153,7 @@ class ByteTokenizer(_UnitTokenizer):
         return len(self._bytes)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        return b"".join(self._bytes[i] for i in text_ids(ids)).decode(errors="replace")
+        return b"".join(self._bytes[i] for i in text_ids(ids, self.vocabulary)).decode(errors="replace")
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         def show(i: int) -> str:
@@ -197,6 +205,10 @@ class WordTokenizer:
         return len(self._vocabulary)
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        return own_vocabulary(self.vocab_size)
+
+    @property
     def longest(self) -> int:
         return max(map(len, self._vocabulary))
 
@@ -206,7 +218,7 @@ class WordTokenizer:
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         # An unknown word is a word of the text, unlike padding: it is shown.
-        return " ".join(self.pieces(text_ids(ids, keep=(UNK,))))
+        return " ".join(self.pieces(text_ids(ids, self.vocabulary, keep=(UNK,))))
 
     def pieces(self, ids: Sequence[int] | np.ndarray) -> list[str]:
         return [self._vocabulary[i] for i in ids]
@@ -216,7 +228,7 @@ class WordTokenizer:
 
     def decode_spans(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         spans, end = np.zeros((len(ids), 2), int), -1
-        for n in np.flatnonzero(in_text(ids, keep=UNK)).tolist():
+        for n in np.flatnonzero(in_text(ids, self.vocabulary, keep=(UNK,))).tolist():
             spans[n] = end + 1, end + 1 + len(self._vocabulary[ids[n]])
             end = spans[n, 1]
         return spans
@@ -225,13 +237,14 @@ class WordTokenizer:
         return json.dumps({"symbols": self.symbols, "words": self._words}, ensure_ascii=False).encode()
 
 
-def text_ids(ids: Sequence[int] | np.ndarray, *, keep: Sequence[int] = ()) -> list[int]:
+def text_ids(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary, *, keep: Sequence[int] = ()) -> list[int]:
     """The ids before the first end-of-sentence as Python integers, without specials but for those in `keep`."""
-    text = itertools.takewhile(lambda i: i != EOS, np.asarray(ids, np.int64).tolist())
-    return [i for i in text if i >= len(SPECIALS) or i in keep]
+    dropped = vocabulary.specials.difference(keep)
+    text = itertools.takewhile(lambda i: i not in vocabulary.ends, np.asarray(ids, np.int64).tolist())
+    return [i for i in text if i not in dropped]
 
 
-def in_text(ids: Sequence[int] | np.ndarray, *, keep: int = EOS) -> np.ndarray:
-    """Which ids are of the text, bool [n]: those that `text_ids` gives; `keep` is one special that is, or none."""
-    ids = np.asarray(ids, np.int64)
-    return ((ids >= len(SPECIALS)) | (ids == keep)) & ~np.logical_or.accumulate(ids == EOS)
+def in_text(ids: Sequence[int] | np.ndarray, vocabulary: Vocabulary, *, keep: Sequence[int] = ()) -> np.ndarray:
+    """Which ids are of the text, bool [n]: those that `text_ids` gives."""
+    ids, dropped = np.asarray(ids, np.int64), vocabulary.specials.difference(keep)
+    return ~np.isin(ids, list(dropped)) & ~np.logical_or.accumulate(np.isin(ids, vocabulary.ends))

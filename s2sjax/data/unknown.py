@@ -53,10 +53,10 @@ def unknown_in(tokenizer: Tokenizer, texts: Sequence[str], rows: Sequence[np.nda
     """
     rows = tokenizer.encode(list(texts)) if rows is None else rows
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    words, unk = tokenizer.kind == "word", tokenizer.vocabulary.unk
     # Which text each unknown token is of, by one look at all tokens.
-    places = np.flatnonzero(np.concatenate([np.zeros(0, np.int32), *rows]) == UNK)
+    places = np.flatnonzero(np.concatenate([np.zeros(0, np.int32), *rows]) == unk)
     holders = np.unique(np.searchsorted(np.cumsum(lengths), places, side="right"))
-    words = tokenizer.kind == "word"
     counts: Counter[str] = Counter()
     held = 0
     for number in holders.tolist():
@@ -64,10 +64,10 @@ def unknown_in(tokenizer: Tokenizer, texts: Sequence[str], rows: Sequence[np.nda
         if words:
             # A corpus with a closed vocabulary spells unknown words "<unk>": that is what they are.
             pairs = zip(text.split(), rows[number].tolist(), strict=False)
-            found = [word for word, token in pairs if token == UNK and word != SPECIALS[UNK]]
+            found = [word for word, token in pairs if token == unk and word != SPECIALS[UNK]]
         else:
             spans = tokenizer.encode_spans(text)
-            found = list("".join(text[b:e] for b, e in spans[np.asarray(rows[number])[: len(spans)] == UNK]))
+            found = list("".join(text[b:e] for b, e in spans[np.asarray(rows[number])[: len(spans)] == unk]))
         counts.update(found)
         held += bool(found)
     return Unknown(dict(counts), held, len(texts), "words" if words else "characters")

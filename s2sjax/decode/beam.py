@@ -18,6 +18,7 @@ from s2sjax.decode.beam_config import BeamConfig
 from s2sjax.decode.candidates import Candidates, Following, best_candidates, choose, rows, top_k
 from s2sjax.decode.constraints import (
     Asked,
+    any_of,
     constrain,
     follow_states,
     forced_tokens,
@@ -29,6 +30,7 @@ from s2sjax.decode.penalty import brevity_penalty, length_penalty
 from s2sjax.decode.phrases import Progress, no_progress
 from s2sjax.decode.stepping import StepFn, check_cache, checked, expanding, reorder
 from s2sjax.errors import UserError
+from s2sjax.vocabulary import FILL
 
 __all__ = ["BeamConfig", "BeamResult", "beam_search"]
 
@@ -100,7 +102,7 @@ def beam_search(
     1. A sentence has K live hypotheses and a pool of K finished ones. Every step ranks all one-token continuations of
        the live hypotheses by log-probability. Those among the K best that are end-of-sentence are finished: they
        enter the pool if their score (penalised) beats its worst. The K best that are not end-of-sentence live on. So
-       2K candidates are enough, even when the K best all end at once.
+       2K candidates are enough, even when the K best all end at once; with E tokens that end, (1 + E) K.
     2. At first all K hypotheses are the same, so only the first is alive (log-probability 0); the others are dead
        (-inf). That is why no hypothesis can appear twice. A dead hypothesis is fed padding, its logits are not looked
        at, and it is never returned. With a cache of one hypothesis the first step is made for one, and what it gives
@@ -163,7 +165,7 @@ def beam_search(
 
     Raises:
         UserError: if a cache leaf does not lead as it should, if the logits are not `[B, K, V]`, if V does not hold
-            `eos_id` and `pad_id`, or if a constraint is over another vocabulary.
+            `ends` and `pad`, or if a constraint is over another vocabulary.
     """
     (B,), K, T = bos.shape, config.beam_size, config.max_len
     W = K // config.groups
@@ -172,7 +174,7 @@ def beam_search(
         raise UserError(f"brevity is {config.brevity}, but there are no reference_lengths to compare with")
     asked, constraints = asked.limited(B, T), asked.constraints
     nothing = BeamResult(
-        tokens=jnp.full((B, W, T), config.pad_id, jnp.int32),
+        tokens=jnp.full((B, W, T), FILL, jnp.int32),
         scores=jnp.full((B, W), -jnp.inf),
         log_probs=jnp.full((B, W), -jnp.inf),
         lengths=jnp.zeros((B, W), jnp.int32),
@@ -188,7 +190,7 @@ def beam_search(
         finished=nothing,
     )
     start = _State(jnp.int32(0), cache, (group,) * config.groups, jnp.zeros(B, bool))
-    step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
+    step = checked(step, ends=config.ends, pad=config.pad)
     advance = functools.partial(_advance, asked=asked, bonus=bonus, config=config)
 
     def going_on(state: _State) -> Array:
@@ -202,7 +204,7 @@ def beam_search(
     broken = end.broken[:, None]
     gone = broken | (best.scores == -jnp.inf)
     return BeamResult(
-        tokens=jnp.where(gone[..., None], config.pad_id, best.tokens),
+        tokens=jnp.where(gone[..., None], FILL, best.tokens),
         scores=jnp.where(broken, jnp.nan, best.scores),
         log_probs=jnp.where(broken, jnp.nan, jnp.where(gone, -jnp.inf, best.log_probs)),
         lengths=jnp.where(gone, 0, best.lengths),
@@ -242,7 +244,7 @@ def _extend(
     def log_probs(chosen: Candidates) -> Array:
         return rows(group.log_probs, chosen.parents) + chosen.log_probs
 
-    enters = (best.tokens == config.eos_id) & (best.totals > -jnp.inf)
+    enters = any_of(best.tokens, config.ends) & (best.totals > -jnp.inf)
     if config.stop == "first":
         room = (group.finished.scores == -jnp.inf).sum(axis=1, keepdims=True)
         enters &= jnp.cumsum(enters, axis=1) <= room
@@ -269,7 +271,7 @@ def _extend(
     totals = jnp.where((done | broken)[:, None], -jnp.inf, going.totals)
     states = None if group.states is None else rows(group.states, going.parents)
     extended = _Group(
-        tokens=jnp.where(totals > -jnp.inf, going.tokens, config.pad_id),
+        tokens=jnp.where(totals > -jnp.inf, going.tokens, FILL),
         sequences=written(going),
         totals=totals,
         log_probs=log_probs(going),
@@ -286,7 +288,7 @@ def _continue(
     """The W best continuations, those that end among them; the W best that go on, and their progress with phrases; and
     which sentences met NaN."""
     (B, W), constraints, phrases = group.tokens.shape, asked.constraints, asked.constraints.phrases
-    length, limits, special = stepped.length, asked.limits, {"eos_id": config.eos_id, "pad_id": config.pad_id}
+    length, limits, ends = stepped.length, asked.limits, config.ends
 
     def adjust(log_probs):
         log_probs = constrain(log_probs, group.sequences, length - 1, group.states, constraints, config)
@@ -302,18 +304,17 @@ def _continue(
     if phrases is not None and group.progress is not None:
         unmet = ~jnp.all(group.progress.met, axis=2)
         too_short = unmet if too_short is None else too_short | unmet
-        also = asked_for(phrases, group.progress, **special)
-    forced = forced_tokens(constraints.prefix, length, limits, **special)
+        also = asked_for(phrases, group.progress, ends)
+    forced = forced_tokens(constraints.prefix, length, limits, ends)
     following = Following(forced, too_short, None if off else adjust, also)
+    width = (1 + len(ends)) * W if W > 1 else 1
     candidates, broken = best_candidates(
-        stepped.logits, group.totals, following, width=2 * W if W > 1 else 1, **special
+        stepped.logits, group.totals, following, width=width, ends=ends, pad=config.pad
     )
     if phrases is None or group.progress is None:
-        best, going = choose(candidates, width=W, eos_id=config.eos_id)
+        best, going = choose(candidates, width=W, ends=ends)
         return best, going, None, broken
-    best, going, progress = choose_by_bank(
-        candidates, phrases, group.progress, limits - length, width=W, eos_id=config.eos_id
-    )
+    best, going, progress = choose_by_bank(candidates, phrases, group.progress, limits - length, width=W, ends=ends)
     return best, going, progress, broken
 
 

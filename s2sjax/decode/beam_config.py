@@ -6,9 +6,11 @@ import math
 from s2sjax.decode.penalty import LENGTH_PENALTIES
 from s2sjax.errors import UserError
 from s2sjax.plural import counted
-from s2sjax.vocabulary import EOS, PAD
+from s2sjax.vocabulary import EOS, PAD, check_ends
 
 STOPS = ("bound", "first", "never", "present")
+_MOST_ENDS = 31
+"""A hypothesis has so many continuations that end and one that does not among as many words as are looked into."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +24,8 @@ class BeamConfig:
       length_penalty: What a log-probability is divided by: "none", "power", "gnmt" or "sockeye" (see
         `s2sjax.decode.penalty`).
       alpha: Strength of the length penalty, at least 0; 0 means none.
-      eos_id: Token that ends a hypothesis.
-      pad_id: Token that fills the buffers after it.
+      ends: Tokens of which each ends a hypothesis.
+      pad: Token that never follows; None if all may.
       beta: The constant of the "sockeye" length penalty, at least 0.
       brevity: Weight of the brevity penalty, at least 0; above 0 it needs `reference_lengths`.
       stop: When a sentence is done: "bound", "first", "never" or "present" (observation 3 of `beam_search`).
@@ -39,8 +41,8 @@ class BeamConfig:
     max_len: int = 128
     length_penalty: str = "gnmt"
     alpha: float = 0.6
-    eos_id: int = EOS
-    pad_id: int = PAD
+    ends: tuple[int, ...] = (EOS,)
+    pad: int | None = PAD
     beta: float = 0.0
     brevity: float = 0.0
     stop: str = "bound"
@@ -83,5 +85,6 @@ class BeamConfig:
             raise UserError(
                 f"diversity is {self.diversity}, but there is one group: set groups above 1, or diversity to 0"
             )
-        if self.eos_id < 0 or self.pad_id < 0 or self.eos_id == self.pad_id:
-            raise UserError(f"eos_id {self.eos_id} and pad_id {self.pad_id} must be two different token ids, from 0")
+        if not 1 <= len(self.ends) <= _MOST_ENDS:
+            raise UserError(f"ends is {self.ends}, expected 1 to {_MOST_ENDS} tokens of which each ends a hypothesis")
+        check_ends(self.ends, self.pad)

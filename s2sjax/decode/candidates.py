@@ -4,7 +4,7 @@ This is where a step of search spends its time, so what is not asked for costs n
 words (padding, end-of-sentence, a forced word) never becomes a mask over `[B, K, V]`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from s2sjax.decode.constraints import FREE
+from s2sjax.decode.constraints import FREE, NOTHING, any_of
 
 # Top-k looks for the best blocks of this many words first. A whole search step over [64, 5, 8000] on two cores: 1.8 ms
 # with 32 or 64, 3.6 with 128, against 5.2 with one top-k over [64, 5 * 8000]; making logits and softmax is 1.3 of each.
@@ -33,16 +33,15 @@ class Candidates(NamedTuple):
 class Following(NamedTuple):
     """Which tokens may follow live hypotheses. What is None costs nothing."""
 
-    forced: Int[Array, "B"]
-    """The only token that may follow in a sentence, or `FREE`. Padding may never follow, so that it, forced, stands for
-    "nothing may"."""
+    forced: Int[Array, "B E"]
+    """The only tokens that may follow in a sentence (`constraints.forced_tokens`)."""
     too_short: Bool[Array, "B K"] | None = None
-    """Hypotheses that end-of-sentence may not follow."""
+    """Hypotheses that no end-of-sentence may follow."""
     adjust: Callable[[Array], Array] | None = None
     """From log-probabilities `[B, K, V]` to what they are ranked by, at most 0; -inf forbids."""
     also: Int[Array, "B K E"] | None = None
-    """Tokens by which hypotheses are to go on whether that is among the best or not. These and the best token of each
-    hypothesis then come after the best `width`, in no order; each continuation is there once."""
+    """Tokens, or `NOTHING`, by which hypotheses are to go on whether that is among the best or not. These and the best
+    token of each hypothesis then come after the best `width`, in no order; each continuation is there once."""
 
 
 def best_candidates(
@@ -51,8 +50,8 @@ def best_candidates(
     following: Following,
     *,
     width: int,
-    eos_id: int,
-    pad_id: int,
+    ends: Sequence[int],
+    pad: int | None,
 ) -> tuple[Candidates, Bool[Array, "B"]]:
     """The best `width` continuations, and which sentences met NaN (or +inf) in a live hypothesis.
 
@@ -94,20 +93,25 @@ def best_candidates(
 
     def forbidden(tokens, too_short):
         """Whether words may not follow hypotheses, forced or not; what is given is broadcast."""
-        return (tokens == pad_id) | (False if too_short is None else (tokens == eos_id) & too_short)
+        no_word = (tokens < 0) | any_of(tokens, () if pad is None else (pad,))
+        return no_word if too_short is None else no_word | (any_of(tokens, ends) & too_short)
 
     # Forbidden words are kept out of their block's maximum: a mask over [B, K, V] takes as long as the softmax.
-    for block in sorted({pad_id // BLOCK} | (set() if too_short is None else {eos_id // BLOCK})):
+    some_forbidden = (*(() if pad is None else (pad,)), *(() if too_short is None else ends))
+    for block in sorted({word // BLOCK for word in some_forbidden}):
         words = jnp.arange(BLOCK) + block * BLOCK
         inside = padded[:, :, block * BLOCK : (block + 1) * BLOCK]
         barred = forbidden(words, None if too_short is None else too_short[..., None])
         maxima = maxima.at[:, :, block].set(jnp.where(barred, -jnp.inf, inside).max(axis=-1))
-    is_forced = forced != FREE
-    word = jnp.where(is_forced, forced, pad_id)[:, None]
-    value = jnp.take_along_axis(ranked, jnp.broadcast_to(word[..., None], (B, K, 1)), axis=2, mode="clip")
-    value = jnp.where((forbidden(word, too_short) | (word >= V))[..., None], -jnp.inf, value)
-    only = jnp.where(jnp.arange(blocks) == (word // BLOCK)[..., None], value, -jnp.inf)
-    maxima = jnp.where(is_forced[:, None, None], only, maxima)
+    is_forced = forced[:, :1] != FREE
+    words = jnp.broadcast_to(forced[:, None], (B, K, forced.shape[1]))
+    values = jnp.take_along_axis(ranked, jnp.clip(words, 0, V - 1), axis=2)
+    barred = forbidden(words, None if too_short is None else too_short[..., None]) | (words >= V)
+    values = jnp.where(barred, -jnp.inf, values)
+    # [B, K, E] -> [B, K, E, V / BLOCK] -> [B, K, V / BLOCK]
+    in_block = jnp.arange(blocks) == (words // BLOCK)[..., None]
+    only = jnp.where(in_block, values[..., None], -jnp.inf).max(axis=2)
+    maxima = jnp.where(is_forced[..., None], only, maxima)
 
     maxima = total(maxima, *(x[..., None] for x in (alive, live, shift, scale)))
     _, hopeful = top_k(maxima.reshape(B, K * blocks), min(width, K * blocks))
@@ -116,12 +120,13 @@ def best_candidates(
 
     def places(parents, tokens):
         """Where continuations `[B, any]` stand in `[B, K * V]`."""
-        return parents * V + jnp.minimum(tokens, V - 1)
+        return parents * V + jnp.clip(tokens, 0, V - 1)
 
     def look_up(parents, tokens):
         """Their totals."""
         barred = forbidden(tokens, None if too_short is None else rows(too_short, parents))
-        allowed = ~barred & (tokens < V) & ((tokens == word) | ~is_forced[:, None])
+        among = jnp.any(tokens[..., None] == forced[:, None], axis=2) | ~is_forced
+        allowed = ~barred & (tokens < V) & among
         values = jnp.where(allowed, rows(ranked.reshape(B, K * V), places(parents, tokens)), -jnp.inf)
         return total(values, *(rows(x, parents) for x in (alive, live, shift, scale)))
 
@@ -135,7 +140,7 @@ def best_candidates(
         words = jnp.argmax(maxima, axis=2)[..., None] * BLOCK + jnp.arange(BLOCK)
         own = look_up(_each(B, K, BLOCK), words.reshape(B, -1)).reshape(words.shape)
         first = jnp.take_along_axis(words, jnp.argmax(own, axis=2)[..., None], axis=2)
-        others = _others(jnp.concatenate([first, also], axis=2), parents, tokens, totals, pad_id)
+        others = _others(jnp.concatenate([first, also], axis=2), parents, tokens, totals)
         parents = jnp.concatenate([parents, _each(B, K, others.shape[2])], axis=1)
         tokens = jnp.concatenate([tokens, others.reshape(B, -1)], axis=1)
         totals = look_up(parents, tokens)
@@ -149,19 +154,19 @@ def _each(batch: int, width: int, count: int) -> Int[Array, "B M"]:
     return jnp.broadcast_to(jnp.repeat(jnp.arange(width, dtype=jnp.int32), count), (batch, width * count))
 
 
-def _others(tokens: Int[Array, "B K E"], parents: Array, taken: Array, totals: Array, pad_id: int) -> Array:
-    """The same tokens, with padding in place of what occurs twice or is among the continuations `[B, W]` already."""
+def _others(tokens: Int[Array, "B K E"], parents: Array, taken: Array, totals: Array) -> Array:
+    """The same tokens, with `NOTHING` in place of what occurs twice or is among the continuations `[B, W]` already."""
     E = tokens.shape[2]
     again = jnp.any((tokens[..., None] == tokens[..., None, :]) & jnp.tri(E, k=-1, dtype=bool), axis=3)
     its_own = (parents[:, None] == jnp.arange(tokens.shape[1])[:, None]) & (totals > -jnp.inf)[:, None]  # [B, K, W]
     known = jnp.any((tokens[..., None] == taken[:, None, None]) & its_own[:, :, None], axis=3)
-    return jnp.where(again | known, pad_id, tokens)
+    return jnp.where(again | known, NOTHING, tokens)
 
 
-def choose(candidates: Candidates, *, width: int, eos_id: int) -> tuple[Candidates, Candidates]:
+def choose(candidates: Candidates, *, width: int, ends: Sequence[int]) -> tuple[Candidates, Candidates]:
     """The best `width`, those that end among them, and the best that do not end; -inf where there are fewer."""
     best = jax.tree.map(lambda x: x[:, :width], candidates)
-    totals, going = top_k(jnp.where(candidates.tokens == eos_id, -jnp.inf, candidates.totals), width)
+    totals, going = top_k(jnp.where(any_of(candidates.tokens, ends), -jnp.inf, candidates.totals), width)
     return best, chosen(candidates, going)._replace(totals=totals)
 
 

@@ -18,6 +18,8 @@ Example: the lattice of `beam_search` (a then b or end; b then b or end), where 
     prefix "a a"      none: a never follows a
 """
 
+import functools
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -33,6 +35,8 @@ from s2sjax.plural import counted
 
 FREE = -1
 """In place of a forced token: any may follow."""
+NOTHING = -2
+"""In place of a token: none."""
 
 
 class Trie(NamedTuple):
@@ -112,12 +116,12 @@ class RepetitionRules(Protocol):
         ...
 
 
-def build_tries(groups: Sequence[Iterable[Sequence[int]]], vocab_size: int, eos_id: int) -> Trie:
+def build_tries(groups: Sequence[Iterable[Sequence[int]]], vocab_size: int, ends: Sequence[int]) -> Trie:
     """Tries of token sequences, in one table: the root of group g is state g.
 
     Args:
-        groups: for each trie its sequences, without end-of-sentence, which may follow each of them and nothing else
-            ends.
+        groups: for each trie its sequences, without end-of-sentence.
+        ends: any of which may follow each sequence and nothing else ends.
 
     Raises:
         UserError: if a group is empty, or a sequence holds end-of-sentence or a token outside the vocabulary.
@@ -125,10 +129,10 @@ def build_tries(groups: Sequence[Iterable[Sequence[int]]], vocab_size: int, eos_
     children: list[dict[int, int]] = [{} for _ in groups]
     for root, sequences in enumerate(groups):
         for sequence in sequences:
-            if not all(0 <= token < vocab_size and token != eos_id for token in sequence):
+            if not all(0 <= token < vocab_size and token not in ends for token in sequence):
                 raise UserError(
                     f"the sequence {list(sequence)} of trie {root} needs token ids from 0 to {vocab_size - 1} "
-                    f"without end-of-sentence ({eos_id}), which is added to each"
+                    f"without end-of-sentence ({', '.join(map(str, ends))}), which is added to each"
                 )
             state = root
             for token in sequence:
@@ -136,7 +140,7 @@ def build_tries(groups: Sequence[Iterable[Sequence[int]]], vocab_size: int, eos_
                     children[state][token] = len(children)
                     children.append({})
                 state = children[state][token]
-            children[state][eos_id] = -1
+            children[state].update(dict.fromkeys(ends, -1))
         if not children[root]:
             raise UserError(f"trie {root} has no sequences: nothing could be returned; give it one, or no trie")
     children.append({})  # where end-of-sentence leads, and nothing leads on
@@ -228,13 +232,13 @@ def penalise_repetition(
     added to the logits, and the result stays at most 0, which search's bound needs. 1 is no penalty; 1.2 is common.
 
     Args:
-        sequences: tokens of each hypothesis, padded after the first `length`.
+        sequences: tokens of each hypothesis; only the first `length` are looked at.
     """
-    written = jnp.arange(sequences.shape[2]) < length
+    written, V = jnp.arange(sequences.shape[2]) < length, log_probs.shape[2]
 
     def penalise(row, words):
-        # Padding, in the places not written yet, is never written: words that are equal are set to equal values.
-        return row.at[words].set(jnp.where(written, row[words] * penalty, row[words]))
+        # Words that are equal are set to equal values; places not written yet are of no word.
+        return row.at[jnp.where(written, words, V)].set(row[words] * penalty, mode="drop")
 
     return _each_hypothesis(penalise)(log_probs, sequences)
 
@@ -243,36 +247,47 @@ def _each_hypothesis(function: Callable) -> Callable:
     return jax.vmap(jax.vmap(function))
 
 
-def forced_tokens(
-    prefix: Int[Array, "B P"] | None, length: Int[Array, ""], limits: Int[Array, "B"], *, eos_id: int, pad_id: int
-) -> Int[Array, "B"]:
-    """The only token that may come as number `length` (from 1): of the prefix, end-of-sentence at the limit, or `FREE`.
+def any_of(tokens: Int[Array, "*any"], ids: Sequence[int]) -> Bool[Array, "*any"]:
+    """Which tokens are among a few ids."""
+    return functools.reduce(operator.or_, (tokens == i for i in ids)) if ids else jnp.zeros(tokens.shape, bool)
 
-    Where the prefix goes beyond the limit, it is padding, which may never come: nothing may.
+
+def forced_tokens(
+    prefix: Int[Array, "B P"] | None, length: Int[Array, ""], limits: Int[Array, "B"], ends: Sequence[int]
+) -> Int[Array, "B E"]:
+    """The only tokens that may come as number `length` (from 1): that of the prefix, the ends at the limit, or `FREE`.
+
+    E is 1, or how many ends there are; what is one token stands in all places. Where the prefix goes beyond the limit,
+    it is `NOTHING`. Without ends, the limit forces nothing.
     """
     forced = jnp.full(limits.shape, FREE, jnp.int32)
     if prefix is not None and prefix.shape[1]:
         forced = prefix.at[:, length - 1].get(mode="fill", fill_value=FREE).astype(jnp.int32)
-    at_limit = jnp.where((forced == FREE) | (forced == eos_id), eos_id, pad_id)
-    return jnp.where(length >= limits, at_limit, forced)
+    forced = forced[:, None]
+    if not ends:
+        return forced
+    at_limit = jnp.where((forced == FREE) | (forced == jnp.array(ends)), jnp.array(ends), NOTHING)
+    return jnp.where((length >= limits)[:, None], at_limit, forced)
 
 
 def force(
     log_probs: Float[Array, "B K V"],
-    forced: Int[Array, "B"],
+    forced: Int[Array, "B E"],
     too_short: Bool[Array, "B"] | None,
     *,
-    eos_id: int,
-    pad_id: int,
+    ends: Sequence[int],
+    pad: int | None,
 ) -> Float[Array, "B K V"]:
-    """Forbid padding, what is not the forced token, and end-of-sentence where it is too early.
+    """Forbid padding, what is none of the forced tokens, and the ends where they are too early.
 
     `candidates.best_candidates` does the same without a mask over the vocabulary.
     """
     token = jnp.arange(log_probs.shape[2])
-    allowed = (token != pad_id) & ((forced == FREE)[:, None] | (token == forced[:, None]))
+    allowed = jnp.any((forced == FREE)[..., None] | (token == forced[..., None]), axis=1)
+    if pad is not None:
+        allowed &= token != pad
     if too_short is not None:
-        allowed &= (token != eos_id) | ~too_short[:, None]
+        allowed &= ~(any_of(token, ends) & too_short[:, None])
     return jnp.where(allowed[:, None], log_probs, -jnp.inf)
 
 

@@ -40,23 +40,26 @@ Example: the lattice of `beam_search`, no length penalty, K = 2.
     phrase "b a"      none: a never follows b
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
 from s2sjax.decode.candidates import Candidates, chosen, rows, top_k
+from s2sjax.decode.constraints import NOTHING, any_of
 from s2sjax.decode.phrases import BLANK, Phrases, Progress, enough, fewest, next_tokens, update_progress
 
 
-def asked_for(phrases: Phrases, progress: Progress, *, eos_id: int, pad_id: int) -> Int[Array, "B K E"]:
+def asked_for(phrases: Phrases, progress: Progress, ends: Sequence[int]) -> Int[Array, "B K E"]:
     """What has to be a candidate of every hypothesis: what takes it on with a phrase, or end-of-sentence.
 
-    Padding, which may never follow, is in the places left over.
+    `NOTHING` is in the places left over.
     """
-    ends = jnp.where(jnp.all(progress.met, axis=2), eos_id, BLANK)
-    tokens = jnp.concatenate([next_tokens(phrases, progress), ends[..., None]], axis=2)
-    return jnp.where(tokens == BLANK, pad_id, tokens)
+    through = jnp.where(jnp.all(progress.met, axis=2)[..., None], jnp.array(ends), NOTHING)
+    following = next_tokens(phrases, progress)
+    return jnp.concatenate([jnp.where(following == BLANK, NOTHING, following), through], axis=2)
 
 
 def choose_by_bank(
@@ -66,7 +69,7 @@ def choose_by_bank(
     left: Int[Array, "B"],
     *,
     width: int,
-    eos_id: int,
+    ends: Sequence[int],
 ) -> tuple[Candidates, Candidates, Progress]:
     """What `candidates.choose` gives, with the places divided among the banks; and the progress of those that go on.
 
@@ -77,8 +80,8 @@ def choose_by_bank(
     _, order = top_k(candidates.totals, candidates.totals.shape[1])
     candidates = chosen(candidates, order)
     after = update_progress(phrases, jax.tree.map(lambda x: rows(x, candidates.parents), progress), candidates.tokens)
-    bank, ends = enough(phrases, after), candidates.tokens == eos_id
-    lost = ~ends & (fewest(phrases, after) + 1 > left[:, None])
+    bank, ending = enough(phrases, after), any_of(candidates.tokens, ends)
+    lost = ~ending & (fewest(phrases, after) + 1 > left[:, None])
     totals = jnp.where(lost, -jnp.inf, candidates.totals)
     most, (_, C, L) = (phrases.tokens != BLANK).sum(axis=(1, 2)), phrases.tokens.shape
 
@@ -86,7 +89,7 @@ def choose_by_bank(
         return top_k(jnp.where(holds_place(totals, bank, most, C * L + 1, width), totals, -jnp.inf), width)
 
     totals_of_best, best = places(totals)
-    totals_going, going = places(jnp.where(ends, -jnp.inf, totals))
+    totals_going, going = places(jnp.where(ending, -jnp.inf, totals))
     return (
         chosen(candidates, best)._replace(totals=totals_of_best),
         chosen(candidates, going)._replace(totals=totals_going),

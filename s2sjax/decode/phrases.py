@@ -47,7 +47,7 @@ class Progress(NamedTuple):
     """Whether the hypothesis ends with the first 1, 2, ... L tokens of the phrase."""
 
 
-def build_phrases(groups: Sequence[Sequence[Sequence[int]]], vocab_size: int, eos_id: int) -> Phrases:
+def build_phrases(groups: Sequence[Sequence[Sequence[int]]], vocab_size: int, ends: Sequence[int]) -> Phrases:
     """The phrases of each sentence as arrays.
 
     A phrase that is part of another of its sentence is met with it, and left out; so is the second of two equal ones.
@@ -63,10 +63,10 @@ def build_phrases(groups: Sequence[Sequence[Sequence[int]]], vocab_size: int, eo
     for row, group in enumerate(groups):
         phrases = list(dict.fromkeys(tuple(int(token) for token in phrase) for phrase in group))
         for phrase in phrases:
-            if not phrase or not all(0 <= token < vocab_size and token != eos_id for token in phrase):
+            if not phrase or not all(0 <= token < vocab_size and token not in ends for token in phrase):
                 raise UserError(
                     f"phrase {list(phrase)} of sentence {row} needs at least one token, ids from 0 to {vocab_size - 1} "
-                    f"without end-of-sentence ({eos_id}), before which every phrase must have come"
+                    f"without end-of-sentence ({', '.join(map(str, ends))}), before which every phrase must have come"
                 )
         kept.append([p for p in phrases if not any(p != other and _contains(other, p) for other in phrases)])
     C = _power_of_two(max((len(group) for group in kept), default=1))

@@ -18,6 +18,7 @@ from s2sjax.api import Cache
 from s2sjax.decode import truncation
 from s2sjax.decode.constraints import (
     Asked,
+    any_of,
     constrain,
     follow_states,
     force,
@@ -27,7 +28,7 @@ from s2sjax.decode.constraints import (
 )
 from s2sjax.decode.stepping import StepFn, check_cache, checked, expanding
 from s2sjax.errors import UserError
-from s2sjax.vocabulary import EOS, PAD
+from s2sjax.vocabulary import EOS, FILL, PAD, check_ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +50,9 @@ class SampleConfig:
       top_p: Only the most probable words that have this probability together, above 0; 1 is off.
       min_p: Only words at least this many times as probable as the most probable, below 1; 0 is off.
       typical: Only the words nearest to the entropy that have this probability together, above 0; 1 is off.
-      eos_id: Token that ends a hypothesis.
-      pad_id: Token that fills the buffers after it.
-      ends: Whether end-of-sentence ends a hypothesis. If not, it is a token like others, as between the lines of a
-        running text, and a hypothesis has as many tokens as its limit says.
+      ends: Tokens of which each ends a hypothesis. Without any, end-of-sentence is a token like others, as between the
+        lines of a running text, and a hypothesis has as many tokens as its limit says.
+      pad: Token that is never drawn; None if all may be.
     """
 
     samples: int = 1
@@ -64,9 +64,8 @@ class SampleConfig:
     top_p: float = 1.0
     min_p: float = 0.0
     typical: float = 1.0
-    eos_id: int = EOS
-    pad_id: int = PAD
-    ends: bool = True
+    ends: tuple[int, ...] = (EOS,)
+    pad: int | None = PAD
 
     def __post_init__(self):
         for name, least in (("samples", 1), ("max_len", 1), ("no_repeat_ngram", 0), ("top_k", 0)):
@@ -80,8 +79,7 @@ class SampleConfig:
                 raise UserError(f"{name} is {getattr(self, name)}, expected a number above 0, at most 1; 1 is off")
         if not 0 <= self.min_p < 1:
             raise UserError(f"min_p is {self.min_p}, expected a number from 0, below 1; 0 is off")
-        if self.eos_id < 0 or self.pad_id < 0 or self.eos_id == self.pad_id:
-            raise UserError(f"eos_id {self.eos_id} and pad_id {self.pad_id} must be two different token ids, from 0")
+        check_ends(self.ends, self.pad)
 
 
 class SampleResult(NamedTuple):
@@ -132,7 +130,7 @@ def sample(
        n is a function of (the sentence's key, n, t): not of the batch, its order or its padding, nor of N.
     2. Constraints (`s2sjax.decode.constraints`), limits and truncations make words impossible, and what is left is
        normalised at every step. That is how `drawn` comes to differ from `log_probs`, which are the model's.
-    3. Every hypothesis ends in end-of-sentence: at its limit nothing else can be drawn. If `config.ends` is off, none
+    3. Every hypothesis ends in end-of-sentence: at its limit nothing else can be drawn. Without `config.ends`, none
        does: at its limit it just ends.
 
     Args:
@@ -151,7 +149,7 @@ def sample(
     refuse_phrases(asked.constraints, "sampling")
     asked, constraints = asked.limited(B, T), asked.constraints
     sample_keys = jax.vmap(lambda key: jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(N)))(keys)
-    step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
+    step = checked(step, ends=config.ends, pad=config.pad)
 
     def advance(state: _State, step: StepFn = step) -> _State:
         length, found = state.length + 1, state.found
@@ -164,14 +162,14 @@ def sample(
         drawn = jnp.where(state.alive, found.drawn + chosen(log_q)[..., 0], found.drawn)
         log_probs = jnp.where(state.alive, found.log_probs + chosen(log_p)[..., 0], found.log_probs)
         alive = state.alive & jnp.isfinite(drawn)
-        ended = alive & (tokens == config.eos_id if config.ends else (length >= asked.limits)[:, None])
-        tokens = jnp.where(alive, tokens, config.pad_id)
+        ended = alive & (any_of(tokens, config.ends) if config.ends else (length >= asked.limits)[:, None])
+        tokens = jnp.where(alive, tokens, FILL)
         return _State(
             length=length,
             cache=cache,
             alive=alive & ~ended,
             states=follow_states(constraints, state.states, tokens),
-            tokens=jnp.where(ended, config.pad_id, tokens),
+            tokens=jnp.where(ended, FILL, tokens),
             found=SampleResult(
                 tokens=found.tokens.at[:, :, length - 1].set(tokens),
                 log_probs=log_probs,
@@ -187,7 +185,7 @@ def sample(
         states=root_states(constraints, B, N),
         tokens=jnp.broadcast_to(bos[:, None], (B, N)).astype(jnp.int32),
         found=SampleResult(
-            tokens=jnp.full((B, N, T), config.pad_id, jnp.int32),
+            tokens=jnp.full((B, N, T), FILL, jnp.int32),
             log_probs=jnp.zeros((B, N)),
             drawn=jnp.zeros((B, N)),
             lengths=jnp.zeros((B, N), jnp.int32),
@@ -198,7 +196,7 @@ def sample(
     end = lax.while_loop(lambda state: (state.length < T) & jnp.any(state.alive), advance, start).found
     gone = end.lengths == 0
     return end._replace(
-        tokens=jnp.where(gone[..., None], config.pad_id, end.tokens),
+        tokens=jnp.where(gone[..., None], FILL, end.tokens),
         log_probs=jnp.where(gone, end.drawn, end.log_probs),
     )
 
@@ -222,9 +220,8 @@ def proposal(
     constraints, minimums = asked.constraints, asked.min_lengths
     log_q = constrain(log_p, sequences, length - 1, states, constraints, config)
     too_short = None if minimums is None or not config.ends else length < minimums
-    limits = asked.limits if config.ends else jnp.full_like(asked.limits, jnp.iinfo(jnp.int32).max)
-    special = {"eos_id": config.eos_id, "pad_id": config.pad_id}
-    log_q = force(log_q, forced_tokens(constraints.prefix, length, limits, **special), too_short, **special)
+    forced = forced_tokens(constraints.prefix, length, asked.limits, config.ends)
+    log_q = force(log_q, forced, too_short, ends=config.ends, pad=config.pad)
     log_q /= config.temperature
     if config.top_k:
         log_q = truncation.top_k(log_q, config.top_k)

@@ -77,18 +77,19 @@ def _is_anchored(part) -> bool:
     return isinstance(part, Anchored)
 
 
-def checked(step: StepFn, *, eos_id: int, pad_id: int) -> StepFn:
+def checked(step: StepFn, *, ends: tuple[int, ...], pad: int | None) -> StepFn:
     """The same step function, which raises UserError if its logits are not `[B, K, V]` with room for the special
     ids."""
+    special = (*ends, *(() if pad is None else (pad,)))
 
     def checking(tokens: Array, cache: Cache) -> tuple[Array, Cache]:
         (B, K), (logits, cache) = tokens.shape, step(tokens, cache)
         if logits.ndim != 3 or logits.shape[:2] != (B, K):
             raise UserError(f"the step function gave logits of shape {logits.shape}, expected [{B}, {K}, vocabulary]")
-        if logits.shape[2] <= max(eos_id, pad_id):
+        if logits.shape[2] <= max(special, default=0):
             raise UserError(
                 f"the step function gave logits over {counted(logits.shape[2], 'token')}, which do not hold "
-                f"eos_id {eos_id} and pad_id {pad_id}"
+                f"ends {ends} and pad {pad}"
             )
         return logits, cache
 

@@ -15,9 +15,10 @@ from jaxtyping import Float, Int, Key
 
 from s2sjax.api import Cache
 from s2sjax.decode.candidates import rows, top_k
-from s2sjax.decode.constraints import Asked, follow_states, refuse_phrases, root_states
+from s2sjax.decode.constraints import Asked, any_of, follow_states, refuse_phrases, root_states
 from s2sjax.decode.sampling import SampleConfig, proposal
 from s2sjax.decode.stepping import StepFn, check_cache, checked, expanding, reorder
+from s2sjax.vocabulary import FILL
 
 
 class StochasticResult(NamedTuple):
@@ -96,7 +97,7 @@ def stochastic_beam_search(
         states=root_states(constraints, B, K),
         tokens=jnp.broadcast_to(bos[:, None], (B, K)).astype(jnp.int32),
         found=StochasticResult(
-            tokens=jnp.full((B, K, T), config.pad_id, jnp.int32),
+            tokens=jnp.full((B, K, T), FILL, jnp.int32),
             perturbed=only_first + jax.vmap(jax.random.gumbel)(own_key)[:, None],
             log_probs=only_first,
             drawn=only_first,
@@ -104,7 +105,7 @@ def stochastic_beam_search(
         ),
         broken=jnp.zeros(B, bool),
     )
-    step = checked(step, eos_id=config.eos_id, pad_id=config.pad_id)
+    step = checked(step, ends=config.ends, pad=config.pad)
 
     def advance(state: _State, step: StepFn = step) -> _State:
         length, found = state.length + 1, state.found
@@ -115,17 +116,16 @@ def stochastic_beam_search(
         own = jax.random.wrap_key_data(state.keys, impl=jax.random.key_impl(keys))
         drawn = found.drawn[..., None] + log_q
         noisy = drawn + jax.vmap(jax.vmap(lambda key: jax.random.gumbel(key, (V,))))(own)
-        perturbed = jnp.where(state.alive[..., None], conditioned(noisy, found.perturbed), -jnp.inf)
-        # What has ended stands as its own continuation by padding, which is no word that may follow.
-        waiting = jnp.where(state.alive, -jnp.inf, found.perturbed)
-        perturbed = perturbed.at[:, :, config.pad_id].set(waiting)
+        # What has ended stands as its only continuation, by whatever token.
+        waiting = jnp.where(jnp.arange(V) == FILL, found.perturbed[..., None], -jnp.inf)
+        perturbed = jnp.where(state.alive[..., None], conditioned(noisy, found.perturbed), waiting)
         perturbed, best = top_k(perturbed.reshape(B, K * V), K)
         perturbed = jnp.where(broken[:, None], -jnp.inf, perturbed)
         parents, tokens = best // V, best % V
 
         goes_on = rows(state.alive, parents) & (perturbed > -jnp.inf)
-        ended = goes_on & (tokens == config.eos_id)
-        tokens = jnp.where(goes_on, tokens, config.pad_id)
+        ended = goes_on & any_of(tokens, config.ends)
+        tokens = jnp.where(goes_on, tokens, FILL)
         states = None if state.states is None else rows(state.states, parents)
         old = jax.tree.map(lambda x: rows(x, parents), found)
         fold = jax.vmap(jax.vmap(jax.random.fold_in))
@@ -136,7 +136,7 @@ def stochastic_beam_search(
             alive=goes_on & ~ended,
             keys=jax.random.key_data(new_keys),
             states=follow_states(constraints, states, tokens),
-            tokens=jnp.where(ended, config.pad_id, tokens),
+            tokens=jnp.where(ended, FILL, tokens),
             found=StochasticResult(
                 tokens=old.tokens.at[:, :, length - 1].set(tokens),
                 perturbed=perturbed,
@@ -157,7 +157,7 @@ def stochastic_beam_search(
         return jnp.where(gone, jnp.where(nan, jnp.nan, -jnp.inf), x)
 
     return StochasticResult(
-        tokens=jnp.where(gone[..., None], config.pad_id, found.tokens),
+        tokens=jnp.where(gone[..., None], FILL, found.tokens),
         perturbed=emptied(found.perturbed),
         log_probs=emptied(found.log_probs),
         drawn=emptied(found.drawn),

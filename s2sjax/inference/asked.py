@@ -9,7 +9,6 @@ from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.decode.constraints import Trie, build_tries
 from s2sjax.errors import UserError
 from s2sjax.plural import counted
-from s2sjax.vocabulary import EOS, UNK
 
 
 class AskedTokens:
@@ -48,13 +47,14 @@ class AskedTokens:
         if not rows:
             raise UserError("there is nothing to choose from: all choices are blank")
         self._check_room("a choice", rows)
-        trie = build_tries([[row.tolist() for row in rows]], self._tokenizer.vocab_size, EOS)
+        vocabulary = self._tokenizer.vocabulary
+        trie = build_tries([[row.tolist() for row in rows]], vocabulary.size, vocabulary.ends)
         return trie, max(map(len, rows))
 
     def _tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
         encoded = self._tokenizer.encode(list(texts))
         for text, row in zip(texts, encoded, strict=True):
-            if UNK in row:
+            if self._tokenizer.vocabulary.unk in row:
                 raise UserError(
                     f"'{text[:80]}' cannot be asked for: this run's vocabulary has not all of its characters"
                 )

@@ -17,7 +17,7 @@ from s2sjax.decode.sampling import SampleConfig
 from s2sjax.errors import UserError
 from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
-from s2sjax.vocabulary import EOS, PAD
+from s2sjax.vocabulary import Vocabulary, own_vocabulary
 
 _SHOWN = 100  # characters of a token in a message
 _OF_DRAWS = ("samples", "temperature", "top_k", "top_p", "min_p", "typical")
@@ -109,8 +109,8 @@ class DecodeConfig:
     def __post_init__(self):
         check_choices(self, "config.decode")
         self._check_sizes()
-        self.beam(max_len=1)
-        self.sampling(max_len=1)
+        self.beam(1, own_vocabulary(4))
+        self.sampling(1, own_vocabulary(4))
         if self.method == "beam":
             unused, why = _OF_DRAWS, "a beam draws nothing; set config.decode.method=sample or stochastic"
         else:
@@ -195,17 +195,17 @@ class DecodeConfig:
         pairs = ((name, getattr(self, name)) for name in names)
         return " with ".join(f"{name}={value}" for name, value in pairs if value != getattr(type(self), name))
 
-    def beam(self, max_len: int) -> BeamConfig:
+    def beam(self, max_len: int, vocabulary: Vocabulary) -> BeamConfig:
         return BeamConfig(
-            self.beam_size, self.nbest, max_len, self.length_penalty, self.alpha, EOS, PAD,
+            self.beam_size, self.nbest, max_len, self.length_penalty, self.alpha, vocabulary.ends, vocabulary.pad,
             beta=self.beta, brevity=self.brevity, stop=self.stop, no_repeat_ngram=self.no_repeat_ngram,
             repetition_penalty=self.repetition_penalty, groups=self.groups, diversity=self.diversity,
         )  # fmt: skip
 
-    def sampling(self, max_len: int) -> SampleConfig:
+    def sampling(self, max_len: int, vocabulary: Vocabulary) -> SampleConfig:
         return SampleConfig(
             self.samples, max_len, self.repetition_penalty, self.no_repeat_ngram, self.temperature, self.top_k,
-            self.top_p, self.min_p, self.typical, EOS, PAD,
+            self.top_p, self.min_p, self.typical, vocabulary.ends, vocabulary.pad,
         )  # fmt: skip
 
     @property

@@ -15,7 +15,6 @@ from s2sjax.inference.asked import AskedTokens
 from s2sjax.inference.counts import RequestCounts, WithCounts
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.running_text import encode_lines
-from s2sjax.vocabulary import BOS, EOS
 
 
 class PositionLimit(NamedTuple):
@@ -168,5 +167,6 @@ class RequestReader:
     def _cut(self, row: np.ndarray) -> np.ndarray:
         limit = self.max_source_length - 1
         if self._format.continues:  # what stands nearest counts the most
-            return np.concatenate([[BOS], row[max(len(row) - limit, 0) :]]).astype(np.int32)
-        return np.append(row[:limit], EOS).astype(np.int32)
+            start = self._tokenizers.target.vocabulary.start
+            return np.concatenate([[start], row[max(len(row) - limit, 0) :]]).astype(np.int32)
+        return np.append(row[:limit], self._tokenizers.source.vocabulary.end).astype(np.int32)

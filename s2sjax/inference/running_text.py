@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from s2sjax.data.tokenizer import Tokenizer
-from s2sjax.vocabulary import BOS, EOS
 
 Draw = Callable[[list[np.ndarray], np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """From rows of tokens [n], their random keys' numbers [n], how many tokens each is gone on with [n], and the greatest
@@ -26,7 +25,7 @@ def encode_lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]
     encoded = iter(tokenizer.encode([line for lines in split for line in lines]))
     rows = []
     for lines in split:
-        parts = [np.append(next(encoded), EOS) for _ in lines]
+        parts = [np.append(next(encoded), tokenizer.vocabulary.end) for _ in lines]
         rows.append(np.concatenate(parts)[:-1].astype(np.int32))
     return rows
 
@@ -34,7 +33,7 @@ def encode_lines(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]
 def decode_lines(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> str:
     """The text of tokens in which end-of-sentence is a line end."""
     ids = np.asarray(ids)
-    lines = np.split(ids, np.flatnonzero(ids == EOS) + 1)
+    lines = np.split(ids, np.flatnonzero(np.isin(ids, tokenizer.vocabulary.ends)) + 1)
     return "\n".join(tokenizer.decode(line) for line in lines)
 
 
@@ -46,18 +45,19 @@ def run_on(
     What is drawn depends on the row and on which of its draws it is, not on the other rows nor on how many are drawn.
 
     Args:
-        rows: what is gone on with, without begin-of-sentence.
+        rows: what is gone on with, after begin-of-sentence.
         context: tokens of a window.
         most_read: tokens that may be read before those that are drawn, begin-of-sentence counted.
     """
     part = max(context // 2, 1)
     kept = max(min(context - part, most_read - 1), 1)
+    starts, rows = [row[:1] for row in rows], [row[1:] for row in rows]
     texts = [row for row in rows for _ in range(samples)]
     drawn: list[list[np.ndarray]] = [[] for _ in texts]
     log_probs, of_drawing = np.zeros(len(texts)), np.zeros(len(texts))
     for begin in range(0, tokens, part):
         count = min(part, tokens - begin)
-        read = [np.concatenate([[BOS], text[-kept:]]).astype(np.int32) for text in texts]
+        read = [np.concatenate([starts[n // samples], text[-kept:]]).astype(np.int32) for n, text in enumerate(texts)]
         numbers = [_key_number(rows[n // samples], n % samples, begin) for n in range(len(texts))]
         found, more, more_drawn = draw(read, np.array(numbers, np.int32), np.full(len(texts), count, np.int32), part)
         log_probs, of_drawing = log_probs + more, of_drawing + more_drawn

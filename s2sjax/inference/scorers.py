@@ -24,7 +24,6 @@ from s2sjax.inference.likelihood import logits, loss_sums
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions, token_losses
 from s2sjax.sharding import path_name
-from s2sjax.vocabulary import EOS
 
 # Not the gates of linear recurrences, which multiply in the type of the activations, nor tables, which are looked up.
 _OPERAND = re.compile(r"(?<!_gate)/kernel$")
@@ -190,7 +189,7 @@ def attention_layers(scorer: Scorer, params) -> tuple[int, ...]:
     Args:
         params: the scorer's, or their shapes and types.
     """
-    row = Ragged.from_rows([np.array([EOS])])
+    row = Ragged.from_rows([np.zeros(1, int)])
     batch = assemble(PlannedBatch(Shape(1, 1, 1), np.arange(1), np.arange(1)), TokenizedSplit(row, row, fingerprint=""))
     _, watched = jax.eval_shape(scorer.watched_log_probs, params, batch)
     return tuple(map(len, watched))

@@ -28,7 +28,6 @@ from s2sjax.inference.sentences import Found, Sentences, padded, source_batch
 from s2sjax.plural import counted
 from s2sjax.processes.memory import needing_memory
 from s2sjax.sharding import batch_sharding, batch_shards, everywhere, replicated, to_host
-from s2sjax.vocabulary import BOS, EOS
 
 
 class Search:
@@ -47,7 +46,7 @@ class Search:
             UserError: config forbids a token that there is not.
         """
         self._config, self._format, self._mesh = config, format, mesh
-        self._vocab_size = tokenizer.vocab_size
+        self._vocabulary = tokenizer.vocabulary
         mask = config.allowed(tokenizer)
         allowed = None if mask is None else jnp.asarray(mask)
 
@@ -91,7 +90,7 @@ class Search:
             most = int(config.max_length(batch.length))
             if asked := self._most_asked(sentences, part.longest):
                 most = max(most, asked + config.max_length_offset)
-            how = config.beam(most) if config.method == "beam" else config.sampling(most)
+            how = (config.beam if config.method == "beam" else config.sampling)(most, self._vocabulary)
             yield numbers, self._find(params, sentences, len(numbers), part.trie, how)
 
     def draw(
@@ -99,7 +98,7 @@ class Search:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A `running_text.Draw`, with the scorer's params: each row is one draw, and none ends before its limit."""
         lengths, found = np.array([len(row) for row in rows], int), []
-        how = dataclasses.replace(self._config.sampling(most), samples=1, ends=False)
+        how = dataclasses.replace(self._config.sampling(most, self._vocabulary), samples=1, ends=())
         for batch in serving_batches(lengths, batch_size=self._config.batch_size, by_length=False):
             part, size, count = batch.requests, batch.rows, len(batch.requests)
             inputs, read, first = self._inputs([rows[j] for j in part], batch)
@@ -115,7 +114,7 @@ class Search:
 
         The rows of a batch beyond those that are given have no token.
         """
-        first = np.full(batch.rows, BOS, np.int32)
+        first = np.full(batch.rows, self._vocabulary.start, np.int32)
         if self._format.continues:
             first[: len(rows)] = [tokens[-1] for tokens in rows]
             rows = [tokens[:-1] for tokens in rows]
@@ -136,7 +135,8 @@ class Search:
             asked += _lengths(requests.prefixes, size)
         if requests.phrases is not None:
             listed = [[row.tolist() for row in group] for group in requests.phrases]
-            contained = build_phrases([*listed, *[[]] * (size - len(listed))], self._vocab_size, EOS)
+            listed += [[]] * (size - len(listed))
+            contained = build_phrases(listed, self._vocabulary.size, self._vocabulary.ends)
             asked += np.count_nonzero(contained.tokens != BLANK, axis=(1, 2))
         # What is asked for leaves as much room as the shortest source does.
         limits = np.where(asked, np.maximum(limits, asked + config.max_length_offset), limits)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2sjax.decode.phrases import Phrases
+from s2sjax.vocabulary import FILL
 
 
 class Found(NamedTuple):
@@ -46,7 +47,7 @@ class Sentences(NamedTuple):
     """[B] int32, numbers of the sentences: what each one's random key is made from."""
 
 
-def padded(rows: Sequence[np.ndarray], size: int, length: int, *, fill: int = 0) -> np.ndarray:
+def padded(rows: Sequence[np.ndarray], size: int, length: int, *, fill: int = FILL) -> np.ndarray:
     """Rows of tokens as `[size, length]` int32, filled up at their ends and below."""
     padded = np.full((size, length), fill, np.int32)
     for row, tokens in zip(padded, rows, strict=False):

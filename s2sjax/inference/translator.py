@@ -112,7 +112,7 @@ class Translator:
             read = self.requests.source_rows(sources[begin : begin + together])
             counts += read.counts
             found = run_on(
-                draw, [row[1:] for row in read.result], samples=config.samples, tokens=config.max_new_tokens,
+                draw, read.result, samples=config.samples, tokens=config.max_new_tokens,
                 context=self._format.joined, most_read=self.requests.max_source_length,
             )  # fmt: skip
             results += [[self._running_text(*drawn) for drawn in of_one] for of_one in found]

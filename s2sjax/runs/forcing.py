@@ -71,7 +71,8 @@ class Forcing:
         source, target = Ragged.from_rows(source_rows), Ragged.from_rows(target_rows)
         for experiment in self.experiments:
             check_positions(experiment, source.lengths, target.lengths)
-        return WithCounts(TokenizedSplit(source, target, fingerprint="", given=given), counts)
+        start = self.tokenizers.target.vocabulary.start
+        return WithCounts(TokenizedSplit(source, target, fingerprint="", given=given, start=start), counts)
 
     def force(self, split: TokenizedSplit, layers: Layers | None, *, progress: Advance = _silent) -> list[Forced]:
         """What the model says of each pair: see `forced_pairs`."""

@@ -29,7 +29,6 @@ from s2sjax.processes import jax_settings
 from s2sjax.runs.assembly import build_model, check_changes, check_languages, in_precision
 from s2sjax.runs.counted import CountedRun
 from s2sjax.runs.evaluate import make_translator
-from s2sjax.vocabulary import EOS
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -265,7 +264,8 @@ class Run:
         if not hasattr(self.model, "tag"):
             raise UserError(f"{self.experiment.model_name} has no hidden states to tag with; a hidden Markov model has")
         told = inputs.callback(progress, "progress")
-        rows = [np.append(ids, EOS) for ids in self.tokenizers.target.encode(inputs.texts(texts, "texts"))]
+        end, encode = self.tokenizers.target.vocabulary.end, self.tokenizers.target.encode
+        rows = [np.append(ids, end) for ids in encode(inputs.texts(texts, "texts"))]
         written = [turn_round(row) for row in rows] if self.experiment.data.right_to_left else rows
         batch_size = self.experiment.decode.batch_size
         states = tags(self.model, self.params, written, batch_size=batch_size, progress=told)

@@ -257,7 +257,7 @@ def test_scores_are_teacher_forcings_under_all_constraints_at_once(family, metho
     penalty on repetition, none of which may show in the log-probabilities."""
     sources, want, params = random_sources(VOCAB, 0), wanted(), parameters(family, VOCAB, 0)
     covers = method == "beam" and family in ATTENTIVE
-    phrases = build_phrases(want.phrases, VOCAB, EOS) if method == "beam" else None
+    phrases = build_phrases(want.phrases, VOCAB, (EOS,)) if method == "beam" else None
     permitted = jnp.asarray([token not in FORBIDDEN for token in range(VOCAB)])
     asked = Asked(
         min_lengths=jnp.asarray(want.least),

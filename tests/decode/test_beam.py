@@ -55,14 +55,17 @@ MANY = np.arange(1000) * 7919 + 1
         {"length_penalty": "power", "alpha": 1.0},
         {"length_penalty": "gnmt", "alpha": 3.0},
         {"length_penalty": "sockeye", "alpha": 1.5, "beta": 2.0, "brevity": 0.7},
+        {"length_penalty": "power", "alpha": 0.5, "ends": (EOS, A, PAD), "pad": None},
+        {"length_penalty": "power", "alpha": 0.5, "ends": (PAD,), "pad": EOS},
     ],
 )
 def test_the_widest_beam_finds_what_enumeration_finds(fields):
-    # 5 tokens but padding, at most 4 of them: 85 hypotheses, and fewer candidates in any step.
-    config = BeamConfig(beam_size=85, nbest=85, max_len=4, **fields)
+    # 5 tokens but padding, at most 4 of them: 85 hypotheses, and fewer candidates in any step; with 3 ends 120.
+    size = 120 if fields.get("ends", ())[1:] else 85
+    config = BeamConfig(beam_size=size, nbest=size, max_len=4, **fields)
     references = MANY % 7 / 2 + 1
     result = run_hash(MANY, config=config, references=references)
-    every, model = every_hypothesis(6, 4), PlainModel(MANY, 6)
+    every, model = every_hypothesis(6, 4, ends=config.ends, pad=config.pad), PlainModel(MANY, 6)
     log_probs = np.stack([model.rescore(h) for h in every], axis=1)
     for row in range(len(MANY)):
         ranked = [(score(config, lp, len(h), references[row]), lp) for h, lp in zip(every, log_probs[row], strict=True)]
@@ -80,6 +83,8 @@ def test_the_widest_beam_finds_what_enumeration_finds(fields):
         BeamConfig(
             beam_size=6, nbest=6, max_len=6, length_penalty="sockeye", beta=1.0, brevity=1.0, groups=3, diversity=0.7
         ),
+        BeamConfig(beam_size=3, nbest=3, max_len=8, ends=(A, PAD), pad=None, no_repeat_ngram=2, repetition_penalty=1.5),
+        BeamConfig(beam_size=4, nbest=4, max_len=8, ends=(EOS, A, B), pad=UNK, groups=2, diversity=0.5),
     ],
 )
 def test_a_narrow_beam_equals_its_plain_twin(config):
@@ -106,6 +111,15 @@ def test_the_bound_loses_nothing_that_going_on_to_the_limit_would_find(fields):
     bound = BeamConfig(beam_size=2, nbest=2, max_len=10, **fields)
     never = dataclasses.replace(bound, stop="never")
     assert_same(*(run_hash(MANY, config=c, max_lengths=limits, references=references) for c in (bound, never)))
+
+
+def test_search_ends_at_any_end_and_a_hypothesis_keeps_the_one_that_it_wrote():
+    """The lattice of `beam_search`, where "b" ends, too."""
+    config = BeamConfig(beam_size=2, nbest=2, max_len=4, length_penalty="none", ends=(EOS, B))
+    found, at_limit = (hypotheses(run_table(LATTICE, config, max_lengths=[most]), 0) for most in (4, 1))
+    assert [h for h, _, _ in found] == [(B,), (A, B)]
+    np.testing.assert_allclose([np.exp(p) for _, _, p in found], [0.40, 0.60 * 0.55], atol=1e-6)
+    assert [h for h, _, _ in at_limit] == [(B,)], "the one that may follow"
 
 
 def test_scores_equal_rescoring_of_the_returned_tokens():
@@ -261,9 +275,9 @@ def test_candidates_by_blocks_equal_one_top_k_over_everything(vocabulary):
     live = rng.integers(-2, 1, (batch, width)).astype(np.float32)
     live[::3, 1:] = -np.inf
     row = np.arange(batch)
-    forced = np.where(row % 5 == 0, EOS, np.where(row % 5 == 1, row % vocabulary, FREE)).astype(np.int32)
+    forced = np.where(row % 5 == 0, EOS, np.where(row % 5 == 1, row % vocabulary, FREE)).astype(np.int32)[:, None]
     too_short = row % 4 == 0
-    special = {"eos_id": EOS, "pad_id": PAD}
+    special = {"ends": (EOS,), "pad": PAD}
 
     @jax.jit
     def both(logits, live, forced, too_short):
@@ -333,7 +347,9 @@ def test_sentences_spread_over_devices_give_the_same():
         ({"diversity": 0.5}, "there is one group"),
         ({"alpha": math.nan}, "alpha is nan"),
         ({"length_penalty": "wu"}, "expected one of none, power, gnmt, sockeye"),
-        ({"pad_id": 3}, "two different token ids"),
+        ({"pad": 3}, "must be different token ids"),
+        ({"ends": (4, -1)}, "must be different token ids"),
+        ({"ends": ()}, "expected 1 to 31 tokens"),
     ],
 )
 def test_a_bad_config_is_named(fields, message):
@@ -351,5 +367,5 @@ def test_a_step_function_of_the_wrong_shape_is_named():
         beam_search(
             lambda tokens, cache: (jnp.zeros((2, 3, 6)), cache), {}, bos, dataclasses.replace(config, brevity=1.0)
         )
-    with pytest.raises(UserError, match="over 3 tokens, which do not hold eos_id 3"):
+    with pytest.raises(UserError, match="over 3 tokens, which do not hold ends \\(3,\\)"):
         beam_search(lambda tokens, cache: (jnp.zeros((2, 3, 3)), cache), {}, bos, config)

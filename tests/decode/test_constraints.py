@@ -1,5 +1,6 @@
 """Constraints against enumeration, a slow twin, and their laws: always met, or reported as not met."""
 
+import dataclasses
 import math
 
 import jax
@@ -22,6 +23,7 @@ from s2sjax.decode.constraints import (
 )
 from s2sjax.errors import UserError
 from tests.decode.toys import (
+    BOS,
     EOS,
     LATTICE,
     PAD,
@@ -69,7 +71,7 @@ class Rules:
         self.arrays = Constraints(
             self.allowed,
             self.prefix.astype(np.int32),
-            build_tries(self.groups, vocabulary, EOS),
+            build_tries(self.groups, vocabulary, (EOS,)),
             self.roots.astype(np.int32),
         )
 
@@ -152,6 +154,26 @@ def test_a_narrow_beam_under_constraints_equals_its_plain_twin():
         found = hypotheses(result, row)
         assert [h for h, _, _ in found] == [h for _, _, h in expected]
         np.testing.assert_allclose([f[1:] for f in found], [e[:2] for e in expected], atol=1e-5)
+
+
+def test_which_numbers_tokens_have_changes_nothing():
+    """The same model, constraints and special tokens under other numbers: 0 is an ordinary word there."""
+    config = BeamConfig(beam_size=4, nbest=4, max_len=4, no_repeat_ngram=3, repetition_penalty=1.3)
+    count, rng, number = 64, np.random.default_rng(0), np.array([4, 1, 5, 2, 0, 3])
+    rules, table = Rules(5, count, 4, tries=3), np.float32(rng.normal(size=(count, 6, 6)))
+    moved, allowed = np.empty_like(table), np.empty_like(rules.allowed)
+    moved[:, number[:, None], number], allowed[:, number] = table, rules.allowed
+    prefix = np.where(rules.prefix == FREE, FREE, number[rules.prefix]).astype(np.int32)
+    end, pad = int(number[EOS]), int(number[PAD])
+    trie = build_tries([[tuple(number[list(h)].tolist()) for h in group] for group in rules.groups], 6, (end,))
+    named = run_table(table, config, rules.arrays, rules.limits)
+    special, constraints = {"ends": (end,), "pad": pad}, Constraints(allowed, prefix, trie, rules.arrays.roots)
+    found = run_table(moved, dataclasses.replace(config, **special), constraints, rules.limits, bos=number[BOS])
+    np.testing.assert_array_equal(found.lengths, named.lengths)
+    assert 50 < (named.lengths > 0).sum() < 4 * count, "both kinds are common"
+    there = np.arange(4) < named.lengths[..., None]
+    np.testing.assert_array_equal(found.tokens[there], number[named.tokens[there]])
+    np.testing.assert_allclose(found.scores, named.scores, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -237,7 +259,7 @@ def test_a_trie_knows_every_edge_over_several_words_of_bits():
     rng = np.random.default_rng(0)
     sequences = [tuple(rng.integers(4, 100, rng.integers(1, 5)).tolist()) for _ in range(300)]
     groups = [sequences[:100], sequences[100:]]
-    trie = build_tries(groups, 100, EOS)
+    trie = build_tries(groups, 100, (EOS,))
     roots = np.repeat([0, 1], [100, 200])
     prefixes = [{h[:i] for h in (*group, *((*h, EOS) for h in group)) for i in range(len(h) + 1)} for group in groups]
     bits = np.unpackbits(np.asarray(trie.allowed).view(np.uint8), axis=1, bitorder="little")
@@ -263,7 +285,7 @@ def test_a_trie_knows_every_edge_over_several_words_of_bits():
 )
 def test_a_trie_that_cannot_be_is_named(groups, message):
     with pytest.raises(UserError, match=message):
-        build_tries(groups, 50, EOS)
+        build_tries(groups, 50, (EOS,))
 
 
 def test_constraints_over_another_vocabulary_are_named():
@@ -271,4 +293,4 @@ def test_constraints_over_another_vocabulary_are_named():
     with pytest.raises(UserError, match="vocabulary mask is over 7 tokens, the step function's logits over 6"):
         run_table(LATTICE, config, Constraints(allowed=np.ones(7, bool)))
     with pytest.raises(UserError, match="trie is over about 96 tokens"):
-        run_table(LATTICE, config, Constraints(trie=build_tries([[[4]]], 96, EOS)))
+        run_table(LATTICE, config, Constraints(trie=build_tries([[[4]]], 96, (EOS,))))

@@ -19,7 +19,7 @@ from s2sjax.errors import UserError
 from tests.decode.toys import BOS, EOS, A, B, assert_same, hash_cache, hash_step, mix, to_logits
 
 SEEDS = np.arange(200) * 104729 + 7
-PHRASES = build_phrases([[(A, B), (B, B)] if row % 3 == 0 else [] for row in range(len(SEEDS))], 6, EOS)
+PHRASES = build_phrases([[(A, B), (B, B)] if row % 3 == 0 else [] for row in range(len(SEEDS))], 6, (EOS,))
 
 
 def anchored_cache(seeds, width, length=8):

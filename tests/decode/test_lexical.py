@@ -70,7 +70,7 @@ def random_groups(rng, count, words, most=3, longest=3):
 
 
 def arrays(groups, vocabulary=6):
-    return build_phrases(groups, vocabulary, EOS)
+    return build_phrases(groups, vocabulary, (EOS,))
 
 
 def test_the_widest_beam_finds_the_best_of_those_that_contain_the_phrases():
@@ -321,9 +321,9 @@ def test_candidates_are_the_best_of_all_the_best_of_each_and_what_was_asked_for(
     live[::7, 2:] = -np.inf
     also = rng.integers(0, vocabulary, (count, width, 3)).astype(np.int32)
     also[:, :, 2] = also[:, :, 0]
-    forced = np.where(np.arange(count) % 5 == 0, also[:, 0, 0], FREE).astype(np.int32)
+    forced = np.where(np.arange(count) % 5 == 0, also[:, 0, 0], FREE).astype(np.int32)[:, None]
     early = rng.random((count, width)) < 0.5
-    found, _ = jax.jit(functools.partial(best_candidates, width=8, eos_id=EOS, pad_id=PAD))(
+    found, _ = jax.jit(functools.partial(best_candidates, width=8, ends=(EOS,), pad=PAD))(
         logits, live, Following(forced, early, also=also)
     )
     log_probs = special.log_softmax(logits, axis=-1)
@@ -346,7 +346,7 @@ def test_candidates_are_the_best_of_all_the_best_of_each_and_what_was_asked_for(
 
 
 def test_phrases_that_others_contain_are_left_out():
-    phrases = build_phrases([[(4, 5), (4, 5), (5,), (9, 4, 5)], [], [(4, 5), (5, 6), (5, 5)]], 10, EOS)
+    phrases = build_phrases([[(4, 5), (4, 5), (5,), (9, 4, 5)], [], [(4, 5), (5, 6), (5, 5)]], 10, (EOS,))
     assert phrases.tokens.shape == (3, 4, 4) and (phrases.tokens[1] == BLANK).all()
     assert phrases.tokens[0, 0].tolist() == [9, 4, 5, BLANK] and (phrases.tokens[0, 1:] == BLANK).all()
     assert phrases.shared.tolist() == [[0] * 4, [0] * 4, [0, 1, 1, 0]]
@@ -355,7 +355,7 @@ def test_phrases_that_others_contain_are_left_out():
 @pytest.mark.parametrize("phrase", [[], [4, EOS], [17], [-1]])
 def test_a_phrase_that_cannot_be_is_named(phrase):
     with pytest.raises(UserError, match=r"phrase \[.*\] of sentence 1 needs at least one token, ids from 0 to 9"):
-        build_phrases([[], [[4], phrase]], 10, EOS)
+        build_phrases([[], [[4], phrase]], 10, (EOS,))
 
 
 @pytest.mark.parametrize("draw", [sample, stochastic_beam_search])

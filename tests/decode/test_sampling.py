@@ -73,9 +73,9 @@ def plain_typical(probs, mass):
 def plain_proposal(model, prefix, config, limit):
     """What token is drawn after `prefix`, in the order of `SampleConfig`."""
     log_probs = dict(enumerate(np.asarray(model.log_probs(prefix), np.float64).tolist()))
-    del log_probs[PAD]
+    log_probs.pop(config.pad, None)
     if len(prefix) + 1 == limit:
-        return {EOS: 1.0}
+        log_probs = {token: log_probs[token] for token in config.ends}
     for token in log_probs:
         log_probs[token] *= config.repetition_penalty if token in prefix else 1
     if config.no_repeat_ngram:
@@ -93,7 +93,7 @@ def plain_proposal(model, prefix, config, limit):
 def distribution(model, config, vocabulary=6):
     """The probability of every hypothesis that can be drawn."""
     found = {}
-    for h in every_hypothesis(vocabulary, config.max_len):
+    for h in every_hypothesis(vocabulary, config.max_len, ends=config.ends, pad=config.pad):
         steps = [plain_proposal(model, h[:i], config, config.max_len).get(t, 0.0) for i, t in enumerate(h)]
         if probability := math.prod(steps):
             found[h] = probability
@@ -155,6 +155,7 @@ PLAIN = SampleConfig(samples=8, max_len=3)
         {"min_p": 0.3},
         {"typical": 0.5},
         {"temperature": 1.5, "repetition_penalty": 2.0, "no_repeat_ngram": 2, "top_k": 4, "top_p": 0.9, "min_p": 0.05},
+        {"ends": (A, PAD), "pad": None, "repetition_penalty": 1.5, "temperature": 2.0},
     ],
 )
 def test_samples_have_the_exact_distribution(fields):
@@ -246,7 +247,7 @@ def test_constraints_hold_for_samples_and_what_cannot_be_met_is_reported(draw):
     constraints = Constraints(
         allowed=np.array([[1] * 6, [1] * 6, [1, 1, 1, 1, 0, 1], [1] * 6], bool),
         prefix=np.array([[A, FREE], [FREE, FREE], [FREE, FREE], [A, B]], np.int32),
-        trie=build_tries(tries, 6, EOS),
+        trie=build_tries(tries, 6, (EOS,)),
         roots=np.array([0, 0, 1, 1], np.int32),
     )
     result = run([1, 2, 3, 4], config, minimums=[1, 4, 1, 1], constraints=constraints, draw=draw)
@@ -276,8 +277,10 @@ def test_nan_logits_are_reported_by_the_sentence_that_met_them(draw):
     assert np.isfinite(result.log_probs[2]).all() and (result.lengths[2] > 1).all()
 
 
-def test_stochastic_beam_search_draws_without_replacement_in_the_right_proportions():
-    config, seed, count = SampleConfig(samples=3, max_len=3), 12, 20_000
+@pytest.mark.fast_grid(2)
+@pytest.mark.parametrize("special", [{}, {"ends": (A, PAD), "pad": None}])
+def test_stochastic_beam_search_draws_without_replacement_in_the_right_proportions(special):
+    config, seed, count = SampleConfig(samples=3, max_len=3, **special), 12, 20_000
     result = run(np.full(count, seed), config, draw=stochastic_beam_search)
     q = distribution(PlainModel(seed, 6), config)
     tokens = drawn(result)

@@ -96,10 +96,10 @@ class PlainModel:
         return sum(self.log_probs(tuple(tokens[:i]))[..., token] for i, token in enumerate(tokens))
 
 
-def every_hypothesis(vocabulary, max_len):
+def every_hypothesis(vocabulary, max_len, *, ends=(EOS,), pad=PAD):
     """All token sequences that end within `max_len` tokens."""
-    words = [token for token in range(vocabulary) if token not in (PAD, EOS)]
-    return [(*body, EOS) for n in range(max_len) for body in itertools.product(words, repeat=n)]
+    words = [token for token in range(vocabulary) if token not in (pad, *ends)]
+    return [(*body, end) for n in range(max_len) for body in itertools.product(words, repeat=n) for end in ends]
 
 
 def repeats(tokens, size):
@@ -115,29 +115,30 @@ def plain_beam_search(log_probs, vocabulary, config, limit, *, minimum=0, refere
         log_probs: of the token after a tuple of tokens.
         obeys: whether a tuple of tokens may be a prefix of a hypothesis, or one.
     """
-    W = config.beam_size // config.groups
+    W, ends = config.beam_size // config.groups, config.ends
     groups = [([(0.0, 0.0, ())], []) for _ in range(config.groups)]
     for n in range(1, limit + 1):
         newest = Counter()
         for g, (live, pool) in enumerate(groups):
             candidates = []
             for total, log_prob, h in live:
-                for token in [EOS] if n == limit else range(vocabulary):
+                for token in ends if n == limit else range(vocabulary):
                     word = log_probs(h)[token]
                     new = (*h, token)
-                    if token == PAD or word == -math.inf or (token == EOS and n < minimum) or not obeys(new):
+                    early = token in ends and n < minimum
+                    if token == config.pad or word == -math.inf or early or not obeys(new):
                         continue
                     if config.no_repeat_ngram and repeats(new, config.no_repeat_ngram):
                         continue
                     ranked = word * (config.repetition_penalty if token in h else 1) - config.diversity * newest[token]
                     candidates.append((total + ranked, log_prob + word, new))
-            candidates = sorted(candidates, key=lambda c: -c[0])[: 2 * W if W > 1 else 1]
-            ended = [(score(config, total, n, reference), lp, h) for total, lp, h in candidates[:W] if h[-1] == EOS]
+            candidates = sorted(candidates, key=lambda c: -c[0])[: (1 + len(ends)) * W if W > 1 else 1]
+            ended = [(score(config, total, n, reference), lp, h) for total, lp, h in candidates[:W] if h[-1] in ends]
             if config.stop == "first":
                 pool = pool + ended[: W - len(pool)]
             else:
                 pool = sorted(pool + ended, key=lambda f: -f[0])[:W]
-            live = [c for c in candidates if c[2][-1] != EOS][:W]
+            live = [c for c in candidates if c[2][-1] not in ends][:W]
             if len(pool) == W and (
                 config.stop == "first"
                 or (config.stop == "bound" and live and score(config, live[0][0], limit, reference) <= pool[-1][0])
@@ -199,18 +200,18 @@ def table_step(tables):
 
 
 @functools.partial(jax.jit, static_argnames=("config",))
-def search_table(tables, max_lengths, constraints, *, config):
+def search_table(tables, max_lengths, constraints, bos, *, config):
     step, cache = table_step(tables)
-    bos = jnp.full(tables.shape[0], BOS, jnp.int32)
+    bos = jnp.full(tables.shape[0], bos, jnp.int32)
     return beam_search(step, cache(config.beam_size), bos, config, Asked(max_lengths, constraints=constraints))
 
 
-def run_table(table, config, constraints=UNCONSTRAINED, max_lengths=None):
+def run_table(table, config, constraints=UNCONSTRAINED, max_lengths=None, bos=BOS):
     table = np.asarray(table, np.float32)
     tables = table if table.ndim == 3 else table[None]
     limits = jnp.full(len(tables), config.max_len, jnp.int32) if max_lengths is None else jnp.asarray(max_lengths)
     constraints = jax.tree.map(jnp.asarray, constraints)
-    return jax.tree.map(np.asarray, search_table(jnp.asarray(tables), limits, constraints, config=config))
+    return jax.tree.map(np.asarray, search_table(jnp.asarray(tables), limits, constraints, bos, config=config))
 
 
 def log_table(vocabulary, rows):

@@ -35,7 +35,7 @@ def test_each_part_is_drawn_after_the_tokens_before_it(tokens, context):
         found[:, limits[0] :] = 0
         return found, limits.astype(float), 2.0 * limits
 
-    rows = [np.array([10, 11], np.int32), np.zeros(0, np.int32), np.arange(20, 40, dtype=np.int32)]
+    rows = [np.array([BOS, *text], np.int32) for text in ([10, 11], [], range(20, 40))]
     drawn = run_on(draw, rows, samples=2, tokens=tokens, context=context, most_read=8)
     for begin, found in zip((12, 100, 40), drawn, strict=True):
         assert [(ids.tolist(), p, q) for ids, p, q in found] == [
