@@ -41,7 +41,8 @@ class TokenizerConfig:
       sampling_slack: batches are planned as if sampled texts had so many times their usual tokens. A sample for which
         its row has no room, or that is over data.max_source_length or max_target_length, is not used: that text is then
         cut in the usual way.
-      source_model, target_model: paths of SentencePiece models to take instead of training; joint has only the first.
+      source_model, target_model: paths of SentencePiece models to take instead of training, with whatever ids their
+        special tokens have; joint has only the first.
     """
 
     kind: str = one_of(KINDS, "bpe")

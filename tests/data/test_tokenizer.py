@@ -1,6 +1,5 @@
 import dataclasses
 import gzip
-import io
 import json
 import tracemalloc
 from pathlib import Path
@@ -16,9 +15,11 @@ from s2sjax.data.pieces import SentencePieceTokenizer
 from s2sjax.data.tokenizer import train_tokenizers
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.units import LARGEST, ByteTokenizer, CharTokenizer, WordTokenizer
+from s2sjax.data.unknown import unknown_in
 from s2sjax.errors import UserError
 from s2sjax.files import jsontext
-from s2sjax.vocabulary import EOS, PAD, UNK
+from s2sjax.vocabulary import EOS, PAD, UNK, Vocabulary, own_vocabulary
+from tests.renumbered import like_llama, like_t5, renumbered, shuffled
 
 MULTI30K = Path(__file__).parents[2] / "../shared/data/multi30k"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -168,9 +169,7 @@ def test_training_takes_evenly_spaced_examples_within_its_limit():
     assert list(tokenizers.sample_indices(5, config)) == [0, 1, 2, 3, 4]
 
 
-def test_a_given_model_is_taken_if_its_special_ids_are_ours(tmp_path):
-    import sentencepiece
-
+def test_a_given_model_is_taken_or_what_is_wrong_with_it_is_said(tmp_path):
     ours = train(user_symbols=("<2de>",)).source
     (tmp_path / "ours.model").write_bytes(ours.to_bytes())
     config = TokenizerConfig(source_model=str(tmp_path / "ours.model"), user_symbols=("<2de>",))
@@ -183,13 +182,9 @@ def test_a_given_model_is_taken_if_its_special_ids_are_ours(tmp_path):
     with pytest.raises(UserError, match="does not know the user symbols <2fr>; train it with --user_defined_symbols"):
         tokenizers.given_tokenizers(dataclasses.replace(config, user_symbols=("<2fr>",)))
 
-    default = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(sentences()), model_writer=default, vocab_size=60, hard_vocab_limit=False, minloglevel=2
-    )
-    (tmp_path / "default.model").write_bytes(default.getvalue())
+    without_end = renumbered(ours, [0, 1, 2, 3, *range(4, ours.vocab_size)]).to_bytes().replace(b"</s>", b"</t>")
     for content, message in (
-        (default.getvalue(), r"ids \(-1, 0, 1, 2\); expected \(0, 1, 2, 3\). Train it with spm_train --pad_id=0"),
+        (without_end, "has no end-of-sentence.*train it with spm_train --eos_id=1"),
         (b"garbage", "is not a SentencePiece model"),
         (b"", "is not a SentencePiece model"),
     ):
@@ -198,6 +193,31 @@ def test_a_given_model_is_taken_if_its_special_ids_are_ours(tmp_path):
             tokenizers.given_tokenizers(TokenizerConfig(source_model=str(tmp_path / "default.model")))
     with pytest.raises(UserError, match="cannot read config.tokenizer.source_model='nowhere'"):
         tokenizers.given_tokenizers(TokenizerConfig(source_model="nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("change", "pad", "unk", "start", "end"),
+    [
+        (like_t5, 0, 2, 0, 1),
+        (like_llama, None, 0, 1, 2),
+        (lambda own: renumbered(own, [4, 3, *range(5, 40), 1]), None, 37, 1, 1),
+        (lambda own: shuffled(own)[0], -4, -1, -5, -2),
+    ],
+)
+def test_special_tokens_are_where_a_given_model_has_them(change, pad, unk, start, end):
+    own = train(kind="unigram", byte_fallback=False).source
+    given, V = change(own), change(own).vocab_size
+    here = [i if i is None or i >= 0 else V + i for i in (pad, unk, start, end)]
+    assert given.vocabulary == Vocabulary(V, *here[:3], (here[3],))
+    assert own.vocabulary == own_vocabulary(own.vocab_size)
+    text = "the cat Straße 語 house"
+    (ids,) = given.encode([text])
+    assert given.vocabulary.unk in ids
+    whole = [*ids, given.vocabulary.end, *given.encode(["cat"])[0]]
+    assert given.decode(whole) == own.decode(own.encode([text])[0])
+    np.testing.assert_array_equal(given.decode_spans(whole)[: len(ids)], own.decode_spans(own.encode([text])[0]))
+    assert (given.decode_spans(whole)[len(ids) :] == 0).all()
+    assert unknown_in(given, [text]) == unknown_in(own, [text])
 
 
 @pytest.mark.parametrize(
