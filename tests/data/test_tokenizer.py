@@ -200,7 +200,7 @@ def test_a_given_model_is_taken_or_what_is_wrong_with_it_is_said(tmp_path):
     [
         (like_t5, 0, 2, 0, 1),
         (like_llama, None, 0, 1, 2),
-        (lambda own: renumbered(own, [4, 3, *range(5, 40), 1]), None, 37, 1, 1),
+        (lambda own: renumbered(own, [4, 3, *range(5, own.vocab_size), 1]), None, -1, 1, 1),
         (lambda own: shuffled(own)[0], -4, -1, -5, -2),
     ],
 )
