@@ -56,6 +56,18 @@ class Traits:
     """All their stacks gather the parameters of a layer by themselves, where it runs (`nn.gathering`)."""
 
 
+class Copying(NamedTuple):
+    """What a model that copies words of its source adds to the words that it generates: see `ops.copying`."""
+
+    gate: Array
+    """[B, T] float32: log-odds of generating a word in place of copying one."""
+    masses: Array
+    """[B, T, S] float32: at a word's first position in the source the probability that copying gives it, at its other
+    positions 0 (`ops.copying.copied_masses`)."""
+    tokens: Array
+    """[B, S] int32: the source's words, ids of the target's vocabulary."""
+
+
 class Output(NamedTuple):
     """What teacher forcing returns: features and the projection that turns them into logits.
 
@@ -72,6 +84,8 @@ class Output(NamedTuple):
     aux: Array | None = None
     """Auxiliary losses (load balancing, activation penalties) as a float32 scalar in nats, summed over the batch's
     target tokens as the loss is, and added to it in training; None if there are none."""
+    copying: Copying | None = None
+    """What is mixed with the softmax of the logits; None if every word is generated."""
 
 
 class Anchored(NamedTuple):
@@ -118,6 +132,8 @@ class Stepwise(Model, Protocol):
 
     def decode_step(self, tokens: Array, cache: Cache, memory: Memory) -> tuple[Array, Cache]:
         """Score what follows `tokens` [B, K], the previous target ids: float32 logits [B, K, V], and the new cache.
+
+        What a model mixes, it gives as log-probabilities.
 
         A model with attention over the source sows it, [B, K, S], where "attention" is mutable; so does `__call__`.
         """

@@ -161,6 +161,11 @@ class Experiment:
             )
         if counts and self.train.label_smoothing:
             raise UserError("em counts what was seen and knows no smoothed targets: set config.train.label_smoothing=0")
+        if getattr(self.model, "copy", False) and not self.tokenizer.joint:
+            raise UserError(
+                "config.model.copy writes words of the source, so there is one vocabulary: set "
+                "config.tokenizer.joint=True or config.model.copy=False"
+            )
         if not self.data.source:
             self._check_plain_text()
         check_sampling(self.tokenizer, self.data)

@@ -51,3 +51,18 @@ def layer(cell: str, parameters, x, *, reverse: bool = False):
 def softmax(scores):
     weights = np.exp(scores - scores.max())
     return weights / weights.sum()
+
+
+def copying(gate, seen, logits, attention, source):
+    """The distribution over words of a pointer-generator network (See et al. 2017, equations 8 and 9), at one step.
+
+    Args:
+        gate: the parameters of `nn.copying.CopyGate`.
+        seen: what it sees, in its order.
+        source: the tokens that `attention` [S] is over.
+    """
+    generation = sigmoid(dense(gate["generation"], np.concatenate(seen))[0])
+    mixed = generation * softmax(logits)
+    for token, weight in zip(source, attention, strict=True):
+        mixed[token] += (1 - generation) * weight
+    return mixed

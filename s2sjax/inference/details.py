@@ -28,7 +28,8 @@ class Logits:
 
     values: np.ndarray = field(repr=False)
     """[T, V] float32: row t scores every word of the vocabulary as token t, after those before it; the softmax of a row
-    is a distribution. An ensemble's, and a hidden Markov model's, are log-probabilities already."""
+    is a distribution. Those of an ensemble, of a model that copies and of a hidden Markov model are log-probabilities
+    already."""
     ids: tuple[int, ...]
     """The target's T tokens, end-of-sentence included, which are columns of `values`."""
     tokens: tuple[str, ...]

@@ -1,6 +1,7 @@
 """Maximum likelihood: the loss of a batch, and the logits of a model's output."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import Float
 
 from s2sjax.api import Batch, Mixture, Output
 from s2sjax.nn.totals import TOTALS
+from s2sjax.ops.copying import chunked_copying_cross_entropy, mix
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.losses import LossOptions, LossSums, chunked_cross_entropy, finite_log, mixture_cross_entropy
 
@@ -44,9 +46,10 @@ def loss_sums(
             label_smoothing=options.label_smoothing,
         )
     else:
-        sums = chunked_cross_entropy(
-            output.features, output.kernel, output.bias, batch["targets"], batch["weights"], options
-        )
+        cross_entropy: Callable[..., LossSums] = chunked_cross_entropy
+        if output.copying is not None:
+            cross_entropy = functools.partial(chunked_copying_cross_entropy, copying=output.copying)
+        sums = cross_entropy(output.features, output.kernel, output.bias, batch["targets"], batch["weights"], options)
     return sums._replace(loss=sums.loss + output.aux) if train and output.aux is not None else sums
 
 
@@ -58,8 +61,28 @@ def part_totals(model: nn.Module, params, batch: Batch, *, dropout_key: Array) -
 
 
 def logits(output: Output | Mixture, precision: Precision) -> Float[Array, "*any V"]:
-    """Float32 scores `[..., V]` of every word, whose softmax is its probability. A mixture's are log-probabilities."""
+    """Float32 scores `[..., V]` of every word, whose softmax is its probability.
+
+    Those of a mixture, and of a model that copies, are log-probabilities.
+    """
     if isinstance(output, Mixture):
         return finite_log(output.features @ output.kernel)
     scores = project(output.features, output.kernel, precision).astype(jnp.float32)
-    return scores if output.bias is None else scores + output.bias
+    scores = scores if output.bias is None else scores + output.bias
+    return scores if output.copying is None else mix(scores, output.copying)
+
+
+def by_position(output: Output | Mixture) -> tuple[Array, ...]:
+    """What an output has of its own at each position, `[T, B, ...]`: features and, if it copies, gate and masses."""
+    copying = output.copying if isinstance(output, Output) else None
+    own = (output.features,) if copying is None else (output.features, copying.gate, copying.masses)
+    return tuple(x.swapaxes(0, 1) for x in own)
+
+
+def at_position(output: Output | Mixture, own: tuple[Array, ...]) -> Output | Mixture:
+    """The output with one position, of those that `by_position` gives, in place of all."""
+    features, *copied = own
+    if isinstance(output, Output) and output.copying is not None:
+        gate, masses = copied
+        return output._replace(features=features, copying=output.copying._replace(gate=gate, masses=masses))
+    return output._replace(features=features)

@@ -20,7 +20,7 @@ from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.decode.ensemble import combine, ensemble_step
 from s2sjax.decode.stepping import StepFn
-from s2sjax.inference.likelihood import logits, loss_sums
+from s2sjax.inference.likelihood import at_position, by_position, logits, loss_sums
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions, token_losses
 from s2sjax.sharding import path_name
@@ -230,14 +230,14 @@ def _forced(
     ]
     outputs = [output for output, _ in applied]
 
-    def one_position(features_and_targets):
-        features, targets = features_and_targets
+    def one_position(positions_and_targets):
+        positions, targets = positions_and_targets
         scores = [
-            logits(output._replace(features=own), each.precision)
-            for each, output, own in zip(models, outputs, features, strict=True)
+            logits(at_position(output, own), each.precision)
+            for each, output, own in zip(models, outputs, positions, strict=True)
         ]
         return per_position(together(scores), targets)
 
-    features = [output.features.swapaxes(0, 1) for output in outputs]
-    values = jax.lax.map(one_position, (features, batch["targets"].T)).swapaxes(0, 1)
+    positions = [by_position(output) for output in outputs]
+    values = jax.lax.map(one_position, (positions, batch["targets"].T)).swapaxes(0, 1)
     return values, [jax.tree.leaves(sown) for _, sown in applied]

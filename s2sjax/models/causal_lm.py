@@ -91,7 +91,7 @@ class CausalLM(nn.Module):
             of_prompt = joined.order < batch["inputs"].shape[1]
             mask |= segment_mask(joined.segments, jnp.where(of_prompt, joined.segments, 0))
         filled = joined.segments > 0
-        x, balance = self.decoder(self._embed(joined.tokens), joined.positions, filled, mask, train=train)
+        x, balance, _ = self.decoder(self._embed(joined.tokens), joined.positions, filled, mask, train=train)
         aux = None
         if self.config.experts:
             aux = self.config.balance * balance * total(self, "tokens", jnp.sum(batch["weights"]))
@@ -107,5 +107,5 @@ class CausalLM(nn.Module):
         return self.decoder.init_cache(memory, width=width, max_len=max_len)
 
     def decode_step(self, tokens: Array, cache, memory):
-        x, cache = self.decoder.step(self._embed(tokens), cache, memory)
+        x, cache, _ = self.decoder.step(self._embed(tokens), cache, memory)
         return project(x, self._kernel(), self.precision).astype(jnp.float32), cache

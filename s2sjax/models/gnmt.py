@@ -24,12 +24,14 @@ from jax import Array
 from s2sjax.api import Batch, Output, Rules, Traits
 from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
+from s2sjax.nn.copying import CopyGate, gate_rules
 from s2sjax.nn.gathering import gathered
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
 from s2sjax.nn.remat import REMAT
 from s2sjax.ops.alignment import additive_scores, weighted_sum
 from s2sjax.ops.attention import masked_softmax, segment_mask
+from s2sjax.ops.copying import coverage_loss, mix
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.recurrent import (
     Cell,
@@ -41,7 +43,7 @@ from s2sjax.ops.recurrent import (
     segment_starts,
     zero_state,
 )
-from s2sjax.vocabulary import TIED, check_tied
+from s2sjax.vocabulary import TIED, check_copying, check_tied
 
 TRAITS = Traits(gathers_layers=True)
 
@@ -58,6 +60,13 @@ class Config:
       dropout: Dropout rate on embeddings and on what each layer above the bottom reads.
       remat: What the backward pass computes again, of the layers from the third on: "none", "full" (all but each
         layer's input), "dots" (all but the products with parameters).
+      copy: Mix what is generated with copies from the source, a pointer-generator network (See et al. 2017,
+        arXiv:1704.04368): the output may be any word of its source, also one that training never wrote. Attention
+        chooses what is copied; context, top output and the last word choose between the two. Needs a joint vocabulary,
+        in which a word that is unknown stays unknown.
+      coverage_weight: Weight of the coverage loss (See et al., section 2.3): of a word's attention, what goes where
+        that of the words before it has been. Above 0, attention also reads the coverage, which is the sum of the
+        attention so far. 0: neither. Unlike `decode.coverage`, a penalty of the search, it belongs to training.
     """
 
     encoder_layers: int = 8
@@ -66,6 +75,8 @@ class Config:
     tied: str = one_of(TIED, "decoder")
     dropout: float = 0.2
     remat: str = one_of(REMAT, "none")
+    copy: bool = False
+    coverage_weight: float = 0.0
 
     def __post_init__(self):
         check_choices(self, "config.model")
@@ -76,14 +87,16 @@ class Config:
                     "config.model.name=rnn_seq2seq"
                 )
         check_at_least(1, self, "width")
+        check_at_least(0, self, "coverage_weight")
         check_rate(self, "dropout")
 
 
 def sharding_rules(config: Config) -> Rules:
     return (
         (r"table$", ("tensor", None)),
+        *gate_rules(config.copy),
         (r"kernel$", (None, "tensor")),
-        (r"(bias|v)$", (None,)),
+        (r"(bias|v|coverage)$", (None,)),
     )
 
 
@@ -91,9 +104,11 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     """Make the module.
 
     Raises:
-        UserError: if `tied` is "all" and the vocabularies differ in size.
+        UserError: if `tied` is "all", or `copy` is set, and the vocabularies differ in size.
     """
     check_tied(config.tied, source_vocab, target_vocab)
+    if config.copy:
+        check_copying(source_vocab, target_vocab)
     return GNMT(config, source_vocab, target_vocab, precision)
 
 
@@ -170,10 +185,21 @@ class Source(NamedTuple):
 
 
 class BottomState(NamedTuple):
-    """Every leaf leads with [B, K]: the bottom layer's state, and the context that it asked for last, [B, K, D]."""
+    """Every leaf leads with [B, K]: the bottom layer's state, the context that it asked for last, [B, K, D], and, where
+    attention reads it, what each position of the source got of attention so far, [B, K, S] float32."""
 
     lstm: State
     context: Array
+    coverage: Array | None = None
+
+
+class Asked(NamedTuple):
+    """What the bottom layer gives to the others at each position [B, T]."""
+
+    h: Array
+    context: Array
+    attention: Array
+    """[B, T, S]"""
 
 
 class Bottom(nn.Module):
@@ -190,39 +216,47 @@ class Bottom(nn.Module):
         self.keys = Dense(D, self.precision)
         self.query = Kernel((D, D))
         self.v = self.param("v", nn.initializers.normal(D**-0.5), (D,), jnp.float32)
+        self.coverage = None
+        if self.config.coverage_weight:
+            self.coverage = self.param("coverage", nn.initializers.zeros, (D,), jnp.float32)
 
     def source(self, encoded: Array) -> Source:
         return Source(self.keys(encoded), encoded)
 
-    def zero(self, batch: int, width: int) -> BottomState:
+    def zero(self, batch: int, width: int, source_length: int) -> BottomState:
         shape, dtype = (batch, width, self.config.width), self.precision.activations
-        return BottomState(zero_state(Cell.LSTM, shape, dtype), jnp.zeros(shape, dtype))
+        coverage = None if self.coverage is None else jnp.zeros((batch, width, source_length), jnp.float32)
+        return BottomState(zero_state(Cell.LSTM, shape, dtype), jnp.zeros(shape, dtype), coverage)
 
     def _kernels(self) -> dict[str, Array]:
         return {name: getattr(self, name)() for name in ("feed", "recurrent", "query")}
 
-    def __call__(self, x: Array, source: Source, mask: Array, starts: Array) -> tuple[Array, Array]:
-        """Outputs and contexts, both [B, T, D], of embeddings `x` [B, T, D] under `mask` [B, T, S]."""
+    def __call__(self, x: Array, source: Source, mask: Array, starts: Array) -> Asked:
+        """What is asked after the embeddings `x` [B, T, D] under `mask` [B, T, S]."""
         xs = jax.tree.map(lambda a: a.swapaxes(0, 1)[:, :, None], (self.input(x), mask))
         _, ys = scan_products(
-            _scan_bottom, self._kernels(), (source, self.v), self.zero(x.shape[0], 1), (*xs, starts.T),
-            precision=self.precision,
+            _scan_bottom, self._kernels(), (source, self._vectors), self.zero(x.shape[0], 1, mask.shape[2]),
+            (*xs, starts.T), precision=self.precision,
         )  # fmt: skip
-        h, context, attention = (y[:, :, 0].swapaxes(0, 1) for y in ys)
-        self._show(attention)
-        return h, context
+        asked = Asked(*(y[:, :, 0].swapaxes(0, 1) for y in ys))
+        self._show(asked.attention)
+        return asked
+
+    @property
+    def _vectors(self) -> tuple[Array, Array | None]:
+        return self.v, self.coverage
 
     def _show(self, attention: Array) -> None:
         if self.is_mutable_collection("attention"):
             self.sow("attention", "weights", attention)
 
-    def step(self, x: Array, source: Source, mask: Array, state: BottomState) -> BottomState:
-        """One step from `x` [B, K, D] under `mask` [B, K, S]."""
+    def step(self, x: Array, source: Source, mask: Array, state: BottomState) -> tuple[BottomState, Array]:
+        """One step from `x` [B, K, D] under `mask` [B, K, S]; also the attention [B, K, S]."""
         kernels = self._kernels()
         product = lambda name, x: project(x, kernels[name], self.precision)  # noqa: E731
-        state, attention = _step_bottom(product, source, self.v, state, self.input(x), mask)
+        state, attention = _step_bottom(product, source, self._vectors, state, self.input(x), mask)
         self._show(attention)
-        return state
+        return state, attention
 
 
 class GNMT(nn.Module):
@@ -245,6 +279,8 @@ class GNMT(nn.Module):
         self.encoder_upper = Upper(c, c.encoder_layers - 2, self.precision)
         self.decoder_bottom = Bottom(c, self.precision)
         self.decoder_upper = Upper(c, c.decoder_layers - 2, self.precision)
+        if c.copy:
+            self.copy_gate = CopyGate(self.precision)
         self.drop = Dropout(c.dropout)
 
     def _embed(self, embedding: Embedding, tokens: Array, *, train: bool) -> Array:
@@ -261,33 +297,39 @@ class GNMT(nn.Module):
         source = self.decoder_bottom.source(self._encode(batch, train=train))
         mask = segment_mask(batch["target_segments"], batch["input_segments"])
         starts = segment_starts(batch["target_segments"])
-        x = self._embed(self.target_embedding, batch["decoder_inputs"], train=train)
-        x, context = self.decoder_bottom(x, source, mask, starts)
-        features = self.decoder_upper(x, context, starts, train=train)
-        return Output(features, self._kernel(), self.output_bias)
+        words = self._embed(self.target_embedding, batch["decoder_inputs"], train=train)
+        h, context, attention = self.decoder_bottom(words, source, mask, starts)
+        features = self.decoder_upper(h, context, starts, train=train)
+        weight = self.config.coverage_weight
+        aux = weight * coverage_loss(attention, batch["weights"]) if weight else None
+        copying = self.copy_gate((features, context, words), attention, batch["inputs"]) if self.config.copy else None
+        return Output(features, self._kernel(), self.output_bias, aux, copying)
 
     def _kernel(self) -> Array:
         return self.projection() if self.config.tied == "none" else self.target_embedding.projection_kernel()
 
     def encode(self, batch: Batch):
         source = self.decoder_bottom.source(self._encode(batch, train=False))
-        return {"source": source, "mask": batch["input_segments"] > 0}
+        memory = {"source": source, "mask": batch["input_segments"] > 0}
+        return {**memory, "tokens": batch["inputs"]} if self.config.copy else memory
 
     def init_cache(self, memory, *, width: int, max_len: int):
         del max_len  # the state has one size, however long the output
-        B, c, dtype = memory["mask"].shape[0], self.config, self.precision.activations
+        (B, S), c, dtype = memory["mask"].shape, self.config, self.precision.activations
         upper = [zero_state(Cell.LSTM, (B, width, c.width), dtype)]
         if depth := c.decoder_layers - 2:
             upper.append(zero_state(Cell.LSTM, (B, width, depth, c.width), dtype))
-        return {"bottom": self.decoder_bottom.zero(B, width), "upper": tuple(upper)}
+        return {"bottom": self.decoder_bottom.zero(B, width, S), "upper": tuple(upper)}
 
     def decode_step(self, tokens: Array, cache, memory):
         B, K = tokens.shape
         mask = jnp.broadcast_to(memory["mask"][:, None], (B, K, memory["mask"].shape[1]))
-        x = self._embed(self.target_embedding, tokens, train=False)
-        bottom = self.decoder_bottom.step(x, memory["source"], mask, cache["bottom"])
+        words = self._embed(self.target_embedding, tokens, train=False)
+        bottom, attention = self.decoder_bottom.step(words, memory["source"], mask, cache["bottom"])
         features, upper = self.decoder_upper.step(bottom.lstm.h, bottom.context, cache["upper"])
         logits = project(features, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias
+        if self.config.copy:
+            logits = mix(logits, self.copy_gate((features, bottom.context, words), attention, memory["tokens"]))
         return logits, {"bottom": bottom, "upper": upper}
 
 
@@ -295,18 +337,25 @@ def _beside(x: Array, y: Array | None) -> Array:
     return x if y is None else jnp.concatenate([x, y], axis=-1)
 
 
-def _scan_bottom(product: Product, constants: tuple[Source, Array], state: BottomState, x):
-    (source, v), (gates, mask, start) = constants, x
+def _scan_bottom(product: Product, constants: tuple[Source, tuple[Array, Array | None]], state: BottomState, x):
+    (source, vectors), (gates, mask, start) = constants, x
     state = restart(start, jax.tree.map(jnp.zeros_like, state), state)
-    state, attention = _step_bottom(product, source, v, state, gates, mask)
+    state, attention = _step_bottom(product, source, vectors, state, gates, mask)
     return state, (state.lstm.h, state.context, attention)
 
 
 def _step_bottom(
-    product: Product, source: Source, v: Array, state: BottomState, gates: Array, mask: Array
+    product: Product, source: Source, vectors: tuple[Array, Array | None], state: BottomState, gates: Array, mask: Array
 ) -> tuple[BottomState, Array]:
-    """One step from the projected embedding `gates` [B, K, 4D]; also the attention [B, K, S]."""
+    """One step from the projected embedding `gates` [B, K, 4D]; also the attention [B, K, S].
+
+    Args:
+        vectors: of additive attention: `v`, and that of the coverage if attention reads it.
+    """
     gates = gates + product("feed", state.context)
     lstm = advance(Cell.LSTM, gates, product("recurrent", state.lstm.h), state.lstm)
-    attention = masked_softmax(additive_scores(product("query", lstm.h), source.keys, v), mask)
-    return BottomState(lstm, weighted_sum(attention, source.values)), attention
+    v, of_coverage = vectors
+    covered = None if of_coverage is None or state.coverage is None else (state.coverage, of_coverage)
+    attention = masked_softmax(additive_scores(product("query", lstm.h), source.keys, v, covered), mask)
+    coverage = None if state.coverage is None else state.coverage + attention
+    return BottomState(lstm, weighted_sum(attention, source.values), coverage), attention

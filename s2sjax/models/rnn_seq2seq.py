@@ -20,13 +20,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.api import Batch, Output, Rules, Traits
+from s2sjax.api import Batch, Copying, Output, Rules, Traits
 from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
+from s2sjax.nn.copying import CopyGate, gate_rules
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
 from s2sjax.ops.alignment import additive_scores, local_weights, multiplicative_scores, weighted_sum
 from s2sjax.ops.attention import masked_softmax, segment_mask
+from s2sjax.ops.copying import coverage_loss, mix
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.recurrent import (
     Cell,
@@ -39,7 +41,7 @@ from s2sjax.ops.recurrent import (
     scan_products,
     segment_starts,
 )
-from s2sjax.vocabulary import TIED, check_tied
+from s2sjax.vocabulary import TIED, check_copying, check_tied
 
 TRAITS = Traits()
 
@@ -65,6 +67,13 @@ class Config:
       tied: "decoder": target embedding and output projection share one table; "all": the source too; or "none".
       dropout: Dropout rate on embeddings, between layers and on the attentional vector (without attention, on the top
         state).
+      copy: Mix what is generated with copies from the source, a pointer-generator network (See et al. 2017,
+        arXiv:1704.04368): the output may be any word of its source, also one that training never wrote. Attention
+        chooses what is copied; context, top state and the last word choose between the two. Needs a joint vocabulary,
+        in which a word that is unknown stays unknown.
+      coverage_weight: Weight of the coverage loss (See et al., section 2.3): of a word's attention, what goes where
+        that of the words before it has been. Above 0, additive attention also reads the coverage, which is the sum of
+        the attention so far. 0: neither. Unlike `decode.coverage`, a penalty of the search, it belongs to training.
     """
 
     cell: str = one_of(Cell, "lstm")
@@ -79,6 +88,8 @@ class Config:
     input_feeding: bool = True
     tied: str = one_of(TIED, "decoder")
     dropout: float = 0.3
+    copy: bool = False
+    coverage_weight: float = 0.0
 
     def __post_init__(self):
         check_choices(self, "config.model")
@@ -104,13 +115,26 @@ class Config:
                 "without attention each decoder layer starts from an encoder layer's state; make them equal"
             )
         check_rate(self, "dropout")
+        check_at_least(0, self, "coverage_weight")
+        if self.copy and self.attention == "none":
+            raise UserError(
+                "config.model.copy copies what attention chooses, and config.model.attention is 'none'; set "
+                "config.model.attention=additive or config.model.copy=False"
+            )
+        if self.coverage_weight and not (self.attention == "additive" and self.input_feeding):
+            raise UserError(
+                f"config.model.coverage_weight is {self.coverage_weight}, but coverage is read by additive attention, "
+                "step by step; set config.model.attention=additive and config.model.input_feeding=True, or "
+                "config.model.coverage_weight=0"
+            )
 
 
 def sharding_rules(config: Config) -> Rules:
     return (
         (r"table$", ("tensor", None)),
+        *gate_rules(config.copy),
         (r"kernel$", (None, "tensor")),
-        (r"(bias\w*|v)$", (None,)),
+        (r"(bias\w*|v|coverage)$", (None,)),
     )
 
 
@@ -118,9 +142,11 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     """Make the module.
 
     Raises:
-        UserError: if `tied` is "all" and the vocabularies differ in size.
+        UserError: if `tied` is "all", or `copy` is set, and the vocabularies differ in size.
     """
     check_tied(config.tied, source_vocab, target_vocab)
+    if config.copy:
+        check_copying(source_vocab, target_vocab)
     return RNNSeq2Seq(config, source_vocab, target_vocab, precision)
 
 
@@ -138,15 +164,28 @@ class Constants(NamedTuple):
     biases: tuple[Array, ...]
     """For each layer above the bottom [G]; the bottom one's is in its projected input."""
     vectors: dict[str, Array]
-    """`v` of additive attention, `place_v` of local attention, [A]."""
+    """`v` of additive attention, `coverage` if it reads that, `place_v` of local attention, [A]."""
     source: Source | None
 
 
 class DecoderState(NamedTuple):
-    """Every leaf leads with [B, K]: the states of each layer and, with input feeding, the last attentional vector."""
+    """Every leaf leads with [B, K]: the states of each layer; with input feeding, the last attentional vector; with
+    coverage, what each position of the source got of attention so far, [B, K, S] float32."""
 
     layers: tuple[State, ...]
     feed: Array | None
+    coverage: Array | None = None
+
+
+class Attended(NamedTuple):
+    """What the top states find in the source."""
+
+    features: Array
+    """What predicts the next words, [B, K, D]."""
+    weights: Array | None
+    """Attention [B, K, S]."""
+    seen: Array | None
+    """State and context, [B, K, 2 D]."""
 
 
 class RNNSeq2Seq(nn.Module):
@@ -183,11 +222,15 @@ class RNNSeq2Seq(nn.Module):
         if c.attention == "additive":
             self.query = Kernel((D, D))
             self.v = self.param("v", nn.initializers.normal(D**-0.5), (D,), jnp.float32)
+        if c.coverage_weight:
+            self.coverage = self.param("coverage", nn.initializers.zeros, (D,), jnp.float32)
         if c.attention == "local":
             self.place = Kernel((D, D))
             self.place_v = self.param("place_v", nn.initializers.normal(D**-0.5), (D,), jnp.float32)
         if c.attention != "none":
             self.combine = Kernel((2 * D, D))
+        if c.copy:
+            self.copy_gate = CopyGate(self.precision)
         self.drop = Dropout(c.dropout)
 
     # ---- Encoder ----
@@ -224,10 +267,10 @@ class RNNSeq2Seq(nn.Module):
 
     # ---- Decoder ----
 
-    def _gates(self, tokens: Array, *, train: bool) -> Array:
-        """The bottom layer's projected input from the last words."""
+    def _embed(self, tokens: Array, *, train: bool) -> Array:
+        """The last words, as the decoder and the gate of what is copied read them."""
         x = self.target_embedding(tokens, self.precision.activations)
-        return self.input(self.drop(x * self.config.width**0.5, train=train))
+        return self.drop(x * self.config.width**0.5, train=train)
 
     def _kernels(self) -> dict[str, Array]:
         c, D = self.config, self.config.width
@@ -237,7 +280,8 @@ class RNNSeq2Seq(nn.Module):
         return kernels | {name: getattr(self, name)() for name in names.get(c.attention, ("combine",))}
 
     def _constants(self, source: Source | None) -> Constants:
-        names = {"additive": ("v",), "local": ("place_v",)}.get(self.config.attention, ())
+        names = {"additive": ["v"], "local": ["place_v"]}.get(self.config.attention, [])
+        names += ["coverage"] if self.config.coverage_weight else []
         return Constants(tuple(self.recurrent_biases), {name: getattr(self, name) for name in names}, source)
 
     def _source(self, encoded: Array, batch: Batch) -> Source | None:
@@ -250,28 +294,40 @@ class RNNSeq2Seq(nn.Module):
         c, segments = self.config, batch["target_segments"]
         encoded, first = self._encode(batch, segments, train=train)
         mask = segment_mask(segments, batch["input_segments"])
-        gates = self._gates(batch["decoder_inputs"], train=train)
+        words = self._embed(batch["decoder_inputs"], train=train)
         constants = self._constants(self._source(encoded, batch))
         run = self._step_by_step if c.input_feeding else self._layer_by_layer
-        features, attention = run(constants, gates, mask, segment_starts(segments), first, train=train)
-        self._show(attention)
-        return Output(features, self._kernel(), self.output_bias)
+        made = run(constants, self.input(words), mask, segment_starts(segments), first, train=train)
+        self._show(made.weights)
+        aux = None
+        if c.coverage_weight:
+            assert made.weights is not None
+            aux = c.coverage_weight * coverage_loss(made.weights, batch["weights"])
+        copying = self._copying(made, words, batch["inputs"]) if c.copy else None
+        return Output(made.features, self._kernel(), self.output_bias, aux, copying)
 
-    def _step_by_step(self, constants, gates, mask, starts, first, *, train: bool) -> tuple[Array, Array]:
-        """Features [B, T, D] and attention [B, T, S] with input feeding: a loop over whole steps."""
+    def _copying(self, made: Attended, words: Array, tokens: Array) -> Copying:
+        """What is copied of a source's `tokens` [B, S] after the last `words` [B, T, D]."""
+        assert made.weights is not None and made.seen is not None
+        return self.copy_gate((made.seen, words), _as_distributions(made.weights), tokens)
+
+    def _step_by_step(self, constants, gates, mask, starts, first, *, train: bool) -> Attended:
+        """For all positions [B, T] with input feeding: a loop over whole steps."""
         B, T, _ = gates.shape
         ones = jnp.ones((T, B, 1, self.config.width), gates.dtype)
         drops = tuple(self.drop(ones, train=train, rows=1) for _ in range(self.config.decoder_layers))
         gates, mask, first = jax.tree.map(lambda x: x.swapaxes(0, 1)[:, :, None], (gates, mask, first))
         begin = DecoderState(first, jnp.zeros_like(ones))
         zero = jax.tree.map(lambda x: jnp.zeros_like(x[0]), begin)
-        _, (features, attention) = scan_products(
+        if self.config.coverage_weight:
+            zero = zero._replace(coverage=jnp.zeros(mask.shape[1:], jnp.float32))
+        _, made = scan_products(
             functools.partial(_scan_step, self.config), self._kernels(), constants, zero,
             (gates, mask, starts.T, begin, drops), precision=self.precision,
         )  # fmt: skip
-        return features[:, :, 0].swapaxes(0, 1), attention[:, :, 0].swapaxes(0, 1)
+        return jax.tree.map(lambda x: x[:, :, 0].swapaxes(0, 1), made)
 
-    def _layer_by_layer(self, constants, gates, mask, starts, first, *, train: bool) -> tuple[Array, Array | None]:
+    def _layer_by_layer(self, constants, gates, mask, starts, first, *, train: bool) -> Attended:
         """The same without input feeding: a loop for each layer, and time where attention has hypotheses."""
         c, kernels = self.config, self._kernels()
         product = self._product(kernels)
@@ -283,14 +339,12 @@ class RNNSeq2Seq(nn.Module):
             kernel = kernels[f"state_{i}"]
             h = recur(Cell(c.cell), gates, kernel, starts, precision=self.precision, first=begin).h.astype(gates.dtype)
             outputs.append(h + outputs[-1] if i and c.residual else h)
-        features, attention = _attend(c, product, constants, outputs[-1], mask)
-        return self.drop(features, train=train), attention
+        made = _attend(c, product, constants, outputs[-1], mask)
+        return made._replace(features=self.drop(made.features, train=train))
 
     def _show(self, attention: Array | None) -> None:
         if attention is not None and self.is_mutable_collection("attention"):
-            # As distributions: local weights sum to less than one.
-            total = jnp.sum(attention, axis=-1, keepdims=True)
-            self.sow("attention", "weights", attention / jnp.where(total > 0, total, 1))
+            self.sow("attention", "weights", _as_distributions(attention))
 
     def _product(self, kernels: dict[str, Array]) -> Product:
         return lambda name, x: project(x, kernels[name], self.precision)
@@ -303,25 +357,29 @@ class RNNSeq2Seq(nn.Module):
     def encode(self, batch: Batch):
         segments = batch["input_segments"]
         encoded, first = self._encode(batch, jnp.ones_like(segments[:, :1]), train=False)
-        return {"source": self._source(encoded, batch), "mask": segments > 0, "first": first}
+        memory = {"source": self._source(encoded, batch), "mask": segments > 0, "first": first}
+        return {**memory, "tokens": batch["inputs"]} if self.config.copy else memory
 
     def init_cache(self, memory, *, width: int, max_len: int) -> DecoderState:
         del max_len  # the state has one size, however long the output
         layers = jax.tree.map(lambda x: jnp.repeat(x, width, axis=1), memory["first"])
         feed = jnp.zeros(layers[0].h.shape, self.precision.activations) if self.config.input_feeding else None
-        return DecoderState(layers, feed)
+        B, S = memory["mask"].shape
+        return DecoderState(layers, feed, jnp.zeros((B, width, S)) if self.config.coverage_weight else None)
 
     def decode_step(self, tokens: Array, cache: DecoderState, memory):
         B, K = tokens.shape
         mask = jnp.broadcast_to(memory["mask"][:, None], (B, K, memory["mask"].shape[1]))
-        gates = self._gates(tokens, train=False)
+        words = self._embed(tokens, train=False)
+        gates = self.input(words)
         ones = (jnp.ones((), gates.dtype),) * self.config.decoder_layers
         product, constants = self._product(self._kernels()), self._constants(memory["source"])
-        inputs = _StepInputs(gates, mask, ones)
-        layers, features, attention = _step(self.config, product, constants, cache, inputs)
-        self._show(attention)
-        logits = project(features, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias
-        return logits, DecoderState(layers, features if self.config.input_feeding else None)
+        state, made = _step(self.config, product, constants, cache, _StepInputs(gates, mask, ones))
+        self._show(made.weights)
+        logits = project(made.features, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias
+        if self.config.copy:
+            logits = mix(logits, self._copying(made, words, memory["tokens"]))
+        return logits, state
 
 
 def _join(*states: State) -> State:
@@ -329,11 +387,16 @@ def _join(*states: State) -> State:
     return states[0] if len(states) == 1 else jax.tree.map(lambda *x: jnp.concatenate(x, axis=-1), *states)
 
 
+def _as_distributions(attention: Array) -> Array:
+    """Rows that sum to one: local weights sum to less."""
+    total = jnp.sum(attention, axis=-1, keepdims=True)
+    return attention / jnp.where(total > 0, total, 1)
+
+
 def _scan_step(config: Config, product: Product, constants: Constants, state: DecoderState, x):
     gates, mask, start, begin, drops = x
-    state = restart(start, begin, state)
-    layers, features, attention = _step(config, product, constants, state, _StepInputs(gates, mask, drops))
-    return DecoderState(layers, features), (features, attention)
+    begin = begin._replace(coverage=None if state.coverage is None else jnp.zeros_like(state.coverage))
+    return _step(config, product, constants, restart(start, begin, state), _StepInputs(gates, mask, drops))
 
 
 class _StepInputs(NamedTuple):
@@ -347,8 +410,8 @@ class _StepInputs(NamedTuple):
 
 def _step(
     config: Config, product: Product, constants: Constants, state: DecoderState, step: _StepInputs
-) -> tuple[tuple[State, ...], Array, Array | None]:
-    """One decoder step: the states of all layers, what predicts the next words, and attention."""
+) -> tuple[DecoderState, Attended]:
+    """One decoder step: its new state, and what predicts the next words."""
     gates, mask, drops = step
     layers: list[State] = []
     outputs: list[Array] = []
@@ -360,19 +423,26 @@ def _step(
         layers.append(advance(Cell(config.cell), inputs, product(f"state_{i}", previous.h), previous))
         h = layers[-1].h.astype(gates.dtype)
         outputs.append(h + outputs[-1] if i and config.residual else h)
-    features, attention = _attend(config, product, constants, outputs[-1], mask)
-    return tuple(layers), features * drops[-1], attention
+    made = _attend(config, product, constants, outputs[-1], mask, state.coverage)
+    made = made._replace(features=made.features * drops[-1])
+    coverage = state.coverage
+    if coverage is not None:
+        assert made.weights is not None
+        coverage = coverage + made.weights
+    return DecoderState(tuple(layers), made.features if config.input_feeding else None, coverage), made
 
 
 def _attend(
-    config: Config, product: Product, constants: Constants, top: Array, mask: Array
-) -> tuple[Array, Array | None]:
-    """What predicts the next words after the top states [B, K, D], [B, K, D], and attention [B, K, S] under `mask`."""
+    config: Config, product: Product, constants: Constants, top: Array, mask: Array, coverage: Array | None = None
+) -> Attended:
+    """What is found after the top states [B, K, D] under `mask` [B, K, S], attention so far being `coverage`."""
     if constants.source is None:
-        return top, None
+        return Attended(top, None, None)
     keys, values, positions = constants.source
     if config.attention == "additive":
-        attention = masked_softmax(additive_scores(product("query", top), keys, constants.vectors["v"]), mask)
+        covered = None if coverage is None else (coverage, constants.vectors["coverage"])
+        scores = additive_scores(product("query", top), keys, constants.vectors["v"], covered)
+        attention = masked_softmax(scores, mask)
     else:
         scores = multiplicative_scores(top, keys)
         if config.attention == "local":
@@ -380,5 +450,5 @@ def _attend(
             attention = local_weights(scores, mask, positions, place, config.window)
         else:
             attention = masked_softmax(scores, mask)
-    context = weighted_sum(attention, values)
-    return jnp.tanh(product("combine", jnp.concatenate([top, context], axis=-1))), attention
+    seen = jnp.concatenate([top, weighted_sum(attention, values)], axis=-1)
+    return Attended(jnp.tanh(product("combine", seen)), attention, seen if config.copy else None)

@@ -18,17 +18,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from s2sjax.api import Batch, Output, Rules, Traits
+from s2sjax.api import Batch, Copying, Output, Rules, Traits
 from s2sjax.config import check_at_least, one_of
 from s2sjax.errors import UserError
 from s2sjax.nn.block_config import BlockConfig
+from s2sjax.nn.copying import CopyGate, gate_rules
 from s2sjax.nn.layers import Embedding, Kernel
 from s2sjax.nn.totals import total
 from s2sjax.nn.transformer import Source, Stack, StackOutput, block_rules
 from s2sjax.ops.attention import segment_mask
+from s2sjax.ops.copying import coverage_loss, mix
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.local_attention import Band, make_band
-from s2sjax.vocabulary import TIED, check_tied
+from s2sjax.vocabulary import TIED, check_copying, check_tied
 
 TRAITS = Traits(splits_time=True, gathers_layers=True)
 
@@ -47,6 +49,14 @@ class Config(BlockConfig):
         tokens (Beltagy et al. 2020, arXiv:2004.05150).
       encoder_global_tokens: With encoder_window: the first tokens of each source, so many, see all of it and are seen
         by all of it; at most encoder_window.
+      copy: Mix what is generated with copies from the source, as a pointer-generator network does (See et al. 2017,
+        arXiv:1704.04368): the output may be any word of its source, also one that training never wrote. Needs a joint
+        vocabulary, in which a word that is unknown stays unknown. The last decoder block chooses what is copied, by the
+        mean of its heads' attention to the source; its output and the last word choose between the two, as in
+        fairseq's transformer_pointer_generator.
+      coverage_weight: Weight of the coverage loss (See et al., equation 12) on that attention: of a word's attention,
+        what goes where that of the words before it has been. 0: none. No attention sees the coverage here. Unlike
+        `decode.coverage`, a penalty of the search, it belongs to training.
     """
 
     encoder_layers: int = 4
@@ -54,6 +64,8 @@ class Config(BlockConfig):
     tied: str = one_of(TIED, "all")
     encoder_window: int = 0
     encoder_global_tokens: int = 0
+    copy: bool = False
+    coverage_weight: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,20 +81,28 @@ class Config(BlockConfig):
                 f"config.model.encoder_global_tokens is {self.encoder_global_tokens}, but must be at most "
                 f"config.model.encoder_window, {self.encoder_window}: lower the one or raise the other"
             )
+        check_at_least(0, self, "coverage_weight")
+
+    @property
+    def points(self) -> bool:
+        """Whether the attention of the last decoder block is more than a means to its context."""
+        return self.copy or self.coverage_weight > 0
 
 
 def sharding_rules(config: Config) -> Rules:
     projection = ((r"projection/kernel$", (None, "tensor")),) if config.tied == "none" else ()
-    return ((r"table$", ("tensor", None)), *projection, *block_rules(config))
+    return ((r"table$", ("tensor", None)), *projection, *gate_rules(config.copy), *block_rules(config))
 
 
 def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "Transformer":
     """Make the module.
 
     Raises:
-        UserError: if `tied` is "all" and the vocabularies differ in size.
+        UserError: if `tied` is "all", or `copy` is set, and the vocabularies differ in size.
     """
     check_tied(config.tied, source_vocab, target_vocab)
+    if config.copy:
+        check_copying(source_vocab, target_vocab)
     return Transformer(config, source_vocab, target_vocab, precision)
 
 
@@ -101,7 +121,9 @@ class Transformer(nn.Module):
         if c.tied == "none":
             self.projection = Kernel((c.width, self.target_vocab), nn.initializers.normal(c.width**-0.5))
         self.encoder = Stack(c, c.encoder_layers, self.precision, bidirectional=True)
-        self.decoder = Stack(c, c.decoder_layers, self.precision, cross=True)
+        self.decoder = Stack(c, c.decoder_layers, self.precision, cross=True, points=c.points)
+        if c.copy:
+            self.copy_gate = CopyGate(self.precision)
 
     def _embed(self, embedding: Embedding, tokens: Array) -> Array:
         x = embedding(tokens, self.precision.activations)
@@ -121,24 +143,39 @@ class Transformer(nn.Module):
         return self.encoder(x, positions, segments > 0, mask, train=train)
 
     def __call__(self, batch: Batch, *, train: bool) -> Output:
-        source, source_balance = self._encode(batch, train=train)
+        source, source_balance, _ = self._encode(batch, train=train)
         segments = batch["target_segments"]
         mask = segment_mask(segments, segments, causal=True)
         seen = Source(source, segment_mask(segments, batch["input_segments"]))
-        x = self._embed(self.target_embedding, batch["decoder_inputs"])
-        x, balance = self.decoder(x, batch["target_positions"], segments > 0, mask, seen, train=train)
+        words = self._embed(self.target_embedding, batch["decoder_inputs"])
+        x, balance, pointing = self.decoder(words, batch["target_positions"], segments > 0, mask, seen, train=train)
         aux = None
         if self.config.experts:
             tokens = total(self, "tokens", jnp.sum(batch["weights"]))
             aux = self.config.balance * (source_balance + balance) * tokens
-        return Output(x, self._kernel(), None, aux)
+        if self.config.coverage_weight:
+            assert pointing is not None
+            coverage = self.config.coverage_weight * coverage_loss(pointing, batch["weights"])
+            aux = coverage if aux is None else aux + coverage
+        copying = self._copying(x, words, pointing, batch["inputs"]) if self.config.copy else None
+        return Output(x, self._kernel(), None, aux, copying)
+
+    def _copying(self, x: Array, words: Array, pointing: Array | None, tokens: Array) -> Copying:
+        """What is copied of a source's `tokens`, given the decoder's output and the last words, both [B, T, D]."""
+        assert pointing is not None
+        return self.copy_gate((x, words), pointing, tokens)
 
     def encode(self, batch: Batch):
-        return self.decoder.source_memory(self._encode(batch, train=False).x, batch["input_segments"] > 0)
+        memory = self.decoder.source_memory(self._encode(batch, train=False).x, batch["input_segments"] > 0)
+        return {**memory, "tokens": batch["inputs"]} if self.config.copy else memory
 
     def init_cache(self, memory, *, width: int, max_len: int):
         return self.decoder.init_cache(memory, width=width, max_len=max_len)
 
     def decode_step(self, tokens: Array, cache, memory):
-        x, cache = self.decoder.step(self._embed(self.target_embedding, tokens), cache, memory)
-        return project(x, self._kernel(), self.precision).astype(jnp.float32), cache
+        words = self._embed(self.target_embedding, tokens)
+        x, cache, pointing = self.decoder.step(words, cache, memory)
+        logits = project(x, self._kernel(), self.precision).astype(jnp.float32)
+        if self.config.copy:
+            logits = mix(logits, self._copying(x, words, pointing, memory["tokens"]))
+        return logits, cache

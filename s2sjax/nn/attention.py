@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from s2sjax.nn.layers import Dense, RMSNorm
-from s2sjax.ops.attention import attention_weights, shared_attention, step_attention
+from s2sjax.ops.attention import shared_attention, step_attention
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.local_attention import Band, BandBias, local_attention
 from s2sjax.ops.position import Rotation, rotate
-from s2sjax.ops.sequence_parallel import split_attention
+from s2sjax.ops.sequence_parallel import split_attention, split_weights
 
 
 class KeyValue(NamedTuple):
@@ -107,8 +107,7 @@ class MultiHeadAttention(nn.Module):
     def weights(self, x: Array, memory: KeyValue, view: View) -> Array:
         """The weights by which `attend` attends, averaged over heads: [B, T, S] float32."""
         query = self._queries(x, view.rotation)
-        weights = attention_weights(query, memory.key, view.mask, bias=view.bias, scale=self._scale)
-        return jnp.mean(weights, axis=1)
+        return split_weights(query, memory.key, view.mask, bias=view.bias, scale=self._scale)
 
     def __call__(self, x: Array, view: View | LocalView) -> Array:
         """Self-attention over `x` [B, T, D]."""

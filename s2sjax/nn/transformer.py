@@ -5,6 +5,7 @@ A stack adds positions to embeddings, runs its blocks one after the other and no
 decoders and language models are stacks that differ in their masks.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -166,6 +167,16 @@ class StackOutput(NamedTuple):
     """[B, T, D]"""
     balance: Array
     """The sum of the blocks' balance losses, a scalar."""
+    pointing: Array | None = None
+    """How the last block attends to the source, [B, T, S] float32, averaged over heads, of a stack that `points`."""
+
+
+class Stepped(NamedTuple):
+    x: Array
+    """[B, K, D]"""
+    cache: Any
+    pointing: Array | None
+    """As in `StackOutput`, [B, K, S]."""
 
 
 class Stack(nn.Module):
@@ -183,6 +194,8 @@ class Stack(nn.Module):
     """Whether relative positions tell keys ahead apart; what is seen at all is for masks to say."""
     cross: bool = False
     """Whether its blocks attend to a source."""
+    points: bool = False
+    """Whether it also gives the attention of its last block to the source."""
 
     def setup(self):
         self.positions = Positions(self.config, self.bidirectional)
@@ -233,7 +246,7 @@ class Stack(nn.Module):
 
         first = "layers" if self.config.scan else "layers_0"  # all layers are stored alike
 
-        def layer(state: StackOutput, of_layer) -> tuple[StackOutput, tuple[Array | None, Any]]:
+        def layer(state: StackOutput, of_layer, *, watch: bool) -> tuple[StackOutput, tuple[Array | None, Any]]:
             parameters, key, totals = of_layer
             parameters = gathered((*self.path, first), parameters)
             applied = self._block().apply(
@@ -243,24 +256,35 @@ class Stack(nn.Module):
             output, counted = cast(tuple[BlockOutput, Any], applied if count else (applied, {TOTALS: {}}))
             return StackOutput(output.x, state.balance + output.balance), (output.weights, counted[TOTALS])
 
-        layer = rematerialised(layer, self.config.remat, looped=self.config.scan)
-        state = StackOutput(self.drop(x, train=train), jnp.zeros(()))
+        def made(watch: bool, looped: bool):
+            return rematerialised(functools.partial(layer, watch=watch), self.config.remat, looped=looped)
+
+        state, pointing = StackOutput(self.drop(x, train=train), jnp.zeros(())), None
         if self.config.scan:
-            state, (weights, counted) = lax.scan(layer, state, (self.stacked, keys, totals))
+            layers = self.stacked, keys, totals
+            # The last block stands behind the loop where it points: a loop would keep every block's attention.
+            looped = jax.tree.map(lambda stack: stack[:-1], layers) if self.points else layers
+            state, (weights, counted) = lax.scan(made(watch, True), state, looped)
+            if self.points:
+                own = jax.tree.map(lambda stack: stack[-1], layers)
+                state, (pointing, more) = made(True, False)(state, own)
+                weights = [*weights, pointing] if watch else None
+                counted = jax.tree.map(lambda stack, x: jnp.concatenate([stack, x[None]]), counted, more)
         else:
             seen = []
             for i, parameters in enumerate(self.unstacked):
                 own = jax.tree.map(lambda stack, i=i: stack[i], (keys, totals))
-                state, of_layer = layer(state, (parameters, *own))
+                state, of_layer = made(watch or (self.points and i == self.depth - 1), False)(state, (parameters, *own))
                 seen.append(of_layer)
             weights, each = zip(*seen, strict=True)
+            pointing = weights[-1] if self.points else None
             counted = jax.tree.map(lambda *x: jnp.stack(x), *each)
         if count:
             record_total(self, "layers", counted)
         if watch:
             for i in range(self.depth):  # one leaf a layer in either case
                 self.sow("attention", "weights", weights[i])
-        return state._replace(x=self._end(state.x))
+        return state._replace(x=self._end(state.x), pointing=pointing)
 
     def _begin(self, x: Array, positions: Array, filled: Array, mask: Array | Band) -> tuple[Array, View | LocalView]:
         """What enters the first block, and how tokens see each other."""
@@ -309,7 +333,7 @@ class Stack(nn.Module):
             "ancestors": jnp.zeros((B, width, max_len), jnp.int32),
         }
 
-    def step(self, x: Array, cache, memory):
+    def step(self, x: Array, cache, memory) -> Stepped:
         """From the embeddings [B, K, D] of the tokens that K hypotheses chose last, features of what follows."""
         slot, (B, K, _), kept = cache["position"], x.shape, memory["mask"]
         new, place = {"position": slot + 1}, None
@@ -335,7 +359,7 @@ class Stack(nn.Module):
             mask = jnp.concatenate([shared, mask], axis=-1)
         view = self.positions.view(mask, position, position, keys)
         block, layers = self._block(), []
-        x = self.positions.add(x, position)
+        x, weights = self.positions.add(x, position), None
         for parameters, past, seen in zip(self._layers(), cache["layers"], memory["layers"], strict=True):
             read = seen if source_view is None else _Seen(seen, source_view)
             applied = block.apply({"params": parameters}, x, place, slot, past, view, read, method="step")
@@ -343,7 +367,7 @@ class Stack(nn.Module):
             layers.append(past)
             if self.cross and self.is_mutable_collection("attention"):
                 self.sow("attention", "weights", weights)
-        return self._end(x), {"layers": layers, **new}
+        return Stepped(self._end(x), {"layers": layers, **new}, weights if self.points else None)
 
 
 def block_rules(config: BlockConfig) -> Rules:

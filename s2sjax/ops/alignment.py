@@ -9,10 +9,22 @@ from s2sjax.ops.attention import masked_softmax
 
 
 def additive_scores(
-    query: Float[Array, "B K A"], keys: Float[Array, "B S A"], v: Float[Array, "A"]
+    query: Float[Array, "B K A"],
+    keys: Float[Array, "B S A"],
+    v: Float[Array, "A"],
+    covered: tuple[Float[Array, "B K S"], Float[Array, "A"]] | None = None,
 ) -> Float[Array, "B K S"]:
-    """`v . tanh(query + keys)` for projected queries and keys (Bahdanau et al. 2015, arXiv:1409.0473, A.1.2)."""
-    return jnp.einsum("bksa,a->bks", jnp.tanh(query[:, :, None] + keys[:, None]), v.astype(query.dtype))
+    """`v . tanh(query + keys)` for projected queries and keys (Bahdanau et al. 2015, arXiv:1409.0473, A.1.2).
+
+    Args:
+        covered: the attention that each position got so far, and the vector that it is multiplied with before it is
+            added within the tanh (See et al. 2017, arXiv:1704.04368, equation 11).
+    """
+    hidden = query[:, :, None] + keys[:, None]
+    if covered is not None:
+        coverage, vector = (x.astype(query.dtype) for x in covered)
+        hidden += coverage[..., None] * vector
+    return jnp.einsum("bksa,a->bks", jnp.tanh(hidden), v.astype(query.dtype))
 
 
 def multiplicative_scores(query: Float[Array, "B K A"], keys: Float[Array, "B S A"]) -> Float[Array, "B K S"]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from s2sjax.ops.linear import Precision
 
@@ -51,6 +51,26 @@ class LossSums(NamedTuple):
     """Tokens that the model ranks first."""
     weight: Array
     """Sum of weights: the number of target tokens, end-of-sentence counted."""
+
+
+def split_tokens(x: Shaped[Array, "B T *any"], options: LossOptions) -> Shaped[Array, "parts chunks chunk *any"]:
+    """What stands at each token: the devices' parts of the batch, and each one's chunks.
+
+    Padded with zeros, so with tokens of weight 0.
+    """
+    (B, T), shards, time_shards = x.shape[:2], options.shards, options.time_shards
+    assert B % shards == 0, f"{B} rows over {shards} shards"
+    assert T % time_shards == 0, f"{T} positions over {time_shards} shards"
+    parts = shards * time_shards
+    tokens = B * T // parts
+    chunk = min(options.chunk, tokens)
+    if time_shards > 1:
+        x = x.reshape(shards, B // shards, time_shards, T // time_shards, *x.shape[2:]).swapaxes(1, 2)
+        x = x.reshape(parts, tokens, *x.shape[4:])
+    else:
+        x = x.reshape(parts, tokens, *x.shape[2:])
+    x = jnp.pad(x, ((0, 0), (0, -tokens % chunk)) + ((0, 0),) * (x.ndim - 2))
+    return x.reshape(parts, -1, chunk, *x.shape[2:])
 
 
 def token_losses(
@@ -103,24 +123,7 @@ def chunked_cross_entropy(
     Peak memory is `chunk * V` floats a shard instead of `B * T * V`. With as many shards as devices, each device loops
     over its own tokens and the gradient of the kernel crosses devices once, at the end.
     """
-    B, T, D = features.shape
-    shards, time_shards = options.shards, options.time_shards
-    assert B % shards == 0, f"{B} rows over {shards} shards"
-    assert T % time_shards == 0, f"{T} positions over {time_shards} shards"
-    parts = shards * time_shards
-    tokens = B * T // parts
-    chunk = min(options.chunk, tokens)
-    padding = -tokens % chunk
-
-    def split(x: Array) -> Array:  # [B, T, ...] -> [parts, chunks, chunk, ...], padded with zeros: weight 0
-        if time_shards > 1:
-            x = x.reshape(shards, B // shards, time_shards, T // time_shards, *x.shape[2:]).swapaxes(1, 2)
-            x = x.reshape(parts, tokens, *x.shape[4:])
-        else:
-            x = x.reshape(parts, tokens, *x.shape[2:])
-        x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
-        return x.reshape(parts, -1, chunk, *x.shape[2:])
-
+    split = functools.partial(split_tokens, options=options)
     has_bias = bias is not None
     bias = bias if has_bias else jnp.zeros(kernel.shape[1], jnp.float32)
     config = _ChunkConfig(options.label_smoothing, options.z_loss, options.precision, has_bias)

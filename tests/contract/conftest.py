@@ -47,6 +47,7 @@ VARIANTS = {
             "remat": "dots",
         },
         {"positions": "relative", "kv_heads": 1, "encoder_window": 1, "encoder_global_tokens": 1},
+        {"copy": True, "coverage_weight": 0.5, "scan": True, "experts": 3, "norm": "post"},
     ],
     "causal_lm": [
         {
@@ -80,10 +81,15 @@ VARIANTS = {
         {"attention": "dot", "cell": "rnn", "encoder_layers": 1, "decoder_layers": 1, "tied": "none"},
         {"attention": "none", "input_feeding": False, "bidirectional": False, "reverse_source": True},
         {"attention": "none", "input_feeding": False, "cell": "gru"},
+        {"copy": True, "coverage_weight": 0.5},
     ],
     "griffin": [{"pattern": ("recurrent", "attention"), "repeats": 1, "window": 3, "recurrent_width": 20}],
     "hmm": [{"states": 20}],
-    "gnmt": [{"tied": "all"}, {"encoder_layers": 4, "decoder_layers": 3, "remat": "full", "tied": "none"}],
+    "gnmt": [
+        {"tied": "all"},
+        {"encoder_layers": 4, "decoder_layers": 3, "remat": "full", "tied": "none"},
+        {"copy": True, "coverage_weight": 0.5},
+    ],
     "lstm_lm": [
         {"embedding_width": 12},
         {
@@ -104,7 +110,9 @@ SLOW_VARIANTS = {
         {"norm": "post", "positions": "alibi", "mlp": "swish", "encoder_layers": 3, "decoder_layers": 1},
         {"norm": "post", "mlp": "swish"},  # Marian
         {"positions": "rotary", "encoder_window": 2, "encoder_global_tokens": 2, "scan": True, "remat": "full"},
+        {"copy": True, "tied": "none", "remat": "full"},
     ],
+    "rnn_seq2seq": [{"attention": "local", "window": 2, "copy": True, "input_feeding": False}],
     "griffin": [
         {"pattern": ("recurrent", "attention"), "repeats": 2, "window": 3, "recurrent_width": 20, "remat": "full"}
     ],

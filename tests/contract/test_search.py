@@ -31,14 +31,14 @@ from s2sjax.inference.sentences import source_batch
 from s2sjax.inference.translator import Translator
 from s2sjax.ops.linear import Precision
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
-from tests.contract.conftest import FIRST, VOCAB, bucketed
+from tests.contract.conftest import FIRST, SUBJECTS, VOCAB, bucketed
 from tests.tolerance import allowed
 
 pytestmark = pytest.mark.grid(4)
 
 SOURCES, LONGEST_SOURCE, DRAWS = 16, 6, 3
-ATTENTIVE = ("transformer", "rnn_seq2seq", "gnmt")
-"""Families whose first variant attends to a source."""
+ATTENTIVE = ("transformer", "rnn_seq2seq", "gnmt", "copying")
+"""Of what is searched with, what attends to a source."""
 
 
 class Space(NamedTuple):
@@ -73,7 +73,9 @@ CONVENTIONS = {
 }
 """Of each length penalty: what is searched, the divisor, and what else is set."""
 ALPHAS = (0.6, 1.0, 2.0)
-FAMILIES = sorted(FIRST)
+SEARCHED = {**FIRST, "copying": next(s for s in SUBJECTS if ("copy", True) in s.options)}
+"""A variant of each family, and one that gives log-probabilities which it mixed."""
+FAMILIES = sorted(SEARCHED)
 
 
 def every_family_with(others, *, fast: tuple[str, str] | None = None):
@@ -87,8 +89,8 @@ def every_family_with(others, *, fast: tuple[str, str] | None = None):
 
 @functools.cache
 def scorer(family: str, vocab: int) -> Single:
-    config = FIRST[family].model.config
-    model = models.family(family).build(config, vocab, vocab, precision=Precision.FLOAT32)
+    config = SEARCHED[family].model.config
+    model = models.family(SEARCHED[family].family).build(config, vocab, vocab, precision=Precision.FLOAT32)
     return Single(model, Precision.FLOAT32)
 
 

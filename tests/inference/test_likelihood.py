@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax.api import Mixture, Output
+from s2sjax.api import Copying, Mixture, Output
 from s2sjax.inference.likelihood import logits, loss_sums
 from s2sjax.inference.scorers import Single
 from s2sjax.ops.linear import Precision
@@ -16,6 +16,8 @@ B, T, D, V = 3, 4, 5, 7
 KEYS = jax.random.split(jax.random.key(0), 4)
 FEATURES, KERNEL = jax.random.normal(KEYS[0], (B, T, D)), jax.random.normal(KEYS[1], (D, V))
 BIAS = jax.random.normal(KEYS[2], (V,))
+TOKENS = jnp.array([[4, 5, 6], [6, 3, 0], [0, 1, 2]])
+MASSES = jax.nn.softmax(FEATURES[..., :3])
 BATCH = {
     "targets": jax.random.randint(KEYS[3], (B, T), 0, V),
     "weights": jnp.array([[1.0, 1, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0]]),
@@ -24,6 +26,7 @@ OUTPUTS = {
     "output": Output(FEATURES, KERNEL),
     "output with bias": Output(FEATURES, KERNEL, BIAS),
     "mixture": Mixture(jax.nn.softmax(FEATURES), jax.nn.softmax(KERNEL)),
+    "copying": Output(FEATURES, KERNEL, BIAS, copying=Copying(FEATURES[..., 0], MASSES, TOKENS)),
 }
 
 
@@ -46,6 +49,11 @@ def log_probs(name):
     else:
         scores = np.exp(scores + (0 if output.bias is None else output.bias))
         probabilities = scores / scores.sum(axis=-1, keepdims=True)
+    if name == "copying":
+        gate, masses, tokens = output.copying
+        generation = 1 / (1 + np.exp(-gate[..., None]))
+        copied = np.einsum("bts,bsv->btv", masses, np.eye(V)[tokens.astype(int)])
+        probabilities = generation * probabilities + (1 - generation) * copied
     return np.log(np.take_along_axis(probabilities, np.asarray(BATCH["targets"])[..., None], axis=-1)[..., 0])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from s2sjax.errors import UserError
+from s2sjax.inference.likelihood import logits
 from s2sjax.models import gnmt
 from s2sjax.models.gnmt import Config
 from s2sjax.nn.remat import REMAT
@@ -21,8 +22,8 @@ def upper(p, i):
     return p["second"]["lstm"] if i == 1 else jax.tree.map(lambda stack: stack[i - 2], p["layers"]["lstm"])
 
 
-def features(config: Config, p, source, decoder_inputs):
-    """The decoder's top outputs [T, D] for one sentence."""
+def decoded(config: Config, p, source, decoder_inputs):
+    """The decoder's top outputs [T, D] for one sentence; and, if it copies, its distributions [T, V]."""
     x = p["source_embedding"]["table"][source] * D**0.5
     x = np.concatenate(
         [
@@ -35,22 +36,28 @@ def features(config: Config, p, source, decoder_inputs):
         y = loops.layer("lstm", upper(p["encoder_upper"], i), x)[0]
         x = x + y if i >= 2 else y
 
-    bottom, context, outputs = p["decoder_bottom"], np.zeros(D), []
+    bottom, context, outputs, mixed, coverage = p["decoder_bottom"], np.zeros(D), [], [], np.zeros(len(source))
     states = [(np.zeros(D), np.zeros(D))] * config.decoder_layers
     for token in decoder_inputs:
         word = p["target_embedding"]["table"][token] * D**0.5
         inputs = loops.dense(bottom["input"], word) + context @ bottom["feed"]["kernel"]
         states[0] = loops.advance("lstm", inputs, states[0][0] @ bottom["recurrent"]["kernel"], states[0])
         y = states[0][0]
-        energies = np.tanh(y @ bottom["query"]["kernel"] + loops.dense(bottom["keys"], x)) @ bottom["v"]
-        context = loops.softmax(energies) @ x
+        covered = np.outer(coverage, bottom["coverage"]) if config.coverage_weight else 0
+        energies = np.tanh(y @ bottom["query"]["kernel"] + loops.dense(bottom["keys"], x) + covered) @ bottom["v"]
+        attention = loops.softmax(energies)
+        coverage = coverage + attention
+        context = attention @ x
         for i in range(1, config.decoder_layers):
             layer = upper(p["decoder_upper"], i)
             inputs = loops.dense(layer["input"], np.concatenate([y, context]))
             states[i] = loops.advance("lstm", inputs, states[i][0] @ layer["recurrent"]["kernel"], states[i])
             y = y + states[i][0] if i >= 2 else states[i][0]
         outputs.append(y)
-    return np.stack(outputs)
+        if config.copy:
+            logits = p["target_embedding"]["table"] @ y + p["output_bias"]
+            mixed.append(loops.copying(p["copy_gate"], (y, context, word), logits, attention, source))
+    return np.stack(outputs), np.array(mixed)
 
 
 def made(**options):
@@ -66,16 +73,27 @@ def made(**options):
 
 
 @pytest.mark.fast_grid(2)
-@pytest.mark.parametrize("encoder_layers, decoder_layers", [(2, 2), (3, 3), (2, 4), (4, 2)])
-def test_gnmt_equals_a_loop_over_the_steps_of_each_sentence(encoder_layers, decoder_layers):
-    config, model, batch, params = made(encoder_layers=encoder_layers, decoder_layers=decoder_layers)
-    got = jax.jit(lambda params, batch: model.apply({"params": params}, batch, train=False).features)(params, batch)
+@pytest.mark.parametrize(
+    "encoder_layers, decoder_layers, more",
+    [(2, 2, {}), (3, 3, {}), (2, 4, {}), (4, 2, {}), (2, 3, {"copy": True, "coverage_weight": 1.0})],
+)
+def test_gnmt_equals_a_loop_over_the_steps_of_each_sentence(encoder_layers, decoder_layers, more):
+    config, model, batch, params = made(encoder_layers=encoder_layers, decoder_layers=decoder_layers, **more)
+
+    @jax.jit
+    def run(params, batch):
+        output = model.apply({"params": params}, batch, train=False)
+        return output.features, jnp.exp(logits(output, Precision.FLOAT32))
+
+    got, probabilities = run(params, batch)
     for row, segment in ((0, 1), (1, 3)):
         source, target = (batch[f"{side}_segments"][row] == segment for side in ("input", "target"))
-        expected = features(
+        expected, mixed = decoded(
             config, loops.float64(params), batch["inputs"][row, source], batch["decoder_inputs"][row, target]
         )
         np.testing.assert_allclose(got[row, target], expected, rtol=1e-4, atol=1e-4)
+        if config.copy:
+            np.testing.assert_allclose(probabilities[row, target], mixed, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.slow

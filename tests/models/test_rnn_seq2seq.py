@@ -1,10 +1,12 @@
 """Recurrent encoder-decoders against a loop, sentence by sentence, in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from s2sjax.errors import UserError
+from s2sjax.inference.likelihood import logits
 from s2sjax.models import rnn_seq2seq
 from s2sjax.models.rnn_seq2seq import Config
 from s2sjax.ops.linear import Precision
@@ -14,8 +16,8 @@ from tests.contract.conftest import VOCAB, packed
 D = 8
 
 
-def features(config: Config, parameters, source, decoder_inputs):
-    """What the decoder predicts from, [T, D], for one sentence."""
+def decoded(config: Config, parameters, source, decoder_inputs):
+    """What the decoder predicts from, [T, D], for one sentence; and, if it copies, its distributions [T, V]."""
     c, p = config, parameters
     embeddings = p["target_embedding" if c.tied == "all" else "source_embedding"]["table"]
     x, final = embeddings[source] * D**0.5, []
@@ -41,9 +43,10 @@ def features(config: Config, parameters, source, decoder_inputs):
         made = [loops.dense(p[f"initial_{i}"], x.mean(axis=0)) for i in range(c.decoder_layers)]
         states = [(np.tanh(m), m) for m in made]
 
-    feed, outputs = np.zeros(D), []
+    feed, outputs, mixed, coverage = np.zeros(D), [], [], np.zeros(len(source))
     for token in decoder_inputs:
-        word = loops.dense(p["input"], p["target_embedding"]["table"][token] * D**0.5)
+        embedded = p["target_embedding"]["table"][token] * D**0.5
+        word = loops.dense(p["input"], embedded)
         above = None
         for i in range(c.decoder_layers):
             kernel = p[f"recurrent_{i}"]["kernel"]
@@ -53,18 +56,25 @@ def features(config: Config, parameters, source, decoder_inputs):
             states[i] = loops.advance(c.cell, inputs, states[i][0] @ kernel[-D:], states[i])
             above = states[i][0] + (above if i and c.residual else 0)
         if c.attention != "none":
-            context = attend(c, p, above, x) @ x
-            above = feed = np.tanh(np.concatenate([above, context]) @ p["combine"]["kernel"])
+            top, attention = above, attend(c, p, above, x, coverage)
+            coverage = coverage + attention
+            context = attention @ x
+            above = feed = np.tanh(np.concatenate([top, context]) @ p["combine"]["kernel"])
+        if c.copy:
+            logits = p["target_embedding"]["table"] @ above + p["output_bias"]
+            shares = attention / attention.sum()
+            mixed.append(loops.copying(p["copy_gate"], (top, context, embedded), logits, shares, source))
         outputs.append(above)
-    return np.stack(outputs)
+    return np.stack(outputs), np.array(mixed)
 
 
-def attend(config: Config, p, top, encoded):
+def attend(config: Config, p, top, encoded, coverage):
     if config.attention == "dot":
         return loops.softmax(encoded @ top)
     keys = loops.dense(p["keys"], encoded)
     if config.attention == "additive":
-        return loops.softmax(np.tanh(top @ p["query"]["kernel"] + keys) @ p["v"])
+        covered = np.outer(coverage, p["coverage"]) if config.coverage_weight else 0
+        return loops.softmax(np.tanh(top @ p["query"]["kernel"] + keys + covered) @ p["v"])
     if config.attention == "general":
         return loops.softmax(keys @ top)
     positions = np.arange(len(encoded))
@@ -86,6 +96,8 @@ def attend(config: Config, p, top, encoded):
         {"attention": "dot", "cell": "gru", "reverse_source": True, "bidirectional": False, "encoder_layers": 2},
         {"attention": "none", "input_feeding": False, "encoder_layers": 2, "decoder_layers": 2},
         {"attention": "none", "input_feeding": False, "bidirectional": False, "reverse_source": True, "cell": "gru"},
+        {"copy": True, "coverage_weight": 1.0, "cell": "gru"},
+        {"copy": True, "attention": "local", "window": 1, "input_feeding": False},
     ],
     ids=lambda options: "-".join(map(str, options.values())) or "default",
 )
@@ -98,15 +110,18 @@ def test_every_kind_equals_a_loop_over_the_steps_of_each_sentence(options):
         params = model.init(key, batch, train=False)["params"]
         # Larger, so that whatever is wrong shows, and biases other than zero.
         params = jax.tree.map(lambda p: p * 1.5 + 0.2 * jax.random.normal(key, p.shape), params)
-        return params, model.apply({"params": params}, batch, train=False).features
+        output = model.apply({"params": params}, batch, train=False)
+        return params, output.features, jnp.exp(logits(output, Precision.FLOAT32))
 
-    params, got = run(jax.random.key(0), batch)
+    params, got, probabilities = run(jax.random.key(0), batch)
     for row, segment in ((0, 1), (0, 2), (1, 3)):
         source, target = (batch[f"{side}_segments"][row] == segment for side in ("input", "target"))
-        expected = features(
+        expected, mixed = decoded(
             config, loops.float64(params), batch["inputs"][row, source], batch["decoder_inputs"][row, target]
         )
         np.testing.assert_allclose(got[row, target], expected, rtol=1e-4, atol=1e-4)
+        if config.copy:
+            np.testing.assert_allclose(probabilities[row, target], mixed, rtol=1e-3, atol=1e-6)
 
 
 def test_only_what_attends_sows_attention():
@@ -130,6 +145,10 @@ def test_only_what_attends_sows_attention():
         ({"width": 7}, "make it even or set config.model.bidirectional=False"),
         ({"window": 0}, "config.model.window is 0"),
         ({"dropout": 1.0}, "config.model.dropout is 1.0"),
+        ({"copy": True, "attention": "none", "input_feeding": False}, "or config.model.copy=False"),
+        ({"coverage_weight": 1.0, "attention": "general"}, "set config.model.attention=additive"),
+        ({"coverage_weight": 1.0, "input_feeding": False}, "config.model.input_feeding=True"),
+        ({"coverage_weight": -1.0}, "config.model.coverage_weight is -1.0"),
     ],
 )
 def test_options_that_do_not_go_together_name_the_way_out(options, message):
