@@ -295,9 +295,10 @@ class RNNSeq2Seq(nn.Module):
         encoded, first = self._encode(batch, segments, train=train)
         mask = segment_mask(segments, batch["input_segments"])
         words = self._embed(batch["decoder_inputs"], train=train)
+        gates = self.input(words)
         constants = self._constants(self._source(encoded, batch))
         run = self._step_by_step if c.input_feeding else self._layer_by_layer
-        made = run(constants, self.input(words), mask, segment_starts(segments), first, train=train)
+        made = run(constants, gates, mask, segment_starts(segments), first, train=train)
         self._show(made.weights)
         aux = None
         if c.coverage_weight:
