@@ -17,10 +17,13 @@ def data(tmp_path_factory):
         yield write_text(place)
 
 
+COPYING = {"model__copy": True, "model__coverage_weight": 0.5}
 FAMILIES = {
     "lstm": ("rnn_seq2seq", {"model__dropout": 0.2}),
     "gnmt": ("gnmt", {"model__dropout": 0.2}),
     "transformer": ("transformer", {"model__dropout": 0.2, "model__mlp": "gelu"}),
+    "copying": ("transformer", {"model__dropout": 0.2, "model__mlp": "gelu", **COPYING}),
+    "copying, lstm": ("rnn_seq2seq", {"model__dropout": 0.2, **COPYING}),
     "causal_lm": ("causal_lm", {"model__dropout": 0.2, "model__mlp": "gelu", "model__positions": "relative"}),
     "experts": (
         "causal_lm",
@@ -36,6 +39,7 @@ REMATERIALISED = {
     "causal_lm, scan": ("causal_lm", SCAN | {"model__layers": 3}),
     "causal_lm": ("causal_lm", {"model__dropout": 0.2, "model__remat": "dots"}),
     "transformer, scan": ("transformer", SCAN | {"model__remat": "dots"}),
+    "copying, scan": ("transformer", SCAN | COPYING),
     "griffin": ("griffin", {"model__dropout": 0.2, "model__remat": "full", "model__repeats": 2}),
     "gnmt": ("gnmt", {"model__dropout": 0.2, "model__remat": "full", "model__encoder_layers": 4}),
     "experts, scan": ("causal_lm", SCAN | {"model__experts": 4}),
@@ -102,7 +106,7 @@ def test_layers_that_gather_their_parameters_compute_the_same(name, place, data)
 
 def test_devices_and_parts_together_are_one_device(data):
     place = {"mesh__fsdp": 2, "mesh__sequence": 2, "mesh__data": 1, "train__accumulate": 2}
-    assert_same(data, FAMILIES["transformer"], place, steps=3)
+    assert_same(data, FAMILIES["copying"], place, steps=3)
 
 
 @pytest.mark.slow

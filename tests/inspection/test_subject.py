@@ -233,7 +233,9 @@ LARGER |= {"data__batch_tokens": 2048, "train__loss_chunk": 256, "model__scan": 
         {"family": "transformer", "devices": 1, "data__batch_tokens": 1024},
         {"family": "transformer", "devices": 1, "model__encoder_window": 16, "model__encoder_global_tokens": 1}
         | {"data__batching": "bucket", "data__batch_tokens": 2048, "data__row_multiple": 4},
+        {"family": "transformer", "devices": 1, "model__copy": True, "model__coverage_weight": 1.0},
         {"family": "rnn_seq2seq", "devices": 1},
+        {"family": "rnn_seq2seq", "devices": 1, "model__copy": True},
         {"family": "lstm_lm", "devices": 1},
         {"family": "griffin", "devices": 1},
     ],
