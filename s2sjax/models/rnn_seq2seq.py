@@ -11,9 +11,7 @@ With input feeding a step needs all of the step before, and layers and attention
 Without, each layer is a loop of its own over inputs projected at once, and attention is computed for all steps at once.
 """
 
-import functools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,21 +24,11 @@ from s2sjax.errors import UserError
 from s2sjax.nn.copying import CopyGate, gate_rules
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
-from s2sjax.ops.alignment import additive_scores, local_weights, multiplicative_scores, weighted_sum
-from s2sjax.ops.attention import masked_softmax, segment_mask
+from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.copying import coverage_loss, mix
 from s2sjax.ops.linear import Precision, project
-from s2sjax.ops.recurrent import (
-    Cell,
-    Product,
-    State,
-    advance,
-    final_states,
-    recur,
-    restart,
-    scan_products,
-    segment_starts,
-)
+from s2sjax.ops.recurrent import Cell, Product, State, final_states, recur, scan_products, segment_starts
+from s2sjax.ops.recurrent_decoder import Attended, Constants, DecoderState, RecurrentDecoder, Source, StepInputs
 from s2sjax.vocabulary import TIED, check_copying, check_tied
 
 TRAITS = Traits()
@@ -150,44 +138,6 @@ def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Pr
     return RNNSeq2Seq(config, source_vocab, target_vocab, precision)
 
 
-class Source(NamedTuple):
-    """What attention reads: keys [B, S, A] and values [B, S, D] of the encoder's states, and their positions [B, S]."""
-
-    keys: Array
-    values: Array
-    positions: Array
-
-
-class Constants(NamedTuple):
-    """What a decoder step reads beside its kernels and its state."""
-
-    biases: tuple[Array, ...]
-    """For each layer above the bottom [G]; the bottom one's is in its projected input."""
-    vectors: dict[str, Array]
-    """`v` of additive attention, `coverage` if it reads that, `place_v` of local attention, [A]."""
-    source: Source | None
-
-
-class DecoderState(NamedTuple):
-    """Every leaf leads with [B, K]: the states of each layer; with input feeding, the last attentional vector; with
-    coverage, what each position of the source got of attention so far, [B, K, S] float32."""
-
-    layers: tuple[State, ...]
-    feed: Array | None
-    coverage: Array | None = None
-
-
-class Attended(NamedTuple):
-    """What the top states find in the source."""
-
-    features: Array
-    """What predicts the next words, [B, K, D]."""
-    weights: Array | None
-    """Attention [B, K, S]."""
-    seen: Array | None
-    """State and context, [B, K, 2 D]."""
-
-
 class RNNSeq2Seq(nn.Module):
     """See `api.Stepwise`. The memory holds projected keys, values, mask and the decoder's first states."""
 
@@ -267,6 +217,11 @@ class RNNSeq2Seq(nn.Module):
 
     # ---- Decoder ----
 
+    @property
+    def _decoder(self) -> RecurrentDecoder:
+        c = self.config
+        return RecurrentDecoder(Cell(c.cell), c.residual, c.attention, c.window, c.copy)
+
     def _embed(self, tokens: Array, *, train: bool) -> Array:
         """The last words, as the decoder and the gate of what is copied read them."""
         x = self.target_embedding(tokens, self.precision.activations)
@@ -323,7 +278,7 @@ class RNNSeq2Seq(nn.Module):
         if self.config.coverage_weight:
             zero = zero._replace(coverage=jnp.zeros(mask.shape[1:], jnp.float32))
         _, made = scan_products(
-            functools.partial(_scan_step, self.config), self._kernels(), constants, zero,
+            self._decoder.scan_step, self._kernels(), constants, zero,
             (gates, mask, starts.T, begin, drops), precision=self.precision,
         )  # fmt: skip
         return jax.tree.map(lambda x: x[:, :, 0].swapaxes(0, 1), made)
@@ -340,7 +295,7 @@ class RNNSeq2Seq(nn.Module):
             kernel = kernels[f"state_{i}"]
             h = recur(Cell(c.cell), gates, kernel, starts, precision=self.precision, first=begin).h.astype(gates.dtype)
             outputs.append(h + outputs[-1] if i and c.residual else h)
-        made = _attend(c, product, constants, outputs[-1], mask)
+        made = self._decoder.attend(product, constants, outputs[-1], mask)
         return made._replace(features=self.drop(made.features, train=train))
 
     def _show(self, attention: Array | None) -> None:
@@ -375,7 +330,7 @@ class RNNSeq2Seq(nn.Module):
         gates = self.input(words)
         ones = (jnp.ones((), gates.dtype),) * self.config.decoder_layers
         product, constants = self._product(self._kernels()), self._constants(memory["source"])
-        state, made = _step(self.config, product, constants, cache, _StepInputs(gates, mask, ones))
+        state, made = self._decoder.step(product, constants, cache, StepInputs(gates, mask, ones))
         self._show(made.weights)
         logits = project(made.features, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias
         if self.config.copy:
@@ -392,64 +347,3 @@ def _as_distributions(attention: Array) -> Array:
     """Rows that sum to one: local weights sum to less."""
     total = jnp.sum(attention, axis=-1, keepdims=True)
     return attention / jnp.where(total > 0, total, 1)
-
-
-def _scan_step(config: Config, product: Product, constants: Constants, state: DecoderState, x):
-    gates, mask, start, begin, drops = x
-    begin = begin._replace(coverage=None if state.coverage is None else jnp.zeros_like(state.coverage))
-    return _step(config, product, constants, restart(start, begin, state), _StepInputs(gates, mask, drops))
-
-
-class _StepInputs(NamedTuple):
-    gates: Array
-    """[B, K, G], from the last words."""
-    mask: Array
-    """[B, K, S]"""
-    drops: Any
-    """A factor for each layer's output."""
-
-
-def _step(
-    config: Config, product: Product, constants: Constants, state: DecoderState, step: _StepInputs
-) -> tuple[DecoderState, Attended]:
-    """One decoder step: its new state, and what predicts the next words."""
-    gates, mask, drops = step
-    layers: list[State] = []
-    outputs: list[Array] = []
-    for i, previous in enumerate(state.layers):
-        if i:
-            inputs = product(f"below_{i}", outputs[-1] * drops[i - 1]) + constants.biases[i - 1].astype(gates.dtype)
-        else:
-            inputs = gates if state.feed is None else gates + product("below_0", state.feed)
-        layers.append(advance(Cell(config.cell), inputs, product(f"state_{i}", previous.h), previous))
-        h = layers[-1].h.astype(gates.dtype)
-        outputs.append(h + outputs[-1] if i and config.residual else h)
-    made = _attend(config, product, constants, outputs[-1], mask, state.coverage)
-    made = made._replace(features=made.features * drops[-1])
-    coverage = state.coverage
-    if coverage is not None:
-        assert made.weights is not None
-        coverage = coverage + made.weights
-    return DecoderState(tuple(layers), made.features if config.input_feeding else None, coverage), made
-
-
-def _attend(
-    config: Config, product: Product, constants: Constants, top: Array, mask: Array, coverage: Array | None = None
-) -> Attended:
-    """What is found after the top states [B, K, D] under `mask` [B, K, S], attention so far being `coverage`."""
-    if constants.source is None:
-        return Attended(top, None, None)
-    keys, values, positions = constants.source
-    if config.attention == "additive":
-        covered = None if coverage is None else (coverage, constants.vectors["coverage"])
-        scores = additive_scores(product("query", top), keys, constants.vectors["v"], covered)
-        attention = masked_softmax(scores, mask)
-    else:
-        scores = multiplicative_scores(top, keys)
-        if config.attention == "local":
-            place = jnp.tanh(product("place", top)).astype(jnp.float32) @ constants.vectors["place_v"]
-            attention = local_weights(scores, mask, positions, place, config.window)
-        else:
-            attention = masked_softmax(scores, mask)
-    seen = jnp.concatenate([top, weighted_sum(attention, values)], axis=-1)
-    return Attended(jnp.tanh(product("combine", seen)), attention, seen if config.copy else None)
