@@ -1,7 +1,6 @@
 """Maximum likelihood: the loss of a batch, and the logits of a model's output."""
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -45,11 +44,12 @@ def loss_sums(
             batch["weights"],
             label_smoothing=options.label_smoothing,
         )
+    elif output.copying is not None:
+        sums = chunked_copying_cross_entropy(output, batch["targets"], batch["weights"], options)
     else:
-        cross_entropy: Callable[..., LossSums] = chunked_cross_entropy
-        if output.copying is not None:
-            cross_entropy = functools.partial(chunked_copying_cross_entropy, copying=output.copying)
-        sums = cross_entropy(output.features, output.kernel, output.bias, batch["targets"], batch["weights"], options)
+        sums = chunked_cross_entropy(
+            output.features, output.kernel, output.bias, batch["targets"], batch["weights"], options
+        )
     return sums._replace(loss=sums.loss + output.aux) if train and output.aux is not None else sums
 
 

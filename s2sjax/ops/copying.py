@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Int
 
-from s2sjax.api import Copying
+from s2sjax.api import Copying, Output
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.losses import PLAIN_LOSS, LossOptions, LossSums, split_tokens
 
@@ -59,14 +59,7 @@ def _mixed(generated: Array, gate: Array, mass: Array) -> Array:
 
 
 def copying_cross_entropy(
-    features: Float[Array, "B T D"],
-    kernel: Float[Array, "D V"],
-    bias: Float[Array, "V"] | None,
-    targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
-    options: LossOptions = PLAIN_LOSS,
-    *,
-    copying: Copying,
+    output: Output, targets: Int[Array, "B T"], weights: Float[Array, "B T"], options: LossOptions = PLAIN_LOSS
 ) -> LossSums:
     """The plain form: all probabilities at once, gradients by autodiff. It defines the fast one.
 
@@ -75,9 +68,10 @@ def copying_cross_entropy(
     `label_smoothing / V` on every word, as without copying. z-loss keeps the normaliser of the generated words' softmax
     near 1, the only one there is.
     """
-    logits = features.astype(jnp.float32) @ kernel.astype(jnp.float32)
-    logits = logits if bias is None else logits + bias
-    log_probs = mix(logits, copying)
+    assert output.copying is not None
+    logits = output.features.astype(jnp.float32) @ output.kernel.astype(jnp.float32)
+    logits = logits if output.bias is None else logits + output.bias
+    log_probs = mix(logits, output.copying)
     nll = -jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
     losses = (1 - options.label_smoothing) * nll - options.label_smoothing * jnp.mean(log_probs, axis=-1)
     losses += options.z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2
@@ -87,23 +81,18 @@ def copying_cross_entropy(
 
 
 def chunked_copying_cross_entropy(
-    features: Float[Array, "B T D"],
-    kernel: Float[Array, "D V"],
-    bias: Float[Array, "V"] | None,
-    targets: Int[Array, "B T"],
-    weights: Float[Array, "B T"],
-    options: LossOptions = PLAIN_LOSS,
-    *,
-    copying: Copying,
+    output: Output, targets: Int[Array, "B T"], weights: Float[Array, "B T"], options: LossOptions = PLAIN_LOSS
 ) -> LossSums:
     """`copying_cross_entropy` as `ops.losses.chunked_cross_entropy` computes its own: in chunks of tokens, the gradient
     of each formed in the forward pass."""
+    assert output.copying is not None
+    gate, masses, tokens = output.copying
     split = functools.partial(split_tokens, options=options)
-    tokens = jnp.broadcast_to(copying.tokens[:, None], copying.masses.shape)
-    bias = jnp.zeros(kernel.shape[1], jnp.float32) if bias is None else bias
-    learned = (split(features), split(copying.gate), split(copying.masses))
+    tokens = jnp.broadcast_to(tokens[:, None], masses.shape)
+    bias = jnp.zeros(output.kernel.shape[1], jnp.float32) if output.bias is None else output.bias
+    learned = (split(output.features), split(gate), split(masses))
     given = (split(tokens), split(targets), split(weights))
-    return LossSums(*_chunked(kernel, bias, learned, given, options))
+    return LossSums(*_chunked(output.kernel, bias, learned, given, options))
 
 
 def coverage_loss(attention: Float[Array, "B T S"], weights: Float[Array, "B T"]) -> Float[Array, ""]:

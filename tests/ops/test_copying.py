@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax.api import Copying
+from s2sjax.api import Copying, Output
 from s2sjax.ops.copying import (
     chunked_copying_cross_entropy,
     copied_masses,
@@ -43,7 +43,7 @@ def sums(loss, **options):
     def of(learned):
         features, kernel, bias, gate, scores = learned
         copying = Copying(gate, copied_masses(masked(scores), TOKENS), TOKENS)
-        made = loss(features, kernel, bias, TARGETS, WEIGHTS, LossOptions(**options), copying=copying)
+        made = loss(Output(features, kernel, bias, copying=copying), TARGETS, WEIGHTS, LossOptions(**options))
         return made.loss, made
 
     return of
@@ -120,7 +120,7 @@ def test_without_a_bias_nothing_is_added():
     features, kernel, _, gate, scores = LEARNED
     copying = Copying(gate, copied_masses(masked(scores), TOKENS), TOKENS)
     a, b = (
-        loss(features, kernel, None, TARGETS, WEIGHTS, copying=copying)
+        loss(Output(features, kernel, copying=copying), TARGETS, WEIGHTS)
         for loss in (copying_cross_entropy, chunked_copying_cross_entropy)
     )
     assert_close(jnp.stack(a), jnp.stack(b), roundings=50)
@@ -174,9 +174,8 @@ def test_no_intermediate_holds_all_probabilities():
         tokens = jnp.zeros((B, S), jnp.int32)
         copying = Copying(gate, copied_masses(attention, tokens), tokens)
         targets, weights = jnp.zeros((B, T), jnp.int32), jnp.ones((B, T))
-        return chunked_copying_cross_entropy(
-            features, kernel, None, targets, weights, LossOptions(label_smoothing=0.1, chunk=64), copying=copying
-        ).loss
+        options = LossOptions(label_smoothing=0.1, chunk=64)
+        return chunked_copying_cross_entropy(Output(features, kernel, copying=copying), targets, weights, options).loss
 
     shapes = [(B, T, D), (D, V), (B, T), (B, T, S)]
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).lower(*map(jnp.zeros, shapes)).compile()
