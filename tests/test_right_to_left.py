@@ -110,7 +110,7 @@ def test_packed_and_bucketed_batches_agree(runs):
     sums = []
     for batching in ("bucket", "pack"):
         data = dataclasses.replace(experiment.data, batching=batching)
-        plan = make_plan(split.source.lengths, split.target.lengths, data, seed=0)
+        plan = make_plan(split["source"].lengths, split["target"].lengths, data, seed=0)
         stream = pipeline.batches(plan, split, range(plan.batches_per_epoch))
         sums.append(sum(float(nll(run.params, batch)) for batch in stream))
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from s2sjax.data.cache import write
+from s2sjax.data.columns import Column
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.data.unknown import Unknown, unknown_of
 from s2sjax.errors import UserError
@@ -21,12 +22,10 @@ _CHUNK = 1 << 22  # tokens looked at in one go
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a tokenised split: of all rows, `tokens`, int32, and where each row begins in them, `offsets`,
-    int64 [n + 1]; and `text`, which gives that of a row."""
+    """One side of a tokenised split; and `text`, which gives that of a row."""
 
     tokenizer: Tokenizer
-    tokens: np.ndarray
-    offsets: np.ndarray
+    rows: Column
     text: Callable[[int], str]
 
 
@@ -78,12 +77,12 @@ def _count(sides: Mapping[str, Side]) -> Counts:
 
 def _look(side: Side) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of the rows that hold an unknown token, and which rows hold white space only, bool [n]."""
-    white, unk, n = _white(side.tokenizer), side.tokenizer.vocabulary.unk, len(side.offsets) - 1
+    white, unk, n = _white(side.tokenizer), side.tokenizer.vocabulary.unk, len(side.rows)
     unknown, blank = np.zeros(n, bool), np.ones(n, bool)
-    for begin in range(0, len(side.tokens), _CHUNK):
-        chunk = side.tokens[begin : begin + _CHUNK]
+    for begin in range(0, len(side.rows.values), _CHUNK):
+        chunk = side.rows.values[begin : begin + _CHUNK]
         for rows, found, value in ((unknown, chunk == unk, True), (blank, ~np.isin(chunk, white), False)):
-            rows[np.searchsorted(side.offsets, np.flatnonzero(found) + begin, side="right") - 1] = value
+            rows[np.searchsorted(side.rows.offsets, np.flatnonzero(found) + begin, side="right") - 1] = value
     return np.flatnonzero(unknown), blank
 
 

@@ -2,15 +2,15 @@
 
 import numpy as np
 
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.plan import PlannedBatch
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.segmentation import Segmentation
 from s2sjax.vocabulary import FILL
 
 
 def assemble(
     planned: PlannedBatch,
-    split: TokenizedSplit,
+    split: Examples,
     *,
     only: np.ndarray | None = None,
     segmentation: Segmentation | None = None,
@@ -28,8 +28,8 @@ def assemble(
         split, examples = segmentation(split, planned, examples, rows), np.arange(len(examples))
     # 1-based number of the example within its row
     segments = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
-    inputs = _fill(split.source, examples, rows, segments, (rows_here, planned.shape.source))
-    targets = _fill(split.target, examples, rows, segments, (rows_here, planned.shape.target))
+    inputs = _fill(split["source"], examples, rows, segments, (rows_here, planned.shape.source))
+    targets = _fill(split["target"], examples, rows, segments, (rows_here, planned.shape.target))
     return {
         "inputs": inputs["tokens"],
         "input_segments": inputs["segments"],
@@ -42,11 +42,11 @@ def assemble(
     }
 
 
-def _weights(targets: dict[str, np.ndarray], split: TokenizedSplit, examples: np.ndarray) -> np.ndarray:
+def _weights(targets: dict[str, np.ndarray], split: Examples, examples: np.ndarray) -> np.ndarray:
     """1 where a token is to be predicted; 0 on padding and on an example's first tokens that are only given. [B, T]"""
     weights = (targets["segments"] > 0).astype(np.float32)
     if split.given is not None:
-        lengths = split.target.lengths[examples]
+        lengths = split["target"].lengths[examples]
         # Filled cells, read row by row, are the tokens of the examples one after another.
         weights[targets["segments"] > 0] = _positions(lengths) >= np.repeat(split.given[examples], lengths)
     return weights
@@ -64,7 +64,7 @@ def shift_right(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray,
     return np.where(segments == 0, FILL, np.where(positions == 0, start, shifted)).astype(np.int32)
 
 
-def _fill(ragged: Ragged, examples, rows, segments, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+def _fill(ragged: Column, examples, rows, segments, shape: tuple[int, int]) -> dict[str, np.ndarray]:
     lengths = ragged.offsets[examples + 1] - ragged.offsets[examples]
     ends = np.cumsum(lengths)
     # column at which each example begins: tokens before it, less the tokens before its row
@@ -74,7 +74,7 @@ def _fill(ragged: Ragged, examples, rows, segments, shape: tuple[int, int]) -> d
     cells = np.repeat(rows * shape[1] + columns, lengths) + within
     out = {"tokens": np.full(shape, FILL, np.int32)}
     out |= {name: np.zeros(shape, np.int32) for name in ("segments", "positions")}
-    out["tokens"].flat[cells] = ragged.tokens[np.repeat(ragged.offsets[examples], lengths) + within]
+    out["tokens"].flat[cells] = ragged.values[np.repeat(ragged.offsets[examples], lengths) + within]
     out["segments"].flat[cells] = np.repeat(segments, lengths)
     out["positions"].flat[cells] = within
     return out

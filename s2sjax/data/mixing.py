@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.parts import shares
 from s2sjax.data.plan import Bucket, Packing, Plan, Rows, make_plan, pack
-from s2sjax.data.prepare import TokenizedSplit
 from s2sjax.data.segmentation import planned_lengths
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.plural import counted
@@ -129,9 +129,7 @@ def _joined(pieces: list[Rows]) -> Rows:
     return Rows(np.concatenate([np.zeros(0, np.int64), *(piece.examples for piece in pieces)]), starts)
 
 
-def training_plan(
-    split: TokenizedSplit, config: DataConfig, tokenizer: TokenizerConfig, *, seed: int, divisor: int
-) -> Plan:
+def training_plan(split: Examples, config: DataConfig, tokenizer: TokenizerConfig, *, seed: int, divisor: int) -> Plan:
     """The plan of a training split: each example once an epoch, or the sets of a mixture in their shares.
 
     Args:
@@ -142,7 +140,7 @@ def training_plan(
     Raises:
       UserError: as `make_plan`; of a mixture, a set has no example within the limits.
     """
-    source, target = planned_lengths(split.source.lengths, split.target.lengths, config, tokenizer)
+    source, target = planned_lengths(split["source"].lengths, split["target"].lengths, config, tokenizer)
     plan = make_plan(source, target, config, seed=seed, divisor=divisor)
     if not split.parts:
         return plan

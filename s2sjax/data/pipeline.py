@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
+from s2sjax.data.columns import Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import Plan
-from s2sjax.data.prepare import TokenizedSplit
 from s2sjax.data.segmentation import Segmentation
 
 
 def batches(
     plan: Plan,
-    split: TokenizedSplit,
+    split: Examples,
     numbers: range,
     *,
     only: Callable[[int], np.ndarray] = np.arange,

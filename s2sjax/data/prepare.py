@@ -27,7 +27,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +35,7 @@ import numpy as np
 
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.cache import cache_directory, cache_errors, write
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.counts import Side, count
 from s2sjax.data.parts import in_proportion, shares
@@ -42,10 +43,8 @@ from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import open_split, overlap
 from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
-from s2sjax.data.unknown import Unknown
 from s2sjax.errors import UserError
 from s2sjax.plural import counted
-from s2sjax.vocabulary import BOS
 
 SHARD_SIZE = 16384  # examples
 
@@ -55,75 +54,10 @@ _FORMAT = 1  # part of every hash: raise it when the meaning of the files change
 _SIDES = ("source", "target")
 
 
-@dataclass(frozen=True, eq=False)
-class Ragged:
-    """Rows of different lengths, one after another. tokens: int32 [sum of lengths]; offsets: int64 [n + 1]."""
-
-    tokens: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def from_rows(cls, rows: Sequence[np.ndarray]) -> "Ragged":
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        return cls(np.concatenate([np.zeros(0, np.int32), *rows]).astype(np.int32, copy=False), offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def part(self, start: int, stop: int) -> "Ragged":
-        """The rows from `start` to before `stop`."""
-        offsets = self.offsets[start : stop + 1]
-        return Ragged(self.tokens[offsets[0] : offsets[-1]], offsets - offsets[0])
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if not 0 <= index < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
-        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
-
-    @functools.cached_property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
-
-
-@dataclass(frozen=True, eq=False)
-class TokenizedSplit:
-    """Every example of a split, none dropped; each row ends as `row_end` says. Read-only memory maps.
-
-    Where the data has no sources, theirs are rows of no tokens. Targets stand as a model writes them: with
-    `data.target_order` "right_to_left" from the last token to the first.
-    """
-
-    source: Ragged
-    target: Ragged
-    fingerprint: str
-    given: np.ndarray | None = None
-    """For each example the number of its first target tokens that are read and not predicted; None: 0."""
-    parts: Mapping[str, int] = field(default_factory=dict)
-    """How many examples are of each set of a mixture or pair of languages, one after the other; empty: of one."""
-    unreadable: str = ""
-    """For the user: how many records could not be read and are left out, and where they are listed."""
-    remarks: tuple[str, ...] = ()
-    """For the user: what else is worth knowing of this data."""
-    unknown_targets: Unknown = Unknown()
-    """What the vocabulary lacks of the targets; `remarks` says it too."""
-    start: int = BOS
-    """What a decoder reads before the first token of each target."""
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def part(self, start: int, stop: int) -> "TokenizedSplit":
-        """The examples from `start` to before `stop`."""
-        given = None if self.given is None else self.given[start:stop]
-        source, target = self.source.part(start, stop), self.target.part(start, stop)
-        return TokenizedSplit(source, target, "", given, start=self.start)
-
-
 @dataclass(frozen=True)
 class Prepared:
     tokenizers: TokenizerPair
-    splits: Mapping[str, TokenizedSplit]
+    splits: Mapping[str, Examples]
 
 
 def turn_round(row: np.ndarray) -> np.ndarray:
@@ -198,7 +132,7 @@ def tokenize(
     *,
     progress: Progress | None = None,
     shard_size: int = SHARD_SIZE,
-) -> TokenizedSplit:
+) -> Examples:
     """Tokenises one split with tokenizers that exist, for instance those of a run directory."""
     source = open_split(data, split)
     digest = fingerprint(source, data, tokenizers)
@@ -218,16 +152,14 @@ def tokenize(
                 # Without locks, another process may have completed the split and removed the shards that this one used.
                 if not os.path.exists(complete):
                     raise
-    source_side, target_side = (_load_side(directory, side) for side in _SIDES)
+    columns = {side: _load_side(directory, side) for side in (_SIDES if data.source else _SIDES[1:])}
     sides = {}
     if data.source:
-        tokens, offsets = source_side.tokens, source_side.offsets
-        sides["source"] = Side(tokenizers.source, tokens, offsets, lambda row: source[row]["source"])
-    tokens, offsets = target_side.tokens, target_side.offsets
-    sides["target"] = Side(tokenizers.target, tokens, offsets, lambda row: source[row]["target"])
+        sides["source"] = Side(tokenizers.source, columns["source"], lambda row: source[row]["source"])
+    sides["target"] = Side(tokenizers.target, columns["target"], lambda row: source[row]["target"])
     counts = count(directory / "counts.json", sides)
-    return TokenizedSplit(
-        source_side, target_side, digest, unreadable=source.unreadable, remarks=counts.remarks(split),
+    return Examples(
+        columns, digest, unreadable=source.unreadable, remarks=counts.remarks(split),
         unknown_targets=counts.unknown["target"], parts=source.parts, start=tokenizers.target.vocabulary.start,
     )  # fmt: skip
 
@@ -257,14 +189,14 @@ def fingerprint(source: Source, data: DataConfig, tokenizers: TokenizerPair) -> 
     return _digest(source.fingerprint(), *models, *ways)
 
 
-def _load_side(directory: Path, side: str) -> Ragged:
+def _load_side(directory: Path, side: str) -> Column:
     # As plain arrays: slicing an np.memmap makes a new np.memmap each time, which is several times slower.
     with cache_errors(directory):
         tokens, offsets = (
             np.asarray(np.load(directory / f"{side}_{name}.npy", mmap_mode="r", allow_pickle=False))
             for name in ("tokens", "offsets")
         )
-    return Ragged(tokens, offsets)
+    return Column(tokens, offsets)
 
 
 def _report(progress: Progress | None, split: str, done: int, total: int) -> None:
@@ -314,17 +246,17 @@ def _write_shard(
         return [np.append(row, end) for row in tokenizer.encode(texts)]
 
     targets = encode(tokenizers.target, [example["target"] for example in examples])
-    target = Ragged.from_rows([turn_round(row) for row in targets] if data.right_to_left else targets)
-    source = Ragged(np.zeros(0, np.int32), np.zeros(len(examples) + 1, np.int64))
+    target = Column.from_rows([turn_round(row) for row in targets] if data.right_to_left else targets)
+    source = Column.of_nothing(len(examples))
     if data.source:
-        source = Ragged.from_rows(encode(tokenizers.source, [example["source"] for example in examples]))
+        source = Column.from_rows(encode(tokenizers.source, [example["source"] for example in examples]))
 
     def content(file: IO[bytes]) -> None:
         np.savez(
             file,
-            source_tokens=source.tokens,
+            source_tokens=source.values,
             source_lengths=source.lengths,
-            target_tokens=target.tokens,
+            target_tokens=target.values,
             target_lengths=target.lengths,
         )
 

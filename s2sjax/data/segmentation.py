@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.plan import PlannedBatch
-from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
+from s2sjax.data.prepare import turn_round
 from s2sjax.data.subwords import BpeDropout, Draw, Pieces, UnigramSampling
 from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
@@ -84,9 +85,7 @@ class Segmentation:
     def __init__(self, sides: Mapping[str, "_Side"]) -> None:
         self._sides = sides
 
-    def __call__(
-        self, split: TokenizedSplit, planned: PlannedBatch, examples: np.ndarray, rows: np.ndarray
-    ) -> TokenizedSplit:
+    def __call__(self, split: Examples, planned: PlannedBatch, examples: np.ndarray, rows: np.ndarray) -> Examples:
         """Some examples of a planned batch, cut anew.
 
         A sample is used if its row has room for it and for the other examples of the row, those before it as they are
@@ -101,15 +100,15 @@ class Segmentation:
         given = None if split.given is None else split.given[examples]
         keys = [f"{planned.epoch} {example}" for example in examples.tolist()]
 
-        def cut(name: str, whole: Ragged, width: int) -> Ragged:
+        def cut(name: str, whole: Column, width: int) -> Column:
             usual = [whole[i] for i in examples.tolist()]
             if side := self._sides.get(name):
                 usual = _fitting(usual, side.samples(usual, keys, given), rows, width)
-            return Ragged.from_rows(usual)
+            return Column.from_rows(usual)
 
-        source = cut("source", split.source, planned.shape.source)
-        target = cut("target", split.target, planned.shape.target)
-        return TokenizedSplit(source, target, "", given, start=split.start)
+        source = cut("source", split["source"], planned.shape.source)
+        target = cut("target", split["target"], planned.shape.target)
+        return Examples.of_pairs(source, target, given=given, start=split.start)
 
 
 @dataclass(frozen=True)
@@ -126,17 +125,17 @@ class _Side:
         self, usual: Sequence[np.ndarray], keys: Sequence[str], given: np.ndarray | None
     ) -> list[np.ndarray | None]:
         """Each row cut anew, None where that is over the length limit. The first `given` tokens of a row stay."""
-        rows = Ragged.from_rows([turn_round(row) for row in usual] if self.reverse else usual)
-        starts, fixed = self.pieces.word_starts(rows.tokens), self.pieces.fixed[rows.tokens]
+        rows = Column.from_rows([turn_round(row) for row in usual] if self.reverse else usual)
+        starts, fixed = self.pieces.word_starts(rows.values), self.pieces.fixed[rows.values]
         if given is not None:
-            position = np.arange(len(rows.tokens)) - np.repeat(rows.offsets[:-1], rows.lengths)
+            position = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
             kept = np.repeat(given, rows.lengths)
             fixed |= position < kept
             starts |= position == kept
         starts[rows.offsets[:-1][rows.lengths > 0]] = True
         bounds = np.flatnonzero(starts)
         first = np.searchsorted(bounds, rows.offsets).tolist()
-        ends, stay, data = [*bounds.tolist(), len(rows.tokens)], fixed[bounds].tolist(), rows.tokens.tobytes()
+        ends, stay, data = [*bounds.tolist(), len(rows.values)], fixed[bounds].tolist(), rows.values.tobytes()
         made: list[np.ndarray | None] = []
         for row, key in enumerate(keys):
             uniform = random.Random(f"{self.key} {key}").random

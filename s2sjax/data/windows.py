@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 
 
-def windowed(split: TokenizedSplit, config: DataConfig, *, evaluation: bool = False) -> TokenizedSplit:
+def windowed(split: Examples, config: DataConfig, *, evaluation: bool = False) -> Examples:
     """The examples as `data.join`, `data.context` and, in evaluation, `data.stride` want them.
 
     A text of n tokens becomes windows of at most `context` tokens that begin `stride` tokens apart. The first window
@@ -19,9 +19,9 @@ def windowed(split: TokenizedSplit, config: DataConfig, *, evaluation: bool = Fa
         return split
     if split.parts:
         return _one_after_another(split, config, evaluation=evaluation)
-    target = split.target
+    target = split["target"]
     if config.join:
-        target = Ragged(target.tokens, np.array([0, len(target.tokens)], np.int64))
+        target = Column(target.values, np.array([0, len(target.values)], np.int64))
     stride = config.stride if evaluation and config.stride else config.context - 1
     starts, ends, given = [], [], []
     for begin, end in zip(target.offsets[:-1], target.offsets[1:], strict=True):
@@ -34,27 +34,25 @@ def windowed(split: TokenizedSplit, config: DataConfig, *, evaluation: bool = Fa
     first, last = np.concatenate(starts), np.concatenate(ends)
     lengths = last - first
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = target.tokens[np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])]
-    nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(lengths) + 1, np.int64))
+    tokens = target.values[np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])]
     return dataclasses.replace(
-        split, source=nothing, target=Ragged(tokens, offsets), given=np.concatenate(given).astype(np.int32)
+        split, columns={"target": Column(tokens, offsets)}, given=np.concatenate(given).astype(np.int32)
     )
 
 
-def _one_after_another(split: TokenizedSplit, config: DataConfig, *, evaluation: bool) -> TokenizedSplit:
+def _one_after_another(split: Examples, config: DataConfig, *, evaluation: bool) -> Examples:
     """Each set of a mixture by itself: no window reaches from one into the next."""
     ends = np.cumsum([*split.parts.values()]).tolist()
     made = [
         windowed(split.part(start, stop), config, evaluation=evaluation)
         for start, stop in zip([0, *ends[:-1]], ends, strict=True)
     ]
-    tokens = np.concatenate([each.target.tokens for each in made])
-    lengths = np.concatenate([each.target.lengths for each in made])
+    tokens = np.concatenate([each["target"].values for each in made])
+    lengths = np.concatenate([each["target"].lengths for each in made])
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return dataclasses.replace(
         split,
-        source=Ragged(np.zeros(0, np.int32), np.zeros(len(lengths) + 1, np.int64)),
-        target=Ragged(tokens, offsets),
+        columns={"target": Column(tokens, offsets)},
         given=np.concatenate([each.given for each in made if each.given is not None]),
         parts={name: len(each) for name, each in zip(split.parts, made, strict=True)},
     )

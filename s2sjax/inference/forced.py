@@ -5,7 +5,6 @@ That holds for every family: the Transformer's position t, the RNN's state after
 that predicts token t, and GNMT's bottom layer, whose context the layers above read at the same step.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,10 @@ import numpy as np
 from flax import linen as nn
 
 from s2sjax.api import Batch
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit, turn_round
+from s2sjax.data.prepare import turn_round
 from s2sjax.errors import UserError, shown
 from s2sjax.inference.batching import padded_length, serving_batches
 from s2sjax.inference.scorers import Scorer, mean_attention
@@ -116,7 +116,7 @@ class ForcedOptions:
 def forced_pairs(
     scorer: Scorer,
     params,
-    split: TokenizedSplit,
+    split: Examples,
     options: ForcedOptions,
     *,
     progress: Callable[[int], None] = lambda done: None,
@@ -129,8 +129,8 @@ def forced_pairs(
     copied: Callable[[np.ndarray], np.ndarray] = np.copy  # or the padding would stay in memory
     if options.right_to_left:
         copied = turn_round
-        rows = [turn_round(split.target[i]) for i in range(len(split))]
-        split = dataclasses.replace(split, target=Ragged.from_rows(rows))
+        rows = [turn_round(split["target"][i]) for i in range(len(split))]
+        split = split.with_columns({"target": Column.from_rows(rows)})
     pairs: list[Forced] = [Forced(np.zeros(0, np.float32), None)] * len(split)
     for examples, batch in batches(split, options.batch_size):
         rows, tokens = batch["targets"].shape
@@ -143,19 +143,19 @@ def forced_pairs(
             )
         for row, example in enumerate(examples):
             first = 0 if split.given is None else int(split.given[example])
-            predicted = slice(first, int(split.target.lengths[example]))
+            predicted = slice(first, int(split["target"].lengths[example]))
             attention = None
             if forced.attention is not None:
-                attention = copied(forced.attention[row, predicted, : split.source.lengths[example]])
+                attention = copied(forced.attention[row, predicted, : split["source"].lengths[example]])
             logits = None if forced.logits is None else copied(forced.logits[row, predicted])
             pairs[example] = Forced(copied(forced.log_probs[row, predicted]), attention, logits)
         progress(len(examples))
     return pairs
 
 
-def batches(split: TokenizedSplit, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def batches(split: Examples, batch_size: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """The numbers of some examples and their batch, until all have come. Args: batch_size: see `serving_batches`."""
-    source, target = split.source.lengths, split.target.lengths
+    source, target = split["source"].lengths, split["target"].lengths
     for planned in serving_batches(source, target, batch_size=batch_size):
         S, T = (int(lengths[planned.requests].max()) for lengths in (source, target))
         shape = Shape(planned.rows, padded_length(S) if S else 0, padded_length(T))

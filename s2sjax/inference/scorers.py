@@ -15,9 +15,9 @@ from flax import linen as nn
 from jax import Array
 
 from s2sjax.api import Batch, Cache, Memory
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.decode.ensemble import combine, ensemble_step
 from s2sjax.decode.stepping import StepFn
 from s2sjax.inference.likelihood import at_position, by_position, logits, loss_sums
@@ -189,8 +189,8 @@ def attention_layers(scorer: Scorer, params) -> tuple[int, ...]:
     Args:
         params: the scorer's, or their shapes and types.
     """
-    row = Ragged.from_rows([np.zeros(1, int)])
-    batch = assemble(PlannedBatch(Shape(1, 1, 1), np.arange(1), np.arange(1)), TokenizedSplit(row, row, fingerprint=""))
+    row = Column.from_rows([np.zeros(1, int)])
+    batch = assemble(PlannedBatch(Shape(1, 1, 1), np.arange(1), np.arange(1)), Examples.of_pairs(row, row))
     _, watched = jax.eval_shape(scorer.watched_log_probs, params, batch)
     return tuple(map(len, watched))
 

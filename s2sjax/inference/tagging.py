@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from s2sjax.api import Batch
-from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.columns import Column, Examples
 from s2sjax.inference.forced import batches
 from s2sjax.sharding import to_host
 
@@ -29,8 +29,7 @@ def tags(
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[list[int]]:
     """The state of each token (Viterbi) of each row of tokens, in their order. The model has a method `tag`."""
-    nothing = Ragged.from_rows([np.zeros(0, np.int32)] * len(rows))
-    split = TokenizedSplit(nothing, Ragged.from_rows(rows), fingerprint="")
+    split = Examples({"target": Column.from_rows(rows)})
     tagged: list[list[int]] = [[] for _ in rows]
     for examples, batch in batches(split, batch_size):
         states = to_host(_states(model, params, batch))

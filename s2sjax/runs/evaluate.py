@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 
 from s2sjax import sharding
 from s2sjax.data import pipeline
+from s2sjax.data.columns import Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import Plan, PlannedBatch, Shape, make_evaluation_plan
-from s2sjax.data.prepare import Prepared, TokenizedSplit
+from s2sjax.data.prepare import Prepared
 from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import blank_of, open_split
 from s2sjax.data.tokenizer import TokenizerPair
@@ -60,7 +61,7 @@ class LikelihoodEvaluator:
         self,
         scorer: Scorer,
         experiment: Experiment,
-        split: TokenizedSplit,
+        split: Examples,
         mesh: Mesh,
         *,
         others: Sequence[Experiment] = (),
@@ -73,7 +74,7 @@ class LikelihoodEvaluator:
         split = windowed(split, experiment.data, evaluation=True)
         self._split, self._mesh = split, mesh
         shards = sharding.batch_shards(mesh)
-        source, target = split.source.lengths, split.target.lengths
+        source, target = split["source"].lengths, split["target"].lengths
         longest = int(max(source.max(initial=1), target.max(initial=1)))
         for each in (experiment, *others):
             check_positions(each, source, target)
@@ -216,7 +217,7 @@ class Validator:
     def _plot_attention(self, params, examples: Sequence[int]) -> None:
         """Attention between the source and the reference of each sample, teacher forced."""
         split, pieces = self._prepared.splits["validation"], self._prepared.tokenizers
-        sources, targets = [split.source[i] for i in examples], [split.target[i] for i in examples]
+        sources, targets = [split["source"][i] for i in examples], [split["target"][i] for i in examples]
         shape = Shape(len(examples), *(padded_length(max(map(len, side))) for side in (sources, targets)))
         batch = assemble(PlannedBatch(shape, np.array(examples), np.arange(len(examples))), split)
         weights = self._attention(params, batch)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s2sjax.data.prepare import Ragged, TokenizedSplit, row_end
+from s2sjax.data.columns import Column, Examples
+from s2sjax.data.prepare import row_end
 from s2sjax.data.splits import prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.unknown import unknown_in
@@ -43,7 +44,7 @@ class Forcing:
     experiments: tuple[Experiment, ...]
     """Configs of the run and of the other members of an ensemble."""
 
-    def read(self, sources: Sequence[str], targets: Sequence[Target]) -> WithCounts[TokenizedSplit]:
+    def read(self, sources: Sequence[str], targets: Sequence[Target]) -> WithCounts[Examples]:
         """The pairs' tokens; targets in reading order.
 
         Raises:
@@ -68,13 +69,13 @@ class Forcing:
             given = np.array([len(row) for row in source_rows], np.int32)
             target_rows = [np.concatenate(rows) for rows in zip(source_rows, target_rows, strict=True)]
             source_rows = [np.zeros(0, np.int32)] * len(target_rows)
-        source, target = Ragged.from_rows(source_rows), Ragged.from_rows(target_rows)
+        source, target = Column.from_rows(source_rows), Column.from_rows(target_rows)
         for experiment in self.experiments:
             check_positions(experiment, source.lengths, target.lengths)
         start = self.tokenizers.target.vocabulary.start
-        return WithCounts(TokenizedSplit(source, target, fingerprint="", given=given, start=start), counts)
+        return WithCounts(Examples.of_pairs(source, target, given=given, start=start), counts)
 
-    def force(self, split: TokenizedSplit, layers: Layers | None, *, progress: Advance = _silent) -> list[Forced]:
+    def force(self, split: Examples, layers: Layers | None, *, progress: Advance = _silent) -> list[Forced]:
         """What the model says of each pair: see `forced_pairs`."""
         experiment = self.experiments[0]
         batch_size = experiment.decode.batch_size
@@ -96,7 +97,7 @@ class Forcing:
         split = self.read(sources, targets).result
         logits = [pair.logits for pair in self.force(split, None, progress=progress)]
         pieces, given = self.tokenizers.target.pieces, split.given
-        rows = [split.target[i][0 if given is None else given[i] :].tolist() for i in range(len(split))]
+        rows = [split["target"][i][0 if given is None else given[i] :].tolist() for i in range(len(split))]
         return [Logits(values, tuple(ids), tuple(pieces(ids))) for values, ids in zip(logits, rows, strict=True)]
 
     def explain(self, sources: Sequence[str], found: Sequence[Sequence[Hypothesis]]) -> list[list[Details]]:
@@ -126,7 +127,7 @@ class Forcing:
         return attention_layers(self.translator.scorer, self.translator.params)
 
     def _alignments(
-        self, sources: Sequence[str], targets: Sequence[Target], split: TokenizedSplit, forced: list[Forced]
+        self, sources: Sequence[str], targets: Sequence[Target], split: Examples, forced: list[Forced]
     ) -> list[Alignment]:
         """By the attention that forcing gave."""
         prompt = prompt_of(self.experiments[0].data)
@@ -134,10 +135,10 @@ class Forcing:
         alignments = []
         for i, (source, target, pair) in enumerate(zip(sources, targets, forced, strict=True)):
             end = before + len(source)
-            read = read_words(self.tokenizers.source, prompt(source), split.source[i], before, end)
+            read = read_words(self.tokenizers.source, prompt(source), split["source"][i], before, end)
             if isinstance(target, str):
-                written = read_words(self.tokenizers.target, target, split.target[i])
+                written = read_words(self.tokenizers.target, target, split["target"][i])
             else:
-                written = written_words(self.tokenizers.target, split.target[i])
+                written = written_words(self.tokenizers.target, split["target"][i])
             alignments.append(align_words(pair.attention, read, written))
         return alignments

@@ -7,7 +7,8 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from s2sjax.data.prepare import TokenizedSplit, tokenize
+from s2sjax.data.columns import Examples
+from s2sjax.data.prepare import tokenize
 from s2sjax.data.records import Source
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerPair
@@ -35,7 +36,7 @@ class Measured:
     metrics: Mapping[str, Any]
     parts: Mapping[str, Mapping[str, Any]]
     source: Source
-    tokenized: TokenizedSplit
+    tokenized: Examples
     found: Sequence[Sequence[Hypothesis]] | None
     counts: RequestCounts
 

@@ -9,9 +9,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from s2sjax import sharding
+from s2sjax.data.columns import Examples
 from s2sjax.data.mixing import training_plan
 from s2sjax.data.plan import Plan
-from s2sjax.data.prepare import Prepared, TokenizedSplit, prepare
+from s2sjax.data.prepare import Prepared, prepare
 from s2sjax.data.segmentation import Segmentation, sampled_segmentation
 from s2sjax.data.windows import windowed
 from s2sjax.experiment import Experiment
@@ -37,7 +38,7 @@ class Setup:
     workdir: Path
     mesh: Mesh
     prepared: Prepared
-    split: TokenizedSplit
+    split: Examples
     plan: Plan
     segmentation: Segmentation | None
     init: Callable[[Array], TrainState]

@@ -161,7 +161,7 @@ def make_workload(data: Path, directory: Path, batches: int) -> None:
 
     experiment = train_step.load_experiment(str(data))
     print("preparing data ...", file=sys.stderr, flush=True)
-    sources = prepare(experiment.data, experiment.tokenizer, ("validation",)).splits["validation"].source
+    sources = prepare(experiment.data, experiment.tokenizer, ("validation",)).splits["validation"]["source"]
     order = np.argsort(sources.lengths, kind="stable")
     parts = order[: len(order) // BATCH * BATCH].reshape(-1, BATCH)
     if batches > len(parts):

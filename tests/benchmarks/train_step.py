@@ -185,9 +185,10 @@ def load_experiment(data: str):
 
 def make_workloads(data: Path, directory: Path) -> None:
     """Write `settings.json`, and the batches: fixed.npz for all, real.npz for PyTorch."""
+    from s2sjax.data.columns import Column, Examples
     from s2sjax.data.examples import assemble
     from s2sjax.data.plan import PlannedBatch, Shape, make_plan
-    from s2sjax.data.prepare import Ragged, TokenizedSplit, prepare
+    from s2sjax.data.prepare import prepare
 
     experiment = load_experiment(str(data))
     model, optimizer = experiment.model, experiment.optimizer
@@ -206,18 +207,19 @@ def make_workloads(data: Path, directory: Path) -> None:
         np.savez(directory / name, **{f"{i}/{key}": a for i, batch in enumerate(batches) for key, a in batch.items()})
 
     # 20 tokens of each side of the pairs that are as long, end-of-sentence kept.
-    long = np.flatnonzero((split.source.lengths >= FIXED_LENGTH) & (split.target.lengths >= FIXED_LENGTH))
+    long = np.flatnonzero((split["source"].lengths >= FIXED_LENGTH) & (split["target"].lengths >= FIXED_LENGTH))
     long = np.random.default_rng(0).permutation(long)[: FIXED_BATCHES * FIXED_ROWS]
 
-    def cut(ragged: Ragged) -> Ragged:
-        return Ragged.from_rows([np.append(ragged[i][: FIXED_LENGTH - 1], ragged[i][-1]) for i in long])
+    def cut(ragged: Column) -> Column:
+        return Column.from_rows([np.append(ragged[i][: FIXED_LENGTH - 1], ragged[i][-1]) for i in long])
 
-    fixed, shape = TokenizedSplit(cut(split.source), cut(split.target), ""), Shape(FIXED_ROWS, *2 * (FIXED_LENGTH,))
+    fixed = Examples.of_pairs(cut(split["source"]), cut(split["target"]))
+    shape = Shape(FIXED_ROWS, *2 * (FIXED_LENGTH,))
     parts = np.arange(len(long) // FIXED_ROWS * FIXED_ROWS).reshape(-1, FIXED_ROWS)
     save("fixed.npz", (assemble(PlannedBatch(shape, part, np.arange(FIXED_ROWS)), fixed) for part in parts))
 
     buckets = dataclasses.replace(experiment.data, batching="bucket", buckets=TORCH_BUCKETS, length_multiple=1)
-    plan = make_plan(split.source.lengths, split.target.lengths, buckets, seed=experiment.seed)
+    plan = make_plan(split["source"].lengths, split["target"].lengths, buckets, seed=experiment.seed)
     save("real.npz", (assemble(plan.batch(i), split) for i in range(REAL_BATCHES)))
 
     # What `Recipe` calls its fields, wherever the config has them.
@@ -305,7 +307,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     mesh = sharding.make_mesh(experiment.mesh)
     prepared = prepare(experiment.data, experiment.tokenizer, ("train",))
     split = prepared.splits["train"]
-    plan = make_plan(split.source.lengths, split.target.lengths, experiment.data, seed=experiment.seed)
+    plan = make_plan(split["source"].lengths, split["target"].lengths, experiment.data, seed=experiment.seed)
 
     parts = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
     shardings = state.shardings(parts.state)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from s2sjax import models
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.inference.likelihood import logits
 from s2sjax.ops.linear import Precision
 
@@ -203,14 +203,14 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.slow)
 
 
-def sentences() -> TokenizedSplit:
+def sentences() -> Examples:
     """Eight sentence pairs of 2 to 6 tokens."""
     rng = np.random.default_rng(0)
 
     def side():
-        return Ragged.from_rows([np.append(rng.integers(4, VOCAB, rng.integers(1, 6)), 3) for _ in range(8)])
+        return Column.from_rows([np.append(rng.integers(4, VOCAB, rng.integers(1, 6)), 3) for _ in range(8)])
 
-    return TokenizedSplit(side(), side(), fingerprint="")
+    return Examples.of_pairs(side(), side())
 
 
 SPLIT = sentences()

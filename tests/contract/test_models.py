@@ -12,9 +12,9 @@ import optax
 import pytest
 
 from s2sjax import models, sharding
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.decode.stepping import reorder
 from s2sjax.inference.forced import cross_attention
 from s2sjax.inference.likelihood import logits, loss_sums
@@ -196,7 +196,7 @@ def test_packing_is_invisible(subject, precision):
     b = subject.logits(together, model=model, params=gentle(subject, precision))
     rows, slot = [0, 0, 0, 1, 1, 1, 2, 2], [1, 2, 3, 1, 2, 3, 1, 2]
     here = [b[row, together["target_segments"][row] == n] for row, n in zip(rows, slot, strict=True)]
-    expected = [a[i, : len(SPLIT.target[i])] for i in range(8)]
+    expected = [a[i, : len(SPLIT["target"][i])] for i in range(8)]
     assert_near(np.concatenate(here), np.concatenate(expected), tolerance)
 
 
@@ -404,8 +404,8 @@ def test_a_simple_task_is_learned_in_seconds(subject):
     rng, task = np.random.default_rng(0), TASKS.get(subject.family, Task())
 
     def batch_of(n):
-        sides = (Ragged.from_rows(side) for side in zip(*(task.example(rng) for _ in range(n)), strict=True))
-        return assemble(PlannedBatch(Shape(n, 6, 6), np.arange(n), np.arange(n)), TokenizedSplit(*sides, ""))
+        sides = (Column.from_rows(side) for side in zip(*(task.example(rng) for _ in range(n)), strict=True))
+        return assemble(PlannedBatch(Shape(n, 6, 6), np.arange(n), np.arange(n)), Examples.of_pairs(*sides))
 
     fields = {f.name for f in dataclasses.fields(subject.model.config)}
     sizes = {name: size for name, size in (("width", 48), ("hidden", 96)) if name in fields}

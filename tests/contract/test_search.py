@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from s2sjax import models, sharding
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.units import CharTokenizer
 from s2sjax.decode.beam import BeamConfig, beam_search
@@ -106,8 +106,8 @@ def parameters(family: str, vocab: int, seed: int):
 def forced_batch(sources, targets, longest: int, source: int = LONGEST_SOURCE):
     """Pairs of token rows, one a row of the batch."""
     rows = np.arange(len(sources))
-    split = TokenizedSplit(
-        Ragged.from_rows([np.array(row) for row in sources]), Ragged.from_rows([np.array(row) for row in targets]), ""
+    split = Examples.of_pairs(
+        Column.from_rows([np.array(row) for row in sources]), Column.from_rows([np.array(row) for row in targets])
     )
     return assemble(PlannedBatch(Shape(len(sources), source, longest), rows, rows), split)
 

@@ -3,25 +3,25 @@
 import numpy as np
 import pytest
 
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
 from s2sjax.data.pipeline import batches
 from s2sjax.data.plan import make_plan
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 
 RNG = np.random.default_rng(0)
 
 
-def ragged(n: int) -> Ragged:
-    return Ragged.from_rows([np.append(RNG.integers(4, 99, RNG.integers(0, 20)), 3) for _ in range(n)])
+def ragged(n: int) -> Column:
+    return Column.from_rows([np.append(RNG.integers(4, 99, RNG.integers(0, 20)), 3) for _ in range(n)])
 
 
-SPLIT = TokenizedSplit(ragged(100), ragged(100), fingerprint="")
+SPLIT = Examples.of_pairs(ragged(100), ragged(100))
 
 
 def plan(batching: str, divisor: int = 1):
     config = DataConfig(batching=batching, batch_tokens=200, pack_length=40, buckets=2, row_multiple=4)
-    return make_plan(SPLIT.source.lengths, SPLIT.target.lengths, config, seed=0, divisor=divisor)
+    return make_plan(SPLIT["source"].lengths, SPLIT["target"].lengths, config, seed=0, divisor=divisor)
 
 
 def by_loop(planned) -> dict[str, np.ndarray]:
@@ -32,7 +32,7 @@ def by_loop(planned) -> dict[str, np.ndarray]:
     filled, members = np.zeros((rows, 2), int), np.zeros(rows, int)
     for example, row in zip(planned.examples, planned.rows, strict=True):
         members[row] += 1
-        for side, tokens in enumerate((SPLIT.source[example], SPLIT.target[example])):
+        for side, tokens in enumerate((SPLIT["source"][example], SPLIT["target"][example])):
             for position, token in enumerate(tokens):
                 column = filled[row, side] + position
                 for name, value in zip(names[side], (token, members[row], position), strict=True):

@@ -29,7 +29,7 @@ def data(tmp_path):
 @pytest.mark.parametrize("kind", ["char", "byte", "unigram", "bpe"])
 def test_a_joined_text_comes_back_line_ends_and_all(data, kind):
     prepared = prepare(data, TokenizerConfig(kind=kind, vocab_size=100))
-    tokens = prepared.splits["train"].target.tokens
+    tokens = prepared.splits["train"]["target"].values
     tokenizer = prepared.tokenizers.target
     assert EOS not in tokens
     assert tokenizer.decode(tokens) == "\n".join([*PLAY, "end"]) + "\n"
@@ -37,7 +37,7 @@ def test_a_joined_text_comes_back_line_ends_and_all(data, kind):
     # A prompt of several lines is read as training reads it.
     prompt = "First Citizen:\nBefore we"
     assert np.array_equal(tokenizer.encode([prompt])[0], tokens[: len(tokenizer.encode([prompt])[0])])
-    assert windowed(prepared.splits["train"], data).target.tokens.max() < tokenizer.vocab_size
+    assert windowed(prepared.splits["train"], data)["target"].values.max() < tokenizer.vocab_size
 
 
 def test_words_have_no_line_ends_and_other_data_keeps_end_of_sentence(data):
@@ -47,7 +47,7 @@ def test_words_have_no_line_ends_and_other_data_keeps_end_of_sentence(data):
         dataclasses.replace(data, join=False)
     plain = dataclasses.replace(data, keep_line_ends=False)
     prepared = prepare(plain, TokenizerConfig(kind="char"))
-    assert np.count_nonzero(prepared.splits["train"].target.tokens == EOS) == len(PLAY) + 1
+    assert np.count_nonzero(prepared.splits["train"]["target"].values == EOS) == len(PLAY) + 1
     with pytest.raises(UserError, match="a line end is one token"):
         tokenize(data, prepared.tokenizers, "train")
 

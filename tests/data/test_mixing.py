@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2sjax.data import pipeline
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.mixing import MixedPlan, training_plan
 from s2sjax.data.parts import in_proportion, shares
 from s2sjax.data.plan import make_plan
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
 
@@ -25,9 +25,9 @@ def split_of(sizes, rng, longest=20):
     def side():
         lengths = rng.integers(1, longest + 1, n)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        return Ragged(rng.integers(4, 99, offsets[-1]).astype(np.int32), offsets)
+        return Column(rng.integers(4, 99, offsets[-1]).astype(np.int32), offsets)
 
-    return TokenizedSplit(side(), side(), "", parts=sizes)
+    return Examples.of_pairs(side(), side(), parts=sizes)
 
 
 @st.composite
@@ -114,7 +114,7 @@ def test_batches_are_never_empty_and_fit_their_shapes(made):
     for batch in itertools.chain(*epochs_of(plan)):
         assert batch.shape in plan.shapes and len(batch.examples)
         assert (np.diff(batch.rows) >= 0).all() and batch.rows.max() < batch.shape.rows
-        for side, room in ((split.source, batch.shape.source), (split.target, batch.shape.target)):
+        for side, room in ((split["source"], batch.shape.source), (split["target"], batch.shape.target)):
             assert np.bincount(batch.rows, weights=side.lengths[batch.examples]).max() <= room
 
 
@@ -162,7 +162,7 @@ def test_sets_by_their_sizes_are_planned_as_one_set():
     split = split_of({"a": 40, "b": 9}, np.random.default_rng(0))
     config = DataConfig(mixture={"a": {}, "b": {}}, batch_tokens=400)
     plan = plan_of(split, config, 3)
-    plain = make_plan(split.source.lengths, split.target.lengths, config, seed=3)
+    plain = make_plan(split["source"].lengths, split["target"].lengths, config, seed=3)
     assert type(plan) is type(plain)
     for i in range(40):
         np.testing.assert_array_equal(plan.batch(i).examples, plain.batch(i).examples)
@@ -183,7 +183,7 @@ def test_temperature_goes_from_sizes_to_equal_shares():
 
 def test_a_set_that_is_all_too_long_is_named():
     split = split_of({"a": 40, "b": 9}, np.random.default_rng(0))
-    split.target.offsets[-9:] += 1000 * np.arange(1, 10)
+    split["target"].offsets[-9:] += 1000 * np.arange(1, 10)
     config = DataConfig(mixture={"a": {}, "b": {}}, mixture_temperature=2.0)
     with pytest.raises(UserError, match="'b' of config.data.mixture has no examples that could be trained on"):
         plan_of(split, config, 0)

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2sjax.data import prepare as preparation
+from s2sjax.data.columns import Column
 from s2sjax.data.config import DataConfig
-from s2sjax.data.prepare import Ragged, prepare, prepare_tokenizers, tokenize, turn_round
+from s2sjax.data.prepare import prepare, prepare_tokenizers, tokenize, turn_round
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
@@ -49,8 +50,8 @@ def data(tmp_path):
 def assert_equal(one, other):
     assert one.fingerprint == other.fingerprint
     for side in ("source", "target"):
-        np.testing.assert_array_equal(getattr(one, side).tokens, getattr(other, side).tokens)
-        np.testing.assert_array_equal(getattr(one, side).offsets, getattr(other, side).offsets)
+        np.testing.assert_array_equal(one[side].values, other[side].values)
+        np.testing.assert_array_equal(one[side].offsets, other[side].offsets)
 
 
 def files(data):
@@ -68,11 +69,11 @@ def count_encoded(pair, monkeypatch):
 
 
 @given(rows=st.lists(st.lists(st.integers(0, 2**31 - 1))))
-def test_ragged_rows_come_back(rows):
-    ragged = Ragged.from_rows([np.array(row, np.int32) for row in rows])
-    assert [row.tolist() for row in ragged] == rows
-    assert ragged.lengths.tolist() == [len(row) for row in rows]
-    assert (ragged.tokens.dtype, ragged.offsets.dtype) == (np.int32, np.int64)
+def test_rows_of_a_column_come_back(rows):
+    column = Column.from_rows([np.array(row, np.int32) for row in rows])
+    assert [row.tolist() for row in column] == rows
+    assert column.lengths.tolist() == [len(row) for row in rows]
+    assert (column.values.dtype, column.offsets.dtype) == (np.int32, np.int64)
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "char", "byte"])
@@ -83,14 +84,14 @@ def test_every_example_is_stored_with_its_end_of_sentence(data, kind):
         assert len(split) == len(source)
         for i, pair in enumerate(source):
             for side in ("source", "target"):
-                row = getattr(split, side)[i]
+                row = split[side][i]
                 assert row[-1] == EOS
                 assert EOS not in row[:-1]
                 assert getattr(prepared.tokenizers, side).decode(row) == pair[side]
-        assert split.source.tokens.dtype == np.int32
-        assert split.source.offsets.dtype == np.int64
+        assert split["source"].values.dtype == np.int32
+        assert split["source"].offsets.dtype == np.int64
         with pytest.raises(ValueError, match="read-only"):
-            split.source.tokens[0] = 1
+            split["source"].values[0] = 1
 
 
 def test_the_shard_size_does_not_show_in_the_result(data):
@@ -180,9 +181,9 @@ def test_targets_are_turned_round_after_they_are_tokenised_and_end_of_sentence_s
     assert other.tokenizers.target.to_bytes() == plain.tokenizers.target.to_bytes()
     ours, theirs = other.splits["train"], plain.splits["train"]
     assert ours.fingerprint != theirs.fingerprint
-    np.testing.assert_array_equal(ours.source.tokens, theirs.source.tokens)
+    np.testing.assert_array_equal(ours["source"].values, theirs["source"].values)
     for i in range(len(theirs)):
-        assert ours.target[i].tolist() == [*theirs.target[i][:-1][::-1], EOS]
+        assert ours["target"][i].tolist() == [*theirs["target"][i][:-1][::-1], EOS]
     assert_equal(prepare(data, CONFIG, ("train",)).splits["train"], theirs)
 
 

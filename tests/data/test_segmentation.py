@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
 from s2sjax.data.pieces import SentencePieceTokenizer
 from s2sjax.data.pipeline import batches
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
-from s2sjax.data.prepare import Ragged, TokenizedSplit, prepare_tokenizers, turn_round
+from s2sjax.data.prepare import prepare_tokenizers, turn_round
 from s2sjax.data.segmentation import planned_lengths, sampled_segmentation
 from s2sjax.data.tokenizer import TokenizerPair, train_tokenizers
 from s2sjax.data.tokenizer_config import TokenizerConfig
@@ -53,10 +54,10 @@ def config(**changes):
 def split(kind="bpe", *, right_to_left=False):
     def rows(side, turned):
         encoded = [np.append(row, np.int32(EOS)) for row in tokenizers(kind).source.encode(side)]
-        return Ragged.from_rows([turn_round(row) for row in encoded] if turned else encoded)
+        return Column.from_rows([turn_round(row) for row in encoded] if turned else encoded)
 
     sources, targets = texts()
-    return TokenizedSplit(rows(sources, False), rows(targets, right_to_left), fingerprint="")
+    return Examples.of_pairs(rows(sources, False), rows(targets, right_to_left))
 
 
 def segmentation(seed=0, kind="bpe", data=DATA, **changes):
@@ -65,7 +66,7 @@ def segmentation(seed=0, kind="bpe", data=DATA, **changes):
 
 def planned(data=DATA, whole=None, **changes):
     whole = whole or split()
-    lengths = planned_lengths(whole.source.lengths, whole.target.lengths, data, config(**changes))
+    lengths = planned_lengths(whole["source"].lengths, whole["target"].lengths, data, config(**changes))
     return make_plan(*lengths, data, seed=0)
 
 
@@ -92,7 +93,7 @@ def test_every_batch_has_the_texts_that_are_planned_and_other_pieces_in_every_ep
             for side in found:
                 for example, row in zip(plan.batch(i).examples, rows_of(made, side), strict=True):
                     found[side][example] = row
-        for side, whole in (("source", split(kind).source), ("target", split(kind).target)):
+        for side, whole in (("source", split(kind)["source"]), ("target", split(kind)["target"])):
             decode = tokenizers(kind).source.decode
             assert all(decode(row) == decode(whole[example]) for example, row in found[side].items())
             assert all(row[-1] == EOS for row in found[side].values())
@@ -120,7 +121,7 @@ def test_a_draw_depends_on_the_seed_the_epoch_the_example_and_the_side():
     def drawn(seed=0, epoch=0, examples=(5, 6, 7), **changes):
         batch = PlannedBatch(Shape(3, 999, 999), np.array(examples), np.arange(len(examples)), epoch)
         made = assemble(
-            batch, dataclasses.replace(split(), source=split().target), segmentation=segmentation(seed, **changes)
+            batch, split().with_columns({"source": split()["target"]}), segmentation=segmentation(seed, **changes)
         )
         return tuple([row.tolist() for row in rows_of(made, side)] for side in NAMES)
 
@@ -155,7 +156,7 @@ def test_a_batch_that_was_left_out_leaves_the_epochs_of_the_others_as_they_were(
 @given(width=st.integers(30, 120), seed=st.integers(0, 99))
 def test_a_sample_stands_in_its_row_if_there_is_room_and_what_is_usual_if_there_is_not(width, seed):
     rng = np.random.default_rng(seed)
-    examples, lengths = rng.permutation(120)[:12], split().target.lengths
+    examples, lengths = rng.permutation(120)[:12], split()["target"].lengths
     rows, filled = [], 0
     for example in examples:  # rows that what is usual fits in
         last = rows[-1] if rows else 0
@@ -166,7 +167,7 @@ def test_a_sample_stands_in_its_row_if_there_is_room_and_what_is_usual_if_there_
     free = rows_of(assemble(batch._replace(shape=Shape(12, 999, 999)), split(), segmentation=segmentation()))
     chosen = [row.tolist() for row in found]
     for n, (example, row, sample) in enumerate(zip(examples, chosen, free, strict=True)):
-        usual = split().target[example].tolist()
+        usual = split()["target"][example].tolist()
         before = sum(len(chosen[m]) for m in range(n) if rows[m] == rows[n])
         after = sum(lengths[examples[m]] for m in range(n + 1, 12) if rows[m] == rows[n])
         fits = len(sample) <= 48 and before + len(sample) + after <= width
@@ -174,7 +175,7 @@ def test_a_sample_stands_in_its_row_if_there_is_room_and_what_is_usual_if_there_
 
 
 def test_no_sample_is_over_the_length_limits():
-    longest = int(split().target.lengths.max())
+    longest = int(split()["target"].lengths.max())
     data = dataclasses.replace(DATA, max_target_length=longest)
     plan = planned(data)
     lengths = [len(row) for i in range(plan.batches_per_epoch)
@@ -203,7 +204,7 @@ def test_targets_from_right_to_left_are_sampled_as_they_are_read():
 
 def test_what_a_window_only_reads_stays_and_the_rest_is_sampled():
     data = DataConfig(source="", join=True, context=12, max_target_length=20)
-    whole = windowed(dataclasses.replace(split(), source=split().target), data)
+    whole = windowed(split().with_columns({"source": split()["target"]}), data)
     whole = dataclasses.replace(whole, given=whole.given + 2)
     wide = PlannedBatch(Shape(20, 0, 40), np.arange(20), np.arange(20))
     made = assemble(wide, whole, segmentation=segmentation(data=data, sampling="target"))
@@ -224,8 +225,8 @@ def test_what_a_window_only_reads_stays_and_the_rest_is_sampled():
 def test_windows_that_begin_and_end_within_words_are_cut_anew_within_themselves():
     ids = {piece: n for n, piece in enumerate(tokenizers().target.pieces(range(tokenizers().target.vocab_size)))}
     letters = np.array([ids[letter] for letter in "lowestnewestlowest"], np.int32)
-    windows = Ragged.from_rows([letters[:6], letters[5:12], letters[10:]])
-    whole = TokenizedSplit(windows, windows, "", given=np.array([0, 1, 2], np.int32))
+    windows = Column.from_rows([letters[:6], letters[5:12], letters[10:]])
+    whole = Examples.of_pairs(windows, windows, given=np.array([0, 1, 2], np.int32))
     found = [set(), set(), set()]
     for epoch in range(20):
         batch = PlannedBatch(Shape(3, 99, 99), np.arange(3), np.arange(3), epoch)

@@ -5,17 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import make_plan
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 
 
-def split_of(rows) -> TokenizedSplit:
-    nothing = Ragged(np.zeros(0, np.int32), np.zeros(len(rows) + 1, np.int64))
-    return TokenizedSplit(nothing, Ragged.from_rows([np.asarray(row, np.int32) for row in rows]), fingerprint="")
+def split_of(rows) -> Examples:
+    nothing = Column(np.zeros(0, np.int32), np.zeros(len(rows) + 1, np.int64))
+    return Examples.of_pairs(nothing, Column.from_rows([np.asarray(row, np.int32) for row in rows]))
 
 
 def config(**fields) -> DataConfig:
@@ -25,7 +25,7 @@ def config(**fields) -> DataConfig:
 def test_the_example_of_the_docstring():
     letters = [ord(c) for c in "abcdefg"]
     cut = windowed(split_of([letters]), config(context=4, stride=2), evaluation=True)
-    windows = ["".join(map(chr, cut.target[i])) for i in range(len(cut))]
+    windows = ["".join(map(chr, cut["target"][i])) for i in range(len(cut))]
     predicted = [text[given:] for text, given in zip(windows, cut.given, strict=True)]
     assert (windows, predicted) == (["abcd", "cdef", "efg"], ["abcd", "ef", "g"])
 
@@ -41,8 +41,8 @@ def test_every_token_is_predicted_once_in_order_with_enough_before_it(lengths, c
     rows = [np.arange(n) + 100 * i + 4 for i, n in enumerate(lengths)]
     data = config(context=context, stride=stride % context, join=join)
     cut = windowed(split_of(rows), data, evaluation=evaluation)
-    windows = [cut.target[i] for i in range(len(cut))]
-    assert len(cut.source) == len(cut) == len(cut.given)
+    windows = [cut["target"][i] for i in range(len(cut))]
+    assert len(cut["source"]) == len(cut) == len(cut.given)
     assert all(0 < len(w) <= context for w in windows)
     predicted = np.concatenate([w[given:] for w, given in zip(windows, cut.given, strict=True)])
     np.testing.assert_array_equal(predicted, np.concatenate(rows))
@@ -65,7 +65,7 @@ def test_what_is_only_given_weighs_nothing(batching):
     rows = [np.arange(n) % 90 + 4 for n in (3, 9, 25, 14)]
     data = config(context=8, batching=batching, pack_length=20, batch_tokens=80, row_multiple=1, max_target_length=8)
     cut = windowed(split_of(rows), data)
-    plan = make_plan(cut.source.lengths, cut.target.lengths, data, seed=0)
+    plan = make_plan(cut["source"].lengths, cut["target"].lengths, data, seed=0)
     seen = []
     for i in range(plan.batches_per_epoch):
         batch = assemble(plan.batch(i), cut)

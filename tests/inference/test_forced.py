@@ -10,7 +10,7 @@ import pytest
 
 from s2sjax import models
 from s2sjax.api import Output
-from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.columns import Column, Examples
 from s2sjax.errors import UserError
 from s2sjax.inference.forced import ForcedOptions, batches, choose_layers, forced_pairs
 from s2sjax.inference.scorers import Ensemble, Single, attention_layers
@@ -52,7 +52,7 @@ def known(layers):
 def split_of(lengths, *, given=None):
     rng = np.random.default_rng(0)
     source, target = ([rng.integers(4, VOCAB, n) for n in side] for side in zip(*lengths, strict=True))
-    return TokenizedSplit(Ragged.from_rows(source), Ragged.from_rows(target), fingerprint="", given=given)
+    return Examples.of_pairs(Column.from_rows(source), Column.from_rows(target), given=given)
 
 
 LENGTHS = [(3, 2), (70, 9), (5, 80), (1, 1), (9, 9), (8, 8), (4, 0)]
@@ -67,7 +67,7 @@ def test_pairs_come_back_in_their_order_without_padding():
         np.testing.assert_array_equal(pair.attention, np.eye(S)[np.arange(T) % S])
         features = np.cos(np.arange(T)[:, None] * np.arange(4))
         expected = np.asarray(jax.nn.log_softmax(features @ np.asarray(params["kernel"]), axis=-1))
-        np.testing.assert_allclose(pair.log_probs, expected[np.arange(T), split.target[i]], atol=1e-5)
+        np.testing.assert_allclose(pair.log_probs, expected[np.arange(T), split["target"][i]], atol=1e-5)
     assert all(pair.attention is None for pair in forced_pairs(scorer, params, split, ForcedOptions(4)))
 
 
@@ -135,9 +135,9 @@ def test_row_t_of_the_attention_predicts_token_t(name):
     config = family.Config(**sizes, dropout=0.0, **FAMILIES[name])
     scorer = Single(family.build(config, VOCAB, VOCAB, precision=Precision.FLOAT32), Precision.FLOAT32)
     split = split_of([(7, 6), (7, 6)])
-    split.source.tokens[7:] = split.source.tokens[:7]
-    split.target.tokens[6:] = split.target.tokens[:6]
-    split.target.tokens[8] = 4 + (split.target.tokens[8] == 4)  # the second pair's token 2 is another
+    split["source"].values[7:] = split["source"].values[:7]
+    split["target"].values[6:] = split["target"].values[:6]
+    split["target"].values[8] = 4 + (split["target"].values[8] == 4)  # the second pair's token 2 is another
     ((_, batch),) = batches(split, 2)
     init = jax.jit(lambda key, batch: scorer.model.init(key, batch, train=False)["params"])
     params = jax.tree.map(lambda p: 3.0 * p, init(jax.random.key(0), batch))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from s2sjax import models, sharding
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.units import CharTokenizer
 from s2sjax.decode.ensemble import KINDS
@@ -43,9 +43,7 @@ def compiled_in_a_hurry(tmp_path_factory):
 def batch_of(pairs):
     """Pairs of text and token ids as a batch with one pair a row."""
     sources = [np.append(row, EOS) for row in TOKENIZER.encode([source for source, _ in pairs])]
-    split = TokenizedSplit(
-        Ragged.from_rows(sources), Ragged.from_rows([np.array(ids) for _, ids in pairs]), fingerprint=""
-    )
+    split = Examples.of_pairs(Column.from_rows(sources), Column.from_rows([np.array(ids) for _, ids in pairs]))
     return assemble(PlannedBatch(Shape(len(pairs), 8, 16), np.arange(len(pairs)), np.arange(len(pairs))), split)
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2sjax import models, sharding
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.units import CharTokenizer
 from s2sjax.data.unknown import Unknown
@@ -76,7 +76,7 @@ def translator(model, params, **fields):
 
 def split(sources, targets):
     encoded = [np.append(row, EOS) for row in TOKENIZER.encode(list(sources))]
-    return TokenizedSplit(Ragged.from_rows(encoded), Ragged.from_rows([np.array(t) for t in targets]), fingerprint="")
+    return Examples.of_pairs(Column.from_rows(encoded), Column.from_rows([np.array(t) for t in targets]))
 
 
 @pytest.mark.fast_grid(2)

@@ -9,9 +9,9 @@ import optax
 import pytest
 
 from s2sjax import models
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.errors import UserError
 from s2sjax.experiment import base_config, resolve
 from s2sjax.inference.likelihood import logits, loss_sums
@@ -95,8 +95,8 @@ WORDS = range(4, 304)
 
 def pairs(rng, words, count):
     """Strings of six random words: sources, and the same as targets."""
-    side = Ragged.from_rows([np.append(rng.choice(words, 6), 3) for _ in range(count)])
-    split = TokenizedSplit(side, side, fingerprint="")
+    side = Column.from_rows([np.append(rng.choice(words, 6), 3) for _ in range(count)])
+    split = Examples.of_pairs(side, side)
     return assemble(PlannedBatch(Shape(count, 8, 8), np.arange(count), np.arange(count)), split)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import Ragged, TokenizedSplit
 from s2sjax.errors import UserError
 from s2sjax.inference.likelihood import loss_sums
 from s2sjax.learning.optim import OptimizerConfig, make_optimizer
@@ -32,11 +32,11 @@ def build(**options):
 
 def batch_of(prompts, answers, rows=None):
     """Examples one a row, or packed into the rows named."""
-    sides = (Ragged.from_rows([np.asarray(x, np.int32) for x in side]) for side in (prompts, answers))
+    sides = (Column.from_rows([np.asarray(x, np.int32) for x in side]) for side in (prompts, answers))
     rows = np.arange(len(answers)) if rows is None else np.array(rows)
     width = [max(sum(len(s[i]) for i in np.flatnonzero(rows == row)) for row in rows) for s in (prompts, answers)]
     planned = PlannedBatch(Shape(int(rows.max()) + 1, *width), np.arange(len(answers)), rows)
-    return {name: jnp.asarray(x) for name, x in assemble(planned, TokenizedSplit(*sides, "")).items()}
+    return {name: jnp.asarray(x) for name, x in assemble(planned, Examples.of_pairs(*sides)).items()}
 
 
 NOTHING = [[] for _ in ANSWERS]

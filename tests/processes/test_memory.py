@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax.data.prepare import Ragged, TokenizedSplit
+from s2sjax.data.columns import Column, Examples
 from s2sjax.errors import UserError
 from s2sjax.inference import forced
 from s2sjax.processes.memory import needing_memory
@@ -37,7 +37,7 @@ def test_pairs_that_are_too_long_to_be_forced_are_named_by_their_sizes(monkeypat
     monkeypatch.setattr(forced, "force", exhausted)
     monkeypatch.setattr(forced, "force_logits", exhausted)
     rows = [np.full(20, 5, np.int32)]
-    split = TokenizedSplit(Ragged.from_rows([row[:3] for row in rows]), Ragged.from_rows(rows), fingerprint="")
+    split = Examples.of_pairs(Column.from_rows([row[:3] for row in rows]), Column.from_rows(rows))
     with pytest.raises(UserError, match="for 1 pair of 8 source and 24 target tokens: lower config.decode.batch_size"):
         forced.forced_pairs(None, {}, split, forced.ForcedOptions(8, layers))
 

@@ -13,7 +13,8 @@ import pytest
 
 import s2sjax
 from s2sjax.checkpoints.restore import CheckpointReader
-from s2sjax.data.prepare import Prepared, Ragged, TokenizedSplit, fingerprint
+from s2sjax.data.columns import Column, Examples
+from s2sjax.data.prepare import Prepared, fingerprint
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerPair, check_given, given_tokenizers
 from s2sjax.data.tokenizer import save as save_tokenizers
@@ -140,7 +141,7 @@ def test_a_model_of_a_tokenizer_is_a_file_of_sane_size(tmp_path, monkeypatch, ki
 def test_a_run_with_nothing_left_to_do_keeps_its_config_and_stays_somebody_elses(run, tmp_path, monkeypatch):
     brought = copied(run, tmp_path / "brought")
     tokenizer = CharTokenizer(LETTERS)
-    split = TokenizedSplit(Ragged.from_rows([]), Ragged.from_rows([]), "fingerprint")
+    split = Examples({"target": Column.from_rows([])}, "fingerprint")
     prepared = Prepared(TokenizerPair(tokenizer, tokenizer), {"train": split})
     strangers = (brought / "config.json").read_text()
     mine = tiny(tmp_path / "data")

@@ -193,7 +193,7 @@ class Update:
         return jax.tree.map(jnp.array, self.first)
 
     def batch(self, number: int):
-        examples = np.argsort(self.split.target.lengths, kind="stable")[number * 8 : number * 8 + 7]
+        examples = np.argsort(self.split["target"].lengths, kind="stable")[number * 8 : number * 8 + 7]
         # Rows in order of length, the last one empty: the parts of the batch hold very different numbers of tokens.
         planned = PlannedBatch(Shape(8, 12, 12), examples[[0, 6, 1, 5, 2, 4, 3]], np.arange(7))
         return assemble(planned, self.split)
@@ -278,7 +278,7 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
     sums = jax.jit(lambda p, batch: loss_sums(model, p, batch, LossOptions(chunk=64), dropout_key=None))
     for i in range(len(split)):
         alone = assemble(PlannedBatch(Shape(1, 64, 64), np.array([i]), np.array([0])), split)
-        nll, tokens = nll + float(sums(params, alone).nll), tokens + len(split.target[i])
+        nll, tokens = nll + float(sums(params, alone).nll), tokens + len(split["target"][i])
     assert len(split) == 5
     assert value.loss == pytest.approx(nll / tokens, rel=1e-5) and value.tokens == tokens
 
