@@ -64,8 +64,8 @@ def shift_right(tokens: np.ndarray, positions: np.ndarray, segments: np.ndarray,
     return np.where(segments == 0, FILL, np.where(positions == 0, start, shifted)).astype(np.int32)
 
 
-def _fill(ragged: Column, examples, rows, segments, shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    lengths = ragged.offsets[examples + 1] - ragged.offsets[examples]
+def _fill(column: Column, examples, rows, segments, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    lengths = column.offsets[examples + 1] - column.offsets[examples]
     ends = np.cumsum(lengths)
     # column at which each example begins: tokens before it, less the tokens before its row
     before = ends - lengths
@@ -74,7 +74,7 @@ def _fill(ragged: Column, examples, rows, segments, shape: tuple[int, int]) -> d
     cells = np.repeat(rows * shape[1] + columns, lengths) + within
     out = {"tokens": np.full(shape, FILL, np.int32)}
     out |= {name: np.zeros(shape, np.int32) for name in ("segments", "positions")}
-    out["tokens"].flat[cells] = ragged.values[np.repeat(ragged.offsets[examples], lengths) + within]
+    out["tokens"].flat[cells] = column.values[np.repeat(column.offsets[examples], lengths) + within]
     out["segments"].flat[cells] = np.repeat(segments, lengths)
     out["positions"].flat[cells] = within
     return out
