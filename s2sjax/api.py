@@ -52,6 +52,8 @@ class Traits:
     """Source and target are one sequence to them, and they can read plain text without a source."""
     splits_time: bool = False
     """Their layers mix positions by attention alone, so that devices can share the positions of a row."""
+    knows_start: bool = False
+    """To them, what a decoder reads before the first token of a target is no word: `build` is told it as `start`."""
     gathers_layers: bool = False
     """All their stacks gather the parameters of a layer by themselves, where it runs (`nn.gathering`)."""
 

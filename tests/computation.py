@@ -48,7 +48,7 @@ def start(experiment: Experiment, devices: int | None = None) -> Started:
         split["source"].lengths, split["target"].lengths, experiment.data, seed=experiment.seed,
         divisor=sharding.batch_shards(mesh, split_time=split_time) * config.accumulate,
     )  # fmt: skip
-    parts = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
+    parts = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)
     places = shardings(parts.state)
     state = jax.jit(parts.init, out_shardings=places)(stream_key(experiment.seed, "init"))
     place = sharding.batch_sharding(mesh, split_time=split_time)

@@ -119,10 +119,9 @@ def write_run(workdir: Path, experiment: Experiment, checkpoints: Mapping[int, t
     return workdir
 
 
-def random_state(experiment: Experiment, seed: int) -> TrainState:
+def random_state(experiment: Experiment, seed: int, vocab: int = CharTokenizer(LETTERS).vocab_size) -> TrainState:
     """A train state that nothing was compiled for: every number in it is drawn, and is a model's by its place only."""
     family = models.family(experiment.model_name)
-    vocab = CharTokenizer(LETTERS).vocab_size
     model = family.build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
     optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
     shapes = jax.eval_shape(initializer(model, optimizer, ema=experiment.train.ema_decay > 0), jax.random.key(0))

@@ -96,9 +96,9 @@ class TokenizerPair:
         return self.source is self.target
 
     @property
-    def vocab_sizes(self) -> tuple[int, int]:
+    def vocabularies(self) -> tuple[Vocabulary, Vocabulary]:
         """Of source and target."""
-        return self.source.vocab_size, self.target.vocab_size
+        return self.source.vocabulary, self.target.vocabulary
 
 
 def train_tokenizers(

@@ -21,6 +21,7 @@ from s2sjax.experiment import Experiment
 from s2sjax.learning.state import TrainState, shardings
 from s2sjax.runs.assembly import assemble_run
 from s2sjax.training.step import make_step
+from s2sjax.vocabulary import own_vocabulary
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Subject:
     shapes: tuple[Shape, ...]
     """Of batches, of all processes together."""
     vocabularies: tuple[int, int]
+    """Sizes of source's and target's."""
     state: TrainState
     step: Any
     """What `make_step` returns, a function under `jax.jit`."""
@@ -99,14 +101,15 @@ def describe(
         shapes = training_plan(
             split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=shards
         ).shapes
-        vocabularies = prepared.tokenizers.vocab_sizes
+        vocabularies = prepared.tokenizers.vocabularies
     else:
-        lengths, vocabularies = longest_rows(experiment), (vocab, vocab)
+        lengths, vocabularies = longest_rows(experiment), (own_vocabulary(vocab),) * 2
         lengths = planned_lengths(*lengths, experiment.data, experiment.tokenizer)
         shapes = make_plan(*lengths, experiment.data, seed=experiment.seed, divisor=shards).shapes
     parts = assemble_run(experiment, vocabularies, mesh)
     step = make_step(parts.model, parts.optimizer, experiment, mesh, shardings(parts.state))
-    return Subject(experiment, mesh, shapes, vocabularies, parts.state, step)
+    source, target = vocabularies
+    return Subject(experiment, mesh, shapes, (source.size, target.size), parts.state, step)
 
 
 def longest_rows(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """Model families. Each module of this folder is one family and offers four names:
 
     Config           a frozen dataclass: the config section `model` without its `name`
-    build(config, source_vocab, target_vocab, *, precision) -> a Linen module that is `api.Stepwise`
+    build(config, source_vocab, target_vocab, *, precision) -> a Linen module that is `api.Stepwise`; the vocabularies'
+                         sizes are enough, but for a family that `knows_start`
     sharding_rules(config) -> ordered (parameter path pattern, axes) pairs for `sharding.shard_parameters`
     TRAITS               what its models can do: `api.Traits`
 

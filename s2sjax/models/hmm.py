@@ -22,7 +22,7 @@ from s2sjax.ops.losses import finite_log
 from s2sjax.ops.prompt import Joined, join
 from s2sjax.vocabulary import BOS, check_one_vocabulary
 
-TRAITS = Traits(language_model=True)
+TRAITS = Traits(language_model=True, knows_start=True)
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,18 @@ def sharding_rules(config: Config) -> Rules:
     )
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "HMM":
+def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision, start: int = BOS) -> "HMM":
     """Make the module.
+
+    Args:
+        start: the token that begins a text, which no state emits.
 
     Raises:
         UserError: if source and target do not share a vocabulary.
     """
     check_one_vocabulary(source_vocab, target_vocab)
     del precision  # probabilities are float32 under every policy
-    return HMM(config, target_vocab)
+    return HMM(config, target_vocab, start)
 
 
 class HMM(nn.Module):
@@ -67,6 +70,7 @@ class HMM(nn.Module):
 
     config: Config
     vocab_size: int
+    start: int = BOS
 
     def setup(self):
         N, V = self.config.states, self.vocab_size
@@ -93,7 +97,7 @@ class HMM(nn.Module):
 
     def _chain(self, joined: Joined, log_emission: Array) -> tuple[Array, Array, Array, Array, Array]:
         """What the algorithms of `ops.hmm` ask for."""
-        observed = (joined.segments > 0) & (joined.tokens != BOS)
+        observed = (joined.segments > 0) & (joined.tokens != self.start)
         log_likelihoods = jnp.take(log_emission.T, joined.tokens, axis=0)
         log_initial, log_transition = self._log_probs(self.initial), self._log_probs(self.transition)
         return log_initial, log_transition, log_likelihoods, observed, joined.starts
@@ -136,5 +140,5 @@ class HMM(nn.Module):
         log_emission = self._log_probs(self.emission)
         log_likelihoods = jnp.take(log_emission.T, tokens, axis=0)
         seen, _ = hmm.observe(cache, log_likelihoods)
-        belief = jnp.where(tokens[..., None] == BOS, cache, seen @ jnp.exp(self._log_probs(self.transition)))
+        belief = jnp.where(tokens[..., None] == self.start, cache, seen @ jnp.exp(self._log_probs(self.transition)))
         return finite_log(belief @ jnp.exp(log_emission)), belief

@@ -17,16 +17,22 @@ from s2sjax.inference.scorers import Single
 from s2sjax.learning import optim
 from s2sjax.learning.state import TrainState, abstract_state, initializer
 from s2sjax.ops.linear import Precision
+from s2sjax.vocabulary import Vocabulary
+
+Vocabularies = tuple[Vocabulary, Vocabulary]
+"""Of source and target."""
 
 
-def build_model(experiment: Experiment, vocab_sizes: tuple[int, int], precision: str) -> nn.Module:
-    """The module of a run, for vocabularies of source and target of these sizes."""
-    return models.family(experiment.model_name).build(experiment.model, *vocab_sizes, precision=Precision(precision))
+def build_model(experiment: Experiment, vocabularies: Vocabularies, precision: str) -> nn.Module:
+    """The module of a run."""
+    family, (source, target) = models.family(experiment.model_name), vocabularies
+    more = {"start": target.start} if family.TRAITS.knows_start else {}
+    return family.build(experiment.model, source.size, target.size, precision=Precision(precision), **more)
 
 
-def build_scorer(experiment: Experiment, vocab_sizes: tuple[int, int], precision: str) -> Single:
+def build_scorer(experiment: Experiment, vocabularies: Vocabularies, precision: str) -> Single:
     """The same, as search and evaluation ask it."""
-    return Single(build_model(experiment, vocab_sizes, precision), Precision(precision))
+    return Single(build_model(experiment, vocabularies, precision), Precision(precision))
 
 
 class Parts(NamedTuple):
@@ -42,20 +48,20 @@ class Parts(NamedTuple):
 
 def assemble_run(
     experiment: Experiment,
-    vocab_sizes: tuple[int, int],
+    vocabularies: Vocabularies,
     mesh: Mesh,
     *,
     precision: str | None = None,
     stored: bool = True,
 ) -> Parts:
-    """Model, optimizer and state of a run whose vocabularies of source and target have these sizes.
+    """Model, optimizer and state of a run.
 
     Args:
         precision: of the model's products; `train.precision` if None.
         stored: the state's parameters are laid out on the mesh as training stores them; or as they are used.
     """
     config = experiment.train
-    model = build_model(experiment, vocab_sizes, precision or config.precision)
+    model = build_model(experiment, vocabularies, precision or config.precision)
     optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
     init = initializer(model, optimizer, ema=config.ema_decay > 0)
     return Parts(model, optimizer, init, abstract_state(init, mesh, experiment.sharding_rules, stored=stored))

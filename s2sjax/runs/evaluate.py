@@ -159,7 +159,7 @@ class Validator:
         """
         self._how = text_metrics_of(experiment, experiment.validation_metrics)
         self._experiment, self._prepared, self._report = experiment, prepared, report
-        scorer = functools.partial(build_scorer, experiment, prepared.tokenizers.vocab_sizes)
+        scorer = functools.partial(build_scorer, experiment, prepared.tokenizers.vocabularies)
         self._whole = functools.partial(sharding.gather, mesh, rules=experiment.sharding_rules)
         by_layer = functools.partial(gathering, mesh=mesh, rules=experiment.sharding_rules, by_layer=True)
         self._likelihood = LikelihoodEvaluator(
@@ -288,7 +288,7 @@ def check_search(
     decodes = experiment.evaluate.decode or experiment.evaluate.samples
     if said is None or not decodes or home.decided(functools.partial(home.is_home, workdir, experiment, said)):
         return
-    scorer = build_scorer(experiment, tokenizers.vocab_sizes, experiment.decode.precision)
+    scorer = build_scorer(experiment, tokenizers.vocabularies, experiment.decode.precision)
     own = home.keys(said)
     fits = costs.with_search_that_fits(experiment, own, workdir, scorer, params, tokenizers.target.vocab_size)
     if (most := fits.decode.batch_size) != experiment.decode.batch_size:

@@ -26,7 +26,7 @@ from s2sjax.plural import counted
 from s2sjax.processes import jax_settings
 from s2sjax.processes.root_logger import root_logger_untouched
 from s2sjax.runs import costs, home
-from s2sjax.runs.assembly import assemble_run, build_scorer, check_languages, in_precision
+from s2sjax.runs.assembly import Vocabularies, assemble_run, build_scorer, check_languages, in_precision
 from s2sjax.runs.depth import check_depth
 from s2sjax.runs.run import Run
 from s2sjax.sharding import MeshConfig
@@ -85,8 +85,8 @@ def load(
     mesh = _mesh_here(experiment.mesh, saved.mesh)
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
     home.check_tokens(workdir, saved, bounded, tokenizers)
-    scorer = build_scorer(experiment, tokenizers.vocab_sizes, experiment.decode.precision)
-    step, params, metrics = _restore(workdir, experiment, tokenizers.vocab_sizes, mesh)
+    scorer = build_scorer(experiment, tokenizers.vocabularies, experiment.decode.precision)
+    step, params, metrics = _restore(workdir, experiment, tokenizers.vocabularies, mesh)
     if bounded is not None:
         experiment = costs.with_search_that_fits(
             experiment, bounded, workdir, scorer, params, tokenizers.target.vocab_size
@@ -149,11 +149,11 @@ def _first_difference(one: Tokenizer, other: Tokenizer) -> str:
     return "of the same tokens, but it cuts text otherwise"
 
 
-def _restore(workdir: Path, experiment: Experiment, vocab_sizes: tuple[int, int], mesh: Mesh):
+def _restore(workdir: Path, experiment: Experiment, vocabularies: Vocabularies, mesh: Mesh):
     """Step, parameters as they are used, and metrics of what `decode.checkpoint` names; nothing else is read."""
     reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
     check_depth(reader, experiment.decode.checkpoint, experiment.model)
-    state = assemble_run(experiment, vocab_sizes, mesh, precision=experiment.decode.precision, stored=False).state
+    state = assemble_run(experiment, vocabularies, mesh, precision=experiment.decode.precision, stored=False).state
     wanted = {"params": state.params} if state.ema is None else {"ema": state.ema}
     choice, metric = experiment.decode.checkpoint, experiment.checkpoint.metric
     restored = reader.restore_chosen(wanted, choice, partial=True, cast=experiment.checkpoint.cast)

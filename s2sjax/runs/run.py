@@ -113,7 +113,7 @@ class Run:
         check_languages(experiment, self.saved, self.workdir)
         model, others = self.model, self.others
         if experiment.decode.precision != self.experiment.decode.precision:
-            model = build_model(experiment, self.tokenizers.vocab_sizes, experiment.decode.precision)
+            model = build_model(experiment, self.tokenizers.vocabularies, experiment.decode.precision)
             others = tuple(
                 run._with_experiment(in_precision(run.experiment, experiment.decode.precision)) for run in others
             )

@@ -65,7 +65,7 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
     segmentation = sampled_segmentation(experiment.data, experiment.tokenizer, prepared.tokenizers, experiment.seed)
 
     # ---- Model, optimizer, state ----
-    parts = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
+    parts = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)
     schedule = optim.make_schedule(experiment.optimizer, experiment.train.steps)
     check_search(experiment, workdir, said, prepared.tokenizers, parts.state.best_params)
     claim_workdir(experiment, workdir, prepared)

@@ -309,7 +309,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     split = prepared.splits["train"]
     plan = make_plan(split["source"].lengths, split["target"].lengths, experiment.data, seed=experiment.seed)
 
-    parts = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
+    parts = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)
     shardings = state.shardings(parts.state)
     current = jax.jit(parts.init, out_shardings=shardings)(update.stream_key(experiment.seed, "init"))
     step_fn = update.make_step(parts.model, parts.optimizer, experiment, mesh, shardings)

@@ -182,7 +182,7 @@ class Update:
         prepared = prepare(self.experiment.data, self.experiment.tokenizer, ("train",))
         self.split = prepared.splits["train"]
         mesh = sharding.make_mesh(self.experiment.mesh, jax.devices()[:1])
-        parts = assemble_run(self.experiment, prepared.tokenizers.vocab_sizes, mesh)
+        parts = assemble_run(self.experiment, prepared.tokenizers.vocabularies, mesh)
         self.model = parts.model
         self.first = jax.tree.map(np.asarray, jax.jit(parts.init)(jax.random.key(0)))
         self.step = make_step(self.model, parts.optimizer, self.experiment, mesh, shardings(parts.state))
@@ -332,7 +332,7 @@ def test_a_validation_loss_gathers_a_layer_at_a_time(data, name, sizes, saved):
     experiment = tiny(data, name, mesh__fsdp=8, train__loss_chunk=16, **sizes)
     mesh, rules = sharding.make_mesh(experiment.mesh), models.family(name).sharding_rules(experiment.model)
     prepared = prepare(experiment.data, experiment.tokenizer)
-    model, _, init, state = assemble_run(experiment, prepared.tokenizers.vocab_sizes, mesh)
+    model, _, init, state = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)
     params = jax.device_put(init(jax.random.key(1)).params, shardings(state).params)
     losses, temporaries = [], []
     for by_layer in (True, False):
