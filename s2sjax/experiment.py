@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from s2sjax import models
+from s2sjax import models, tasks
 from s2sjax.api import Rules, Traits
 from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.config import (
@@ -42,20 +42,20 @@ from s2sjax.data.tokenizer_config import TokenizerConfig, check_sampling
 from s2sjax.errors import UserError, shown
 from s2sjax.files import jsontext, rundir
 from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.requests import PositionLimit
 from s2sjax.learning.faults import FaultsConfig
 from s2sjax.learning.optim import OptimizerConfig
 from s2sjax.metrics.names import (
     BLEU_TOKENIZERS,
-    LIKELIHOOD_METRICS,
     METRICS,
     ROUGE_TOKENIZERS,
     TEXT_METRICS,
-    reported_metrics,
 )
 from s2sjax.one_or_several import one_or_several
 from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
 from s2sjax.sharding import MeshConfig
+from s2sjax.task import Limits, Task
 
 LARGEST = jsontext.Bound(1 << 22, 200_000)
 """What a saved config may have. It has a few thousand bytes, and what `tokenizer.user_symbols` and `data.pairs` have:
@@ -166,32 +166,17 @@ class Experiment:
                 "config.model.copy writes words of the source, so there is one vocabulary: set "
                 "config.tokenizer.joint=True or config.model.copy=False"
             )
-        if not self.data.source:
-            self._check_plain_text()
+        self.task.check(self.data, self.tokenizer, self.model_name, self.traits)
         check_sampling(self.tokenizer, self.data)
         self._check_mesh()
-        limit, data = self.position_limit, self.data
-        prompted = self.is_language_model and data.source
-        reach = data.max_source_length + data.max_target_length if prompted else data.max_target_length
-        windows = not self.tokenizer.sampled_sides and data.context  # samples may be longer, up to the limits
-        needed = windows or max(reach, data.max_source_length if data.source else 0)
+        limit = self.position_limit
+        needed = self.task.positions(self.data, self.tokenizer, one_sequence=self.is_language_model)
         if limit is not None and limit < needed:
             raise UserError(
                 f"config.model.max_positions is {limit}, but training may reach position {needed} ("
                 "config.data.context, or max_source_length and max_target_length): raise the one or lower the others"
             )
-        if self.evaluate.decode and not self.data.source:
-            raise UserError(
-                "config.data.source is empty: a language model's text has no sources whose translations could be "
-                "compared; set config.evaluate.decode=False"
-            )
-        compared = [name for name in (*self.evaluate.metrics, self.checkpoint.metric) if name in TEXT_METRICS]
-        if compared and not self.data.source:
-            raise UserError(
-                f"config.data.source is empty: a language model's text has nothing to compare with, so there is no "
-                f"{compared[0]} of it; config.evaluate.metrics and config.checkpoint.metric may name "
-                f"{', '.join(LIKELIHOOD_METRICS)}"
-            )
+        self.task.check_evaluation(self.evaluate.decode, (*self.evaluate.metrics, self.checkpoint.metric))
         if self.checkpoint.metric in TEXT_METRICS and not self.evaluate.decode:
             raise UserError(
                 f"config.checkpoint.metric is '{self.checkpoint.metric}', which is known only after decoding: set "
@@ -199,9 +184,15 @@ class Experiment:
             )
 
     @property
+    def task(self) -> Task:
+        """What is learned."""
+        return tasks.of(self.data)
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """What evaluation of a split reports, in this order."""
-        return reported_metrics(self.evaluate.metrics, plain_text=not self.data.source)
+        asked = self.evaluate.metrics
+        return tuple(dict.fromkeys(("loss", *asked))) if asked else self.task.default_metrics
 
     @property
     def validation_metrics(self) -> tuple[str, ...]:
@@ -213,6 +204,13 @@ class Experiment:
     def position_limit(self) -> int | None:
         """The most tokens a sequence may have where positions are learned; None if there is no such limit."""
         return self.model.max_positions if getattr(self.model, "positions", None) == "learned" else None
+
+    @property
+    def limits(self) -> Limits:
+        """What the model can read."""
+        limit = self.position_limit
+        positions = None if limit is None else PositionLimit(limit, self.is_language_model)
+        return Limits(self.data.max_source_length, positions)
 
     @property
     def traits(self) -> Traits:
@@ -263,15 +261,6 @@ class Experiment:
                 f"config.mesh.expert is {expert}, but config.model.experts, {experts}, is not a multiple of it; set "
                 f"config.mesh.expert={math.gcd(experts, expert)} or config.model.experts={math.lcm(experts, expert)}"
             )
-
-    def _check_plain_text(self) -> None:
-        if not self.is_language_model:
-            raise UserError(
-                f"config.data.source is empty, and config.model.name={self.model_name} needs sources; name one, or "
-                f"choose a language model: {', '.join(models.language_models())}"
-            )
-        if not self.tokenizer.joint:
-            raise UserError("config.data.source is empty, so there is one vocabulary: set config.tokenizer.joint=True")
 
 
 def base_config(model: str = "transformer") -> ConfigDict:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from s2sjax import sharding
 from s2sjax.data import pipeline
+from s2sjax.data.examples import assemble
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import prepare
 from s2sjax.experiment import Experiment
@@ -53,7 +54,7 @@ def start(experiment: Experiment, devices: int | None = None) -> Started:
     state = jax.jit(parts.init, out_shardings=places)(stream_key(experiment.seed, "init"))
     place = sharding.batch_sharding(mesh, split_time=split_time)
     only = functools.partial(sharding.rows_here, place)
-    feed = pipeline.batches(plan, split, range(config.steps), only=only)
+    feed = pipeline.batches(plan, functools.partial(assemble, split=split), range(config.steps), only=only)
     batches = (sharding.to_devices(batch, place) for batch in feed)
     return Started(mesh, plan, make_step(parts.model, parts.optimizer, experiment, mesh, places), state, batches)
 

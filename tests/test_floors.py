@@ -18,6 +18,8 @@ FLOORS = (
     {"models"},
     LEAVES,
     {"inference"},
+    {"task"},
+    {"tasks"},
     {"experiment"},
     {"recipes"},
     {"runs"},

@@ -4,6 +4,7 @@ With the same parameters, such a run says of a text what an ordinary run says of
 """
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 import s2sjax
 from s2sjax.cli import run_command
 from s2sjax.data import pipeline
+from s2sjax.data.examples import assemble
 from s2sjax.data.plan import make_plan
 from s2sjax.data.prepare import tokenize
 from s2sjax.errors import UserError
@@ -111,7 +113,7 @@ def test_packed_and_bucketed_batches_agree(runs):
     for batching in ("bucket", "pack"):
         data = dataclasses.replace(experiment.data, batching=batching)
         plan = make_plan(split["source"].lengths, split["target"].lengths, data, seed=0)
-        stream = pipeline.batches(plan, split, range(plan.batches_per_epoch))
+        stream = pipeline.batches(plan, functools.partial(assemble, split=split), range(plan.batches_per_epoch))
         sums.append(sum(float(nll(run.params, batch)) for batch in stream))
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
     data = run.workdir.parent.parent / "right_to_left"

@@ -146,12 +146,13 @@ def _judge(entry: str, *, channel: bool) -> Judge:
         raise UserError(
             f"{directory} knows several {kind}; say which is meant, as in {directory}:{next(iter(parts))}:{weight}"
         )
-    if channel and not data.source:
+    conditional = experiment.task.conditional
+    if channel and not conditional:
         raise UserError(
             f"{directory} is a language model, and has no source to score: name it in --runs, for the log-probability "
             "of the hypotheses"
         )
-    kind = Kind.CHANNEL if channel else Kind.FORWARD if data.source else Kind.LANGUAGE_MODEL
+    kind = Kind.CHANNEL if channel else Kind.FORWARD if conditional else Kind.LANGUAGE_MODEL
     shown = "right_to_left" if kind == Kind.FORWARD and data.right_to_left else kind.value
     opened = load(directory, experiment=dataclasses.replace(experiment, data=data))
     return Judge(f"{shown}:{name}", _Judging(opened), kind, share)

@@ -18,7 +18,7 @@ from s2sjax.runs.counted import CountedRun
 
 def run(values: dict[str, Any]) -> int:
     wanted = ("hypotheses",) if values["hypotheses"] else ("source", "target")
-    if not (values["hypotheses"] or values["config"].data.source):
+    if not (values["hypotheses"] or values["config"].task.conditional):
         wanted = ("target",)  # of a language model of plain text
     for name in ("source", "target", "hypotheses"):
         if (name in wanted) != bool(values[name]):

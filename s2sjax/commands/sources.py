@@ -55,7 +55,7 @@ def open_sources(values: dict[str, Any], run: Run, stack: contextlib.ExitStack) 
         return Sources([_whole(values["prompt-file"], run)], 1)
     if values["split"]:
         data = run.experiment.data
-        if not data.source:
+        if not run.experiment.task.conditional:
             raise UserError(
                 f"--split is '{values['split']}', but the data of {run.workdir} is plain text without sources; give "
                 "--prompt=TEXT, --prompt-file=FILE, or lines to go on with by --input"

@@ -5,19 +5,15 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
-from s2sjax.data.columns import Examples
-from s2sjax.data.examples import assemble
 from s2sjax.data.plan import Plan
-from s2sjax.data.segmentation import Segmentation
 
 
 def batches(
     plan: Plan,
-    split: Examples,
+    make: Callable[..., dict[str, np.ndarray]],
     numbers: range,
     *,
     only: Callable[[int], np.ndarray] = np.arange,
-    segmentation: Segmentation | None = None,
     threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The batches of these numbers of the plan.
@@ -25,14 +21,15 @@ def batches(
     Starting anywhere costs nothing: there is no stream to fast-forward.
 
     Args:
+        make: from a planned batch and, as `only`, the rows of it that are wanted to its arrays: `Task.batch` with its
+            examples.
         only: the rows, of so many in a batch, that this process makes; ascending.
-        segmentation: cuts the examples anew in each epoch.
     """
 
-    def make(index: int) -> dict[str, np.ndarray]:
+    def made(index: int) -> dict[str, np.ndarray]:
         planned = plan.batch(index)
-        return assemble(planned, split, only=only(planned.shape.rows), segmentation=segmentation)
+        return make(planned, only=only(planned.shape.rows))
 
-    dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(make)
+    dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(made)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(dataset.to_iter_dataset(options))

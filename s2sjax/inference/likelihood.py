@@ -1,6 +1,6 @@
 """Maximum likelihood: the loss of a batch, and the logits of a model's output."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,11 +31,27 @@ def loss_sums(
     Args:
         totals: of the whole batch, if this is a part of one: the sum of what `part_totals` gives of each.
     """
-    train = dropout_key is not None
+    output = bound(model, params, dropout_key=dropout_key, totals=totals)(batch)
+    return cross_entropy_sums(output, batch, options, train=dropout_key is not None)
+
+
+def bound(
+    model: nn.Module, params, *, dropout_key: Array | None, totals: Mapping[str, Any] | None = None
+) -> Callable[[Batch], Output | Mixture]:
+    """A model with its parameters: what it makes of a batch. Args: as those of `loss_sums`."""
     variables = {"params": params, TOTALS: totals or {}}
     rngs = None if dropout_key is None else {"dropout": dropout_key}
-    output = model.apply(variables, batch, train=train, rngs=rngs)
-    assert isinstance(output, Output | Mixture), f"{type(model).__name__} returned {type(output).__name__}"
+
+    def apply(batch: Batch) -> Output | Mixture:
+        output = model.apply(variables, batch, train=dropout_key is not None, rngs=rngs)
+        assert isinstance(output, Output | Mixture), f"{type(model).__name__} returned {type(output).__name__}"
+        return output
+
+    return apply
+
+
+def cross_entropy_sums(output: Output | Mixture, batch: Batch, options: LossOptions, *, train: bool) -> LossSums:
+    """Sums of the loss over a batch's tokens, of what a model made of it. Args: train: with its auxiliary loss."""
     if isinstance(output, Mixture):
         sums = mixture_cross_entropy(
             output.features,

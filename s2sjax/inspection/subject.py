@@ -15,7 +15,6 @@ from s2sjax.data.plan import Shape, make_plan
 from s2sjax.data.prepare import Progress, prepare
 from s2sjax.data.segmentation import planned_lengths
 from s2sjax.data.tokenizer import TokenizerPair
-from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.learning.state import TrainState, shardings
@@ -97,7 +96,7 @@ def describe(
         except UserError as error:
             size = experiment.tokenizer.vocab_size
             raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error
-        split = windowed(prepared.splits["train"], experiment.data)
+        split = experiment.task.arrange(prepared.splits["train"], experiment.data)
         shapes = training_plan(
             split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=shards
         ).shapes
@@ -119,6 +118,6 @@ def longest_rows(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     data = experiment.data
     most = data.pack_length if data.batching == "pack" else data.batch_tokens // data.row_multiple
     most = max(most // data.length_multiple * data.length_multiple, 1)
-    source, target = min(data.max_source_length, most), min(data.context or data.max_target_length, most)
+    source, target = (min(length, most) for length in experiment.task.longest(data))
     count = data.batch_tokens + data.row_multiple  # more rows than there is room for
-    return np.full(count, source if data.source else 0), np.full(count, target)
+    return np.full(count, source), np.full(count, target)

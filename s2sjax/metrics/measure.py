@@ -1,12 +1,15 @@
 """All metrics of a set of examples together, from what a model said of them."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from s2sjax.metrics.likelihood import likelihood_metrics
 from s2sjax.metrics.names import LIKELIHOOD_METRICS
 from s2sjax.metrics.text import TextMetrics, text_metrics
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 def references_of(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -42,18 +45,18 @@ def measure(
 
 
 def measure_each(
-    how: TextMetrics,
-    rows: Iterable[Mapping[str, Any]],
+    measure: Callable[[Iterable[T], Sequence[str] | None, S], Mapping[str, Any]],
+    rows: Iterable[T],
     hypotheses: Sequence[str] | None,
-    *,
     parts: Mapping[str, int],
-    likelihoods: Mapping[str, tuple[float, float]],
+    sums: Mapping[str, S],
 ) -> dict[str, dict[str, Any]]:
     """The metrics of each part of the examples that has some, with the number of its examples.
 
     Args:
+        measure: from some examples, their hypotheses and what was summed over them to their metrics.
         parts: how many examples each has, one after the other.
-        likelihoods: of each part that has examples, `nll` and `tokens` as in `measure`.
+        sums: of each part that has examples.
     """
     found: dict[str, dict[str, Any]] = {}
     left, stop = iter(rows), 0
@@ -61,7 +64,6 @@ def measure_each(
         start, stop = stop, stop + length
         its_rows = list(itertools.islice(left, length))
         if length:
-            nll, tokens = likelihoods[name]
             texts = None if hypotheses is None else hypotheses[start:stop]
-            found[name] = {"examples": length, **measure(how, its_rows, texts, nll=nll, tokens=tokens)}
+            found[name] = {"examples": length, **measure(its_rows, texts, sums[name])}
     return found

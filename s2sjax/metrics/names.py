@@ -5,7 +5,7 @@ this one.
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -58,15 +58,3 @@ ROUGE_TOKENIZERS = ("ascii", "unicode")
 
 PAIRS_DEFAULT = ("loss", "bleu", "chrf", "exact_match", "sequence_error_rate", "token_error_rate")
 PLAIN_TEXT_DEFAULT = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
-
-
-def reported_metrics(asked: Sequence[str], *, plain_text: bool) -> tuple[str, ...]:
-    """What is computed of a split where `asked` is `evaluate.metrics`: `loss`, and what is asked for.
-
-    Args:
-        asked: empty for the default of this kind of data.
-        plain_text: there are no sources (a language model of plain text).
-    """
-    if not asked:
-        return PLAIN_TEXT_DEFAULT if plain_text else PAIRS_DEFAULT
-    return tuple(dict.fromkeys(("loss", *asked)))

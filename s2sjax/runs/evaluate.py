@@ -5,7 +5,7 @@ import functools
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,25 +14,23 @@ from jax.sharding import Mesh
 from s2sjax import sharding
 from s2sjax.data import pipeline
 from s2sjax.data.columns import Examples
-from s2sjax.data.examples import assemble
 from s2sjax.data.plan import Plan, PlannedBatch, Shape, make_evaluation_plan
 from s2sjax.data.prepare import Prepared
-from s2sjax.data.records import Record, Source
-from s2sjax.data.splits import blank_of, open_split
+from s2sjax.data.records import Source
+from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerPair
-from s2sjax.data.windows import windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.inference.batching import padded_length
 from s2sjax.inference.forced import cross_attention
 from s2sjax.inference.gathering import gathering
 from s2sjax.inference.hypotheses import best_text
-from s2sjax.inference.requests import PositionLimit, RequestFormat
 from s2sjax.inference.scorers import Scorer
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.bleu import check_bleu_tokenizer
-from s2sjax.metrics.measure import measure, measure_each, references_of
+from s2sjax.metrics.measure import measure_each, references_of
 from s2sjax.metrics.text import TextMetrics, unsuitable
+from s2sjax.ops.losses import LossOptions
 from s2sjax.plural import counted
 from s2sjax.processes import distributed
 from s2sjax.processes.memory import needing_memory
@@ -40,22 +38,11 @@ from s2sjax.reporting.plots import attention_map
 from s2sjax.reporting.report import Reporter
 from s2sjax.runs import costs, home
 from s2sjax.runs.assembly import build_scorer
+from s2sjax.task import Trained
 
 
-class Likelihood(NamedTuple):
-    """Negative log-likelihood of a split's targets in nats, and how many tokens they are, end-of-sentence counted."""
-
-    nll: float
-    tokens: float
-
-    @property
-    def loss(self) -> float:
-        """Nats a token."""
-        return self.nll / self.tokens
-
-
-class LikelihoodEvaluator:
-    """The likelihood of every example of a split, each token exactly once, none left out."""
+class Evaluator:
+    """Sums over every example of a split, each exactly once, none left out: what `Task.evaluation` gives."""
 
     def __init__(
         self,
@@ -71,10 +58,12 @@ class LikelihoodEvaluator:
         others: configs of the other members of an ensemble, whose positions must suffice too.
         gathered: from parameters as they are given to parameters as the scorer takes them; see `inference.gathering`.
         """
-        split = windowed(split, experiment.data, evaluation=True)
-        self._split, self._mesh = split, mesh
+        task = experiment.task
+        split = task.arrange(split, experiment.data, evaluation=True)
+        self._make = functools.partial(task.batch, examples=split)
+        self._mesh = mesh
         shards = sharding.batch_shards(mesh)
-        source, target = split["source"].lengths, split["target"].lengths
+        source, target = task.lengths(split)
         longest = int(max(source.max(initial=1), target.max(initial=1)))
         for each in (experiment, *others):
             check_positions(each, source, target)
@@ -86,19 +75,20 @@ class LikelihoodEvaluator:
         }
         self._longer = longest > max(experiment.data.max_source_length, experiment.data.max_target_length)
 
+        options = LossOptions(chunk=experiment.train.loss_chunk, shards=shards)
+
         def sums(params, batch):
             with gathered(params) as ready:
-                nll = scorer.nll(ready, batch, chunk=experiment.train.loss_chunk, shards=shards)
-            return nll, batch["weights"].sum()
+                return task.evaluation(scorer, ready, batch, options)
 
         self._sums = jax.jit(sums)
 
-    def __call__(self, params) -> Likelihood:
-        return self._likelihood(self._plan, params, 0, self._plan.batches_per_epoch)
+    def __call__(self, params) -> dict[str, float]:
+        return self._of_batches(self._plan, params, 0, self._plan.batches_per_epoch)
 
-    def by_part(self, params) -> dict[str, Likelihood]:
+    def by_part(self, params) -> dict[str, dict[str, float]]:
         """Of each set of a mixture or pair of languages that has examples; empty if there are no parts."""
-        return {name: self._likelihood(plan, params, 0, plan.batches_per_epoch) for name, plan in self._plans.items()}
+        return {name: self._of_batches(plan, params, 0, plan.batches_per_epoch) for name, plan in self._plans.items()}
 
     def try_longest(self, params) -> None:
         """Compute the batch that needs the most memory, if training leaves out examples as long: it fails at once, not
@@ -109,18 +99,18 @@ class LikelihoodEvaluator:
         if self._longer:
             shapes = [self._plan.batch(number).shape for number in range(self._plan.batches_per_epoch)]
             number = max(range(len(shapes)), key=lambda n: shapes[n].source + shapes[n].target)
-            self._likelihood(self._plan, params, number, number + 1)
+            self._of_batches(self._plan, params, number, number + 1)
 
-    def _likelihood(self, plan: Plan, params, start: int, stop: int) -> Likelihood:
-        """Of the batches `start` .. `stop - 1` of a plan."""
-        nll = weight = 0.0
+    def _of_batches(self, plan: Plan, params, start: int, stop: int) -> dict[str, float]:
+        """Over the batches `start` .. `stop - 1` of a plan."""
+        total: dict[str, float] = {}
         place = sharding.batch_sharding(self._mesh)
         only = functools.partial(sharding.rows_here, place)
-        for batch in pipeline.batches(plan, self._split, range(start, stop), only=only):
+        for batch in pipeline.batches(plan, self._make, range(start, stop), only=only):
             with needing_memory(self._advice(batch)):
-                more_nll, more_weight = self._sums(params, sharding.to_devices(batch, place))
-                nll, weight = nll + float(more_nll), weight + float(more_weight)
-        return Likelihood(nll, weight)
+                for name, value in self._sums(params, sharding.to_devices(batch, place)).items():
+                    total[name] = total.get(name, 0.0) + float(value)
+        return total
 
     def _advice(self, batch: Mapping[str, np.ndarray]) -> str:
         longest = int(np.argmax(self._plan.source_lengths + self._plan.target_lengths))
@@ -162,7 +152,7 @@ class Validator:
         scorer = functools.partial(build_scorer, experiment, prepared.tokenizers.vocabularies)
         self._whole = functools.partial(sharding.gather, mesh, rules=experiment.sharding_rules)
         by_layer = functools.partial(gathering, mesh=mesh, rules=experiment.sharding_rules, by_layer=True)
-        self._likelihood = LikelihoodEvaluator(
+        self._evaluator = Evaluator(
             scorer(experiment.train.precision), experiment, prepared.splits["validation"], mesh,
             gathered=by_layer if experiment.gathers_layers else contextlib.nullcontext,
         )  # fmt: skip
@@ -176,8 +166,8 @@ class Validator:
         self._translator.set_params(None)  # these are about to be donated
 
     def try_longest(self, params) -> None:
-        """See `LikelihoodEvaluator.try_longest`. Args: params: as they are stored."""
-        self._likelihood.try_longest(params if self._experiment.gathers_layers else self._whole(params))
+        """See `Evaluator.try_longest`. Args: params: as they are stored."""
+        self._evaluator.try_longest(params if self._experiment.gathers_layers else self._whole(params))
 
     def __call__(self, step: int, params) -> dict[str, float]:
         """Args:
@@ -187,12 +177,10 @@ class Validator:
         began = time.monotonic()
         if not experiment.gathers_layers:
             params = self._whole(params)
-        likelihood, by_part = self._likelihood(params), self._likelihood.by_part(params)
+        sums, by_part = self._evaluator(params), self._evaluator.by_part(params)
         samples = sample_rows(self._source, experiment.evaluate.samples)
         chosen = range(len(self._source)) if experiment.evaluate.decode else samples
-        rows = [self._source[i] for i in chosen]
-        if not experiment.data.source:
-            rows = [split_in_half(row["target"]) for row in rows]
+        rows = [experiment.task.question(self._source[i]) for i in chosen]
         hypotheses: list[str] = []
         if rows:
             params = self._whole(params)
@@ -202,15 +190,16 @@ class Validator:
                 hypotheses = [best_text(found) for found in translations.result]
             finally:
                 self._translator.set_params(None)  # or they would be whole on each device until the next time
-        compared = (rows, hypotheses) if experiment.evaluate.decode else (self._source, None)
-        measured = measure(self._how, *compared, nll=likelihood.nll, tokens=likelihood.tokens)
+        compared, texts = (rows, hypotheses) if experiment.evaluate.decode else (self._source, None)
+        measure = functools.partial(experiment.task.measure, self._how)
+        measured = measure(compared, texts, sums)
         metrics = {name: float(measured[name]) for name in self._how.names}
-        of_each = measure_each(self._how, *compared, parts=self._source.parts, likelihoods=by_part)
+        of_each = measure_each(measure, compared, texts, self._source.parts, by_part)
         parts = {name: {key: float(each[key]) for key in metrics} for name, each in of_each.items()}
         self._report.validation(step, metrics, seconds=time.monotonic() - began, parts=parts)
         shown = [chosen.index(i) for i in samples]
         self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for j in shown])
-        if samples and experiment.data.source:
+        if samples and experiment.task.conditional:
             self._plot_attention(params, samples)
         return metrics
 
@@ -219,7 +208,7 @@ class Validator:
         split, pieces = self._prepared.splits["validation"], self._prepared.tokenizers
         sources, targets = [split["source"][i] for i in examples], [split["target"][i] for i in examples]
         shape = Shape(len(examples), *(padded_length(max(map(len, side))) for side in (sources, targets)))
-        batch = assemble(PlannedBatch(shape, np.array(examples), np.arange(len(examples))), split)
+        batch = self._experiment.task.batch(PlannedBatch(shape, np.array(examples), np.arange(len(examples))), split)
         weights = self._attention(params, batch)
         if weights is None:  # a family without attention
             return
@@ -244,13 +233,6 @@ def sample_rows(source: Source, count: int) -> list[int]:
     return [(2 * n + 1) * len(source) // (2 * count) for n in range(count)]
 
 
-def split_in_half(text: str) -> Record:
-    """A text as a prompt and how it goes on: what a sample of a language model is made of."""
-    words = text.split(" ")
-    middle = (len(words) + 1) // 2
-    return {"source": " ".join(words[:middle]), "target": " ".join(words[middle:])}
-
-
 def make_translator(
     experiment: Experiment,
     scorer: Scorer,
@@ -262,18 +244,9 @@ def make_translator(
 ) -> Translator:
     """The run's translator, or an ensemble's: then `others` are the configs of its other members, whose limits on the
     lengths of sources and outputs hold too."""
-    members = (experiment, *others)
-    data, limits = experiment.data, [(member.position_limit, member.is_language_model) for member in members]
-    format = RequestFormat(
-        max_source_length=min(member.data.max_source_length for member in members),
-        continues=not data.source,
-        joined=data.context if data.join else 0,
-        line_ends=data.keep_line_ends,
-        right_to_left=data.right_to_left,
-        positions=tuple(PositionLimit(limit, one_sequence) for limit, one_sequence in limits if limit is not None),
-        blank=blank_of(data),
-    )
-    return Translator(scorer, params, tokenizers, experiment.decode, format, mesh=mesh)
+    limits = [member.limits for member in (experiment, *others)]
+    trained = Trained(scorer, params, tokenizers)
+    return experiment.task.predictor(trained, experiment.data, experiment.decode, limits, mesh)
 
 
 def check_search(

@@ -63,17 +63,12 @@ class Forcing:
         vocab = self.tokenizers.target.vocab_size
         if any(row.max(initial=0) >= vocab for row in target_rows):
             raise UserError(f"a hypothesis has a token beyond this run's {vocab}: it is another run's")
-        given = None
-        if not data.source:  # one text, whose first part is only read
-            source_rows = [row[1:] for row in source_rows]  # without begin-of-sentence, which targets get anyway
-            given = np.array([len(row) for row in source_rows], np.int32)
-            target_rows = [np.concatenate(rows) for rows in zip(source_rows, target_rows, strict=True)]
-            source_rows = [np.zeros(0, np.int32)] * len(target_rows)
-        source, target = Column.from_rows(source_rows), Column.from_rows(target_rows)
+        pairs = self.experiments[0].task.pairs(source_rows, target_rows)
+        source, target = Column.from_rows(pairs.sources), Column.from_rows(pairs.targets)
         for experiment in self.experiments:
             check_positions(experiment, source.lengths, target.lengths)
         start = self.tokenizers.target.vocabulary.start
-        return WithCounts(Examples.of_pairs(source, target, given=given, start=start), counts)
+        return WithCounts(Examples.of_pairs(source, target, given=pairs.given, start=start), counts)
 
     def force(self, split: Examples, layers: Layers | None, *, progress: Advance = _silent) -> list[Forced]:
         """What the model says of each pair: see `forced_pairs`."""

@@ -123,7 +123,7 @@ def _member(first: Run, workdir: Path) -> Run:
                 f"that is SentencePiece, with config.tokenizer.{side}_model={first.workdir}/tokenizer/{side}.model"
             )
     mine, theirs = first.experiment.data, experiment.data
-    if (not mine.source, mine.prompt) != (not theirs.source, theirs.prompt):
+    if (first.experiment.task, mine.prompt) != (experiment.task, theirs.prompt):
         raise UserError(
             f"{workdir} cannot be in an ensemble with {first.workdir}: it reads config.data.source={theirs.source!r} "
             f"as config.data.prompt={theirs.prompt!r}, and not {mine.source!r} as {mine.prompt!r}; choose runs that "

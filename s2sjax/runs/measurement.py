@@ -1,5 +1,6 @@
 """The metrics of a whole split: the loss, and those of what is decoded for it; also of each set of a mixture."""
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from s2sjax.experiment import Experiment
 from s2sjax.inference.counts import RequestCounts
 from s2sjax.inference.hypotheses import Hypothesis, best_text
 from s2sjax.inference.translator import Translator
-from s2sjax.metrics.measure import measure, measure_each
+from s2sjax.metrics.measure import measure_each
 from s2sjax.metrics.names import TEXT_METRICS
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.reporting.display import progress
-from s2sjax.runs.evaluate import LikelihoodEvaluator, remarks_on
+from s2sjax.runs.evaluate import Evaluator, remarks_on
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +62,9 @@ class Measurement:
         if unknown := tokenized.unknown_targets:
             _log.warning("%s", unknown.sentence("targets"))
         first, *others = self.experiments
-        likelihood = LikelihoodEvaluator(self.translator.scorer, first, tokenized, self.mesh, others=others)
+        evaluator = Evaluator(self.translator.scorer, first, tokenized, self.mesh, others=others)
         params = self.translator.params
-        whole, by_part = likelihood(params)._asdict(), likelihood.by_part(params)
+        whole, by_part = evaluator(params), evaluator.by_part(params)
         found, counts = None, RequestCounts()
         if how.any_of(TEXT_METRICS):
             for remark in remarks_on(source, how):
@@ -72,8 +73,9 @@ class Measurement:
                 decoded = self.translator([row["source"] for row in source], progress=advance)
             found, counts = decoded.result, decoded.counts
         texts = best_texts(found)
-        parts = measure_each(how, source, texts, parts=source.parts, likelihoods=by_part)
-        return Measured(measure(how, source, texts, **whole), parts, source, tokenized, found, counts)
+        measure = functools.partial(first.task.measure, how)
+        parts = measure_each(measure, source, texts, source.parts, by_part)
+        return Measured(measure(source, texts, whole), parts, source, tokenized, found, counts)
 
 
 def best_texts(found: Sequence[Sequence[Hypothesis]] | None) -> list[str] | None:

@@ -122,7 +122,7 @@ class Loop:
     def __call__(self) -> int:
         """Train from the newest checkpoint to the last step, or until asked to stop. Returns the exit code."""
         with contextlib.ExitStack() as stack:
-            self.window, self.pending = Window(), None
+            self.window, self.pending = Window(self.experiment.task.summary), None
             with self.stop.raising(), self.watchdog.phase("restore"):
                 state, start, validated = self._restore(stack)
             feed = stack.enter_context(contextlib.closing(self._feed(start)))
@@ -177,10 +177,10 @@ class Loop:
         """Batches from after a step on, on the devices."""
         place = sharding.batch_sharding(self.setup.mesh, split_time=self.experiment.splits_time)
         rows = functools.partial(sharding.rows_here, place)
-        batches = pipeline.batches(
-            self.plan, self.setup.split, range(start, self.experiment.train.steps), only=rows,
-            segmentation=self.setup.segmentation,
-        )  # fmt: skip
+        make = functools.partial(
+            self.experiment.task.batch, examples=self.setup.split, segmentation=self.setup.segmentation
+        )
+        batches = pipeline.batches(self.plan, make, range(start, self.experiment.train.steps), only=rows)
         return sharding.prefetch(batches, lambda batch: sharding.to_devices(batch, place))
 
     def _train(self, state: TrainState, start: int, feed: Iterator[dict[str, Array]]) -> bool:

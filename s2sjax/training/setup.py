@@ -14,7 +14,6 @@ from s2sjax.data.mixing import training_plan
 from s2sjax.data.plan import Plan
 from s2sjax.data.prepare import Prepared, prepare
 from s2sjax.data.segmentation import Segmentation, sampled_segmentation
-from s2sjax.data.windows import windowed
 from s2sjax.experiment import Experiment
 from s2sjax.learning import optim
 from s2sjax.learning.state import TrainState, shardings
@@ -59,7 +58,7 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
         own = own_tokenizers(workdir)
         home.check_tokens(workdir, experiment, said, own)
         prepared = prepare(experiment.data, experiment.tokenizer, own=own, progress=advance)
-    split = windowed(prepared.splits["train"], experiment.data)
+    split = experiment.task.arrange(prepared.splits["train"], experiment.data)
     divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
     plan = training_plan(split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=divisor)
     segmentation = sampled_segmentation(experiment.data, experiment.tokenizer, prepared.tokenizers, experiment.seed)

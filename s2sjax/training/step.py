@@ -16,7 +16,7 @@ from s2sjax import sharding
 from s2sjax.api import Batch
 from s2sjax.experiment import Experiment
 from s2sjax.inference.gathering import gathering
-from s2sjax.inference.likelihood import loss_sums, part_totals
+from s2sjax.inference.likelihood import bound, part_totals
 from s2sjax.learning import faults
 from s2sjax.learning.state import TrainState
 from s2sjax.ops.dropout import rows_of_batch
@@ -36,7 +36,7 @@ def make_step(
     Metrics are sums over the batch, the norms of gradient and update, and what `faults` says and knew before it.
     """
     config, shards = experiment.train, sharding.batch_shards(mesh, split_time=experiment.splits_time)
-    dropout = stream_key(experiment.seed, "dropout")
+    task, dropout = experiment.task, stream_key(experiment.seed, "dropout")
     options = LossOptions(
         label_smoothing=config.label_smoothing, z_loss=config.z_loss, chunk=config.loss_chunk, shards=shards,
         time_shards=mesh.shape["sequence"] if experiment.splits_time else 1, precision=Precision(config.precision),
@@ -51,8 +51,9 @@ def make_step(
 
     def loss(params, batch: Batch, key: Array, totals: Mapping[str, Any] | None = None):
         with within_mesh(), gathered(params) as ready:
-            sums = loss_sums(model, ready, batch, options, dropout_key=key, totals=totals)
-        return sums.loss, sums
+            apply = bound(model, ready, dropout_key=key, totals=totals)
+            sums = task.loss(apply, batch, options, train=True)
+        return sums["loss"], sums
 
     def gradient(*args):
         """Sums of the loss and of its gradient over a batch, or a part of one."""
@@ -90,7 +91,7 @@ def make_step(
     def step(state: TrainState, batch: Batch):
         grads, sums = gradients(state.params, batch, jax.random.fold_in(dropout, state.step))
         # One division by the weight of the whole batch: accumulation and sharding cannot change what is computed.
-        grads = jax.tree.map(lambda g: g / sums.weight, grads)
+        grads = jax.tree.map(lambda g: g / sums["weight"], grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None
@@ -99,11 +100,11 @@ def make_step(
             decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
             ema = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
         norms = {"gradient_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
-        taken, health = faults.judge(experiment.faults, state.health, loss=sums.loss / sums.weight, **norms)
+        taken, health = faults.judge(experiment.faults, state.health, loss=sums["loss"] / sums["weight"], **norms)
         new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
         params, opt_state, ema = faults.choose_tree(taken, new, old)
         metrics = {
-            **sums._asdict(),
+            **sums,
             **norms,
             "cells": batch["inputs"].size + batch["targets"].size,
             "filled": sum(jnp.sum(batch[name] > 0) for name in ("input_segments", "target_segments")),

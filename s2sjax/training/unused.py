@@ -88,15 +88,15 @@ def _tokenizer(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
 
 
 def _others(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
-    faults, data = experiment.faults, experiment.data
+    faults = experiment.faults
     stops = faults.beyond_max_skips == "stop"
     yield "faults", "max_rollbacks", "config.faults.beyond_max_skips is 'stop'", stops
     for metric in ("rouge", "bleu"):
         why = f"neither config.evaluate.metrics nor config.checkpoint.metric names {metric.upper()}"
-        if not data.source:
+        if not experiment.task.conditional:
             why = "config.data.source is empty, and nothing is compared"
         unused = not any(name.startswith(metric) for name in (*experiment.metrics, experiment.checkpoint.metric))
-        yield "evaluate", f"{metric}_tokenize", why, unused or not data.source
+        yield "evaluate", f"{metric}_tokenize", why, unused or not experiment.task.conditional
 
 
 def _model(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:

@@ -1,14 +1,15 @@
 """What a line of the training log says of the steps since the one before."""
 
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 
 class Window:
     """Metrics since the last line: sums and weights until the last moment, and the time they took."""
 
-    def __init__(self) -> None:
+    def __init__(self, of_sums: Callable[[Mapping[str, float]], Mapping[str, float]]) -> None:
+        """Args: of_sums: what sums over the steps say: `Task.summary`."""
+        self._of_sums = of_sums
         self._reset()
 
     def _reset(self) -> None:
@@ -30,14 +31,12 @@ class Window:
         self._began += seconds
 
     def summary(self) -> dict[str, float]:
-        """Means a target token (nats), rates, shares (0..1), and the number of bad steps; the window begins anew."""
+        """What the task says of the sums, rates, shares (0..1), and the number of bad steps; the window begins anew."""
         s, seconds = self._sums, max(time.monotonic() - self._began, 1e-9)
         result: dict[str, float] = {"skipped": self._skipped}
         if self._steps:
             result |= {
-                "loss": s["loss"] / s["weight"],
-                "perplexity": math.exp(min(s["nll"] / s["weight"], 700)),
-                "accuracy": s["correct"] / s["weight"],
+                **self._of_sums(s),
                 "tokens_per_second": s["weight"] / seconds,
                 "padding": 1 - s["filled"] / s["cells"],
                 "gradient_norm": s["gradient_norm"] / self._steps,

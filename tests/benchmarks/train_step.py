@@ -21,6 +21,7 @@ About 7 minutes with the defaults on two cores that have nothing else to do.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -294,6 +295,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
 
     from s2sjax import sharding
     from s2sjax.data import pipeline
+    from s2sjax.data.examples import assemble
     from s2sjax.data.plan import make_plan
     from s2sjax.data.prepare import prepare
     from s2sjax.learning import state
@@ -316,7 +318,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
 
     sources = {
         "fixed": _forever(read_batches(directory / "fixed.npz")),
-        "real": pipeline.batches(plan, split, range(10**6)),
+        "real": pipeline.batches(plan, functools.partial(assemble, split=split), range(10**6)),
     }
     place = sharding.batch_sharding(mesh)
     feeds = {

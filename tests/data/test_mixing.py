@@ -1,5 +1,6 @@
 """The laws of the plan of a mixture, for random sizes, lengths, weights and settings."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from s2sjax.data import pipeline
 from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
+from s2sjax.data.examples import assemble
 from s2sjax.data.mixing import MixedPlan, training_plan
 from s2sjax.data.parts import in_proportion, shares
 from s2sjax.data.plan import make_plan
@@ -141,9 +143,15 @@ def test_several_processes_make_the_rows_of_the_same_batches():
             pack_length=40,
         )  # fmt: skip
         plan = plan_of(split, config, 3)
-        whole = list(pipeline.batches(plan, split, range(5, 30)))
+        make = functools.partial(assemble, split=split)
+        whole = list(pipeline.batches(plan, make, range(5, 30)))
         halves = [
-            list(pipeline.batches(plan, split, range(5, 30), only=lambda n, p=p: np.arange(n)[p::2])) for p in (0, 1)
+            list(
+                pipeline.batches(
+                    plan, functools.partial(assemble, split=split), range(5, 30), only=lambda n, p=p: np.arange(n)[p::2]
+                )
+            )
+            for p in (0, 1)
         ]
         for batch, *parts in zip(whole, *halves, strict=True):
             for name, values in batch.items():

@@ -1,6 +1,7 @@
 """The program's internals that goldens need by name: what a move or a renaming has to follow, in one place."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import numpy as np
 
 from s2sjax import models
 from s2sjax.data import pipeline
+from s2sjax.data.examples import assemble
 from s2sjax.data.mixing import training_plan
 from s2sjax.data.prepare import prepare
 from s2sjax.data.windows import windowed
@@ -61,7 +63,7 @@ def batches(experiment: Experiment, count: int) -> list[dict[str, np.ndarray]]:
     """The first batches of training, as the plan has them."""
     split = windowed(prepare(experiment.data, experiment.tokenizer, ("train",)).splits["train"], experiment.data)
     plan = training_plan(split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=1)
-    return list(pipeline.batches(plan, split, range(count)))
+    return list(pipeline.batches(plan, functools.partial(assemble, split=split), range(count)))
 
 
 def batch_text(batch: Mapping[str, np.ndarray]) -> str:

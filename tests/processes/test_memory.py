@@ -9,7 +9,7 @@ from s2sjax.data.columns import Column, Examples
 from s2sjax.errors import UserError
 from s2sjax.inference import forced
 from s2sjax.processes.memory import needing_memory
-from s2sjax.runs.evaluate import LikelihoodEvaluator
+from s2sjax.runs.evaluate import Evaluator
 from s2sjax.training.loop import Loop, train
 from tests.tiny import on_one_device, tiny, write_split, write_text
 
@@ -53,13 +53,13 @@ def test_a_validation_example_that_memory_does_not_hold_ends_training_before_its
     data, tmp_path, monkeypatch
 ):
     """Training leaves such examples out and would never meet them."""
-    make = LikelihoodEvaluator.__init__
+    make = Evaluator.__init__
 
     def make_exhausted(self, *arguments, **options):
         make(self, *arguments, **options)
         self._sums = exhausted
 
-    monkeypatch.setattr(LikelihoodEvaluator, "__init__", make_exhausted)
+    monkeypatch.setattr(Evaluator, "__init__", make_exhausted)
     monkeypatch.setattr(Loop, "_train", pytest.fail)
     experiment = tiny(data, data__max_source_length=16, data__max_target_length=16, train__steps=3)
     with on_one_device(tmp_path), pytest.raises(UserError, match="longest example, number 2, has 61 and 61 tokens: "):

@@ -29,9 +29,10 @@ from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
 from s2sjax.reporting.report import Reporter
 from s2sjax.runs.assembly import assemble_run
-from s2sjax.runs.evaluate import LikelihoodEvaluator, Validator
+from s2sjax.runs.evaluate import Evaluator, Validator
 from s2sjax.runs.workdir import check_workdir
 from s2sjax.sharding import MeshConfig
+from s2sjax.tasks.text import Text
 from s2sjax.training import loop
 from s2sjax.training.loop import INTERRUPTED, train
 from s2sjax.training.step import make_step
@@ -270,7 +271,7 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
     model = models.family("transformer").build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
     params = initializer(model, optim.make_optimizer(experiment.optimizer, 1), ema=False)(jax.random.key(1)).params
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
-    value = LikelihoodEvaluator(Single(model, Precision.FLOAT32), experiment, split, mesh)(
+    value = Evaluator(Single(model, Precision.FLOAT32), experiment, split, mesh)(
         jax.device_put(params, sharding.replicated(mesh))
     )
 
@@ -280,7 +281,7 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
         alone = assemble(PlannedBatch(Shape(1, 64, 64), np.array([i]), np.array([0])), split)
         nll, tokens = nll + float(sums(params, alone).nll), tokens + len(split["target"][i])
     assert len(split) == 5
-    assert value.loss == pytest.approx(nll / tokens, rel=1e-5) and value.tokens == tokens
+    assert value["nll"] / value["weight"] == pytest.approx(nll / tokens, rel=1e-5) and value["weight"] == tokens
 
 
 DEEP = {"model__width": 64, "model__hidden": 128, "model__layers": 8, "model__scan": True}
@@ -336,13 +337,13 @@ def test_a_validation_loss_gathers_a_layer_at_a_time(data, name, sizes, saved):
     params = jax.device_put(init(jax.random.key(1)).params, shardings(state).params)
     losses, temporaries = [], []
     for by_layer in (True, False):
-        evaluator = LikelihoodEvaluator(
+        evaluator = Evaluator(
             Single(model, Precision.FLOAT32), experiment, prepared.splits["validation"], mesh,
             gathered=functools.partial(gathering, mesh=mesh, rules=rules, by_layer=by_layer),
         )  # fmt: skip
         sums, seen = evaluator._sums, []
         evaluator._sums = lambda params, batch, sums=sums, seen=seen: seen.append(batch) or sums(params, batch)
-        losses.append(evaluator(params).loss)
+        losses.append(evaluator(params)["nll"])
         temporaries.append(sums.lower(params, seen[0]).compile().memory_analysis().temp_size_in_bytes)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -479,7 +480,7 @@ def test_empty_data_is_a_users_error(one_device, tmp_path):
 def test_the_window_averages_over_tokens_not_over_steps(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
-    window = loop.Window()
+    window = loop.Window(Text().summary)
     common = {"gradient_norm": 1.0, "cells": 40.0, "filled": 30.0, "taken": 1.0}
     window.add({"loss": 10.0, "nll": 10.0, "weight": 10.0, "correct": 5.0, **common})
     window.add({"loss": 90.0, "nll": 60.0, "weight": 30.0, "correct": 25.0, **common, "gradient_norm": 3.0})

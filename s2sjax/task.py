@@ -1,0 +1,151 @@
+"""What a task is: what records mean, from the columns of examples to loss, predictions and metrics.
+
+A task is a frozen value without state. It knows no training loop, no mesh and no model family, and they know tasks by
+this protocol alone. Each module of `s2sjax.tasks` is one.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from s2sjax.api import Batch, Mixture, Output, Traits
+from s2sjax.data.columns import Examples
+from s2sjax.data.config import DataConfig
+from s2sjax.data.plan import PlannedBatch
+from s2sjax.data.records import Record
+from s2sjax.data.segmentation import Segmentation
+from s2sjax.data.tokenizer import TokenizerPair
+from s2sjax.data.tokenizer_config import TokenizerConfig
+from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.requests import PositionLimit
+from s2sjax.inference.scorers import Scorer
+from s2sjax.inference.translator import Translator
+from s2sjax.metrics.text import TextMetrics
+from s2sjax.ops.losses import LossOptions
+
+Apply = Callable[[Batch], Output | Mixture]
+"""A model bound to its parameters and, in training, to its dropout."""
+Sums = Mapping[str, Array]
+"""Sums over a batch, float32 scalars. `weight` is what the others are divided by to be means."""
+Rows = Sequence[np.ndarray]
+"""Rows of tokens, int32 [T] each."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What predicts: a model or an ensemble, its parameters, its vocabularies."""
+
+    scorer: Scorer
+    params: Any
+    tokenizers: TokenizerPair
+
+
+class Limits(NamedTuple):
+    """What a model can read."""
+
+    max_source_length: int
+    """The most tokens of a source."""
+    positions: PositionLimit | None
+    """How far its positions go; None if any number will do."""
+
+
+class Pairs(NamedTuple):
+    """Sources and targets, to be scored as a model reads them."""
+
+    sources: Rows
+    targets: Rows
+    given: np.ndarray | None
+    """[n] int32, how many first tokens of each target are only read; None: 0."""
+
+
+class Task(Protocol):
+    """What the training loop, evaluation and the commands ask."""
+
+    conditional: ClassVar[bool]
+    """Whether each record has a source, which its target is predicted from: then predictions can be compared with
+    targets. Otherwise a text is modelled as it is."""
+    default_metrics: ClassVar[tuple[str, ...]]
+    """What evaluation reports where `evaluate.metrics` is empty."""
+
+    # ---- Config ----
+
+    def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:
+        """Raise a `UserError` if it cannot be done with these settings, or not by this family of models."""
+        ...
+
+    def check_evaluation(self, decode: bool, metrics: Sequence[str]) -> None:
+        """Raise a `UserError` if it has no predictions to decode, or none of these metrics."""
+        ...
+
+    def longest(self, data: DataConfig) -> tuple[int, int]:
+        """The most tokens of an example in training: those it reads, and those it writes."""
+        ...
+
+    def positions(self, data: DataConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
+        """The last position that training may reach. Args: one_sequence: what is read and written follow each other."""
+        ...
+
+    # ---- Data ----
+
+    def arrange(self, examples: Examples, data: DataConfig, *, evaluation: bool = False) -> Examples:
+        """The examples that batches are made of: windows of long texts, say."""
+        ...
+
+    def lengths(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """How long each example is on the two axes of a plan: what it reads, and what it writes. [n] each."""
+        ...
+
+    def batch(
+        self,
+        planned: PlannedBatch,
+        examples: Examples,
+        *,
+        only: np.ndarray | None = None,
+        segmentation: Segmentation | None = None,
+    ) -> dict[str, np.ndarray]:
+        """The arrays of a planned batch. Args: as `data.examples.assemble`."""
+        ...
+
+    # ---- Loss ----
+
+    def loss(self, apply: Apply, batch: Batch, options: LossOptions, *, train: bool) -> Sums:
+        """Sums over a batch: `loss` is what training minimises, over `weight`. Only it has a gradient."""
+        ...
+
+    def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """What a line of the training log says of sums over some steps."""
+        ...
+
+    def evaluation(self, scorer: Scorer, params: Any, batch: Batch, options: LossOptions) -> Sums:
+        """Sums over a batch that is evaluated; the scorer may be an ensemble."""
+        ...
+
+    # ---- Predictions ----
+
+    def predictor(
+        self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh
+    ) -> Translator:
+        """What makes predictions of sources. Args: limits: of each member of an ensemble, the first's first."""
+        ...
+
+    def question(self, record: Record) -> Record:
+        """What of a record is asked, and what would be right: a sample of a split."""
+        ...
+
+    def pairs(self, sources: Rows, targets: Rows) -> Pairs:
+        """Sources as the predictor reads them, and targets, to be scored: what `run.score` does."""
+        ...
+
+    def measure(
+        self,
+        how: TextMetrics,
+        records: Iterable[Record],
+        predictions: Sequence[str] | None,
+        sums: Mapping[str, float],
+    ) -> dict[str, float | str]:
+        """The metrics of some examples. Args: predictions: None if there are none; sums: what `evaluation` gave."""
+        ...

@@ -1,0 +1,92 @@
+"""What tasks that write tokens have in common: cross-entropy, search, metrics of text."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from s2sjax.api import Batch
+from s2sjax.data.columns import Examples
+from s2sjax.data.config import DataConfig
+from s2sjax.data.examples import assemble
+from s2sjax.data.plan import PlannedBatch
+from s2sjax.data.records import Record
+from s2sjax.data.segmentation import Segmentation
+from s2sjax.data.splits import blank_of
+from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.likelihood import cross_entropy_sums
+from s2sjax.inference.requests import RequestFormat
+from s2sjax.inference.scorers import Scorer
+from s2sjax.inference.translator import Translator
+from s2sjax.metrics.measure import measure
+from s2sjax.metrics.text import TextMetrics
+from s2sjax.ops.losses import LossOptions
+from s2sjax.task import Apply, Limits, Sums, Trained
+
+
+class TokenTask:
+    """A task whose targets are tokens, predicted one after the other."""
+
+    def lengths(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        return examples["source"].lengths, examples["target"].lengths
+
+    def batch(
+        self,
+        planned: PlannedBatch,
+        examples: Examples,
+        *,
+        only: np.ndarray | None = None,
+        segmentation: Segmentation | None = None,
+    ) -> dict[str, np.ndarray]:
+        return assemble(planned, examples, only=only, segmentation=segmentation)
+
+    def loss(self, apply: Apply, batch: Batch, options: LossOptions, *, train: bool) -> Sums:
+        """Cross-entropy; `nll` without smoothing and what else is added to it, nats, and `correct`, the tokens that
+        rank first."""
+        return cross_entropy_sums(apply(batch), batch, options, train=train)._asdict()
+
+    def summary(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Nats a token, perplexity, share of tokens that rank first."""
+        return {
+            "loss": sums["loss"] / sums["weight"],
+            "perplexity": math.exp(min(sums["nll"] / sums["weight"], 700)),
+            "accuracy": sums["correct"] / sums["weight"],
+        }
+
+    def evaluation(self, scorer: Scorer, params: Any, batch: Batch, options: LossOptions) -> Sums:
+        """`nll`, nats, each token exactly once."""
+        nll = scorer.nll(params, batch, chunk=options.chunk, shards=options.shards)
+        return {"nll": nll, "weight": batch["weights"].sum()}
+
+    def measure(
+        self,
+        how: TextMetrics,
+        records: Iterable[Record],
+        predictions: Sequence[str] | None,
+        sums: Mapping[str, float],
+    ) -> dict[str, float | str]:
+        return measure(how, records, predictions, nll=sums["nll"], tokens=sums["weight"])
+
+
+def search(
+    trained: Trained,
+    data: DataConfig,
+    decode: DecodeConfig,
+    limits: Sequence[Limits],
+    mesh: Mesh,
+    *,
+    continues: bool,
+) -> Translator:
+    """The search of `decode`. Args: continues: a text is gone on with; see `RequestFormat`."""
+    format = RequestFormat(
+        max_source_length=min(each.max_source_length for each in limits),
+        continues=continues,
+        joined=data.context if data.join else 0,
+        line_ends=data.keep_line_ends,
+        right_to_left=data.right_to_left,
+        positions=tuple(each.positions for each in limits if each.positions is not None),
+        blank=blank_of(data),
+    )
+    return Translator(trained.scorer, trained.params, trained.tokenizers, decode, format, mesh=mesh)

@@ -1,0 +1,53 @@
+"""Text to text: translation, summarization, answers to questions, inflection, spelling to sounds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jax.sharding import Mesh
+
+from s2sjax.api import Traits
+from s2sjax.data.columns import Examples
+from s2sjax.data.config import DataConfig
+from s2sjax.data.records import Record
+from s2sjax.data.tokenizer_config import TokenizerConfig
+from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.translator import Translator
+from s2sjax.metrics.names import PAIRS_DEFAULT
+from s2sjax.task import Limits, Pairs, Rows, Trained
+from s2sjax.tasks._tokens import TokenTask, search
+
+
+@dataclass(frozen=True)
+class Text(TokenTask):
+    """Each record is a source and its target, both tokens."""
+
+    conditional: ClassVar[bool] = True
+    default_metrics: ClassVar[tuple[str, ...]] = PAIRS_DEFAULT
+
+    def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:
+        """Any family can."""
+
+    def check_evaluation(self, decode: bool, metrics: Sequence[str]) -> None:
+        """It has all metrics."""
+
+    def longest(self, data: DataConfig) -> tuple[int, int]:
+        return data.max_source_length, data.max_target_length
+
+    def positions(self, data: DataConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
+        source, target = self.longest(data)
+        return source + target if one_sequence else max(source, target)
+
+    def arrange(self, examples: Examples, data: DataConfig, *, evaluation: bool = False) -> Examples:
+        return examples
+
+    def predictor(
+        self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh
+    ) -> Translator:
+        return search(trained, data, decode, limits, mesh, continues=False)
+
+    def question(self, record: Record) -> Record:
+        return record
+
+    def pairs(self, sources: Rows, targets: Rows) -> Pairs:
+        return Pairs(sources, targets, None)
