@@ -10,6 +10,7 @@ from s2sjax.commands.remarks import print_source_remarks
 from s2sjax.commands.streams import all_lines, reading, writing
 from s2sjax.commands.table import COMMANDS
 from s2sjax.errors import UserError
+from s2sjax.experiment import as_experiment
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.plural import counted
 from s2sjax.reporting.display import progress
@@ -18,7 +19,7 @@ from s2sjax.runs.counted import CountedRun
 
 def run(values: dict[str, Any]) -> int:
     wanted = ("hypotheses",) if values["hypotheses"] else ("source", "target")
-    if not (values["hypotheses"] or values["config"].task.conditional):
+    if not (values["hypotheses"] or as_experiment(values["config"]).task.conditional):
         wanted = ("target",)  # of a language model of plain text
     for name in ("source", "target", "hypotheses"):
         if (name in wanted) != bool(values[name]):
