@@ -1,5 +1,5 @@
-"""Dialogues to summaries with a Transformer, on DialogSum (Chen et al. 2021, findings-acl.449); after a colon, `copy`
-makes it a pointer-generator network.
+"""Dialogues to summaries with an LSTM and additive attention, on DialogSum (Chen et al. 2021, findings-acl.449); after
+a colon, `copy` makes it a pointer-generator network (See et al. 2017, arXiv:1704.04368).
 
 The files are `dialogsum.train.jsonl` and `dialogsum.dev.jsonl` of github.com/cylnlp/dialogsum (CC BY-NC-SA 4.0), folder
 DialogSum_Data; if they are compressed, say `--config.data.file=dialogsum.{split}.jsonl.gz`.
@@ -17,7 +17,7 @@ from s2sjax.experiment import base_config
 def get_config(argument: str = ""):
     if argument not in ("", "copy"):
         raise UserError(f"{argument!r} is no variant of configs/dialogsum.py: say dialogsum.py or dialogsum.py:copy")
-    config = base_config(model="transformer")
+    config = base_config(model="rnn_seq2seq")
 
     config.data.format = "jsonl"
     config.data.file = "dialogsum.{split}.jsonl"
@@ -25,27 +25,24 @@ def get_config(argument: str = ""):
     config.data.validation = config.data.test = "dev"
     config.data.max_source_length = 384
     config.data.max_target_length = 96
-    config.data.batch_tokens = 4096
+    config.data.batch_tokens = 3072
     config.data.buckets = 3
 
     config.tokenizer.kind = "bpe"
     config.tokenizer.vocab_size = 8000
     config.tokenizer.user_symbols = tuple(f"#Person{n}#" for n in range(1, 8))
 
-    config.model.encoder_layers = 2
-    config.model.decoder_layers = 2
     config.model.width = 128
-    config.model.hidden = 512
+    config.model.tied = "all"
     config.model.dropout = 0.2
     config.model.copy = argument == "copy"
 
-    config.optimizer.learning_rate = 3e-3
+    config.optimizer.learning_rate = 2e-3
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 1.0
 
-    config.train.steps = 3000
-    config.train.precision = "bfloat16_products"
+    config.train.steps = 4000
 
     config.evaluate.every_steps = 1000
     config.evaluate.decode = False
