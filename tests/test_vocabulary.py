@@ -16,6 +16,7 @@ import s2sjax
 from s2sjax.data.examples import assemble
 from s2sjax.data.mixing import training_plan
 from s2sjax.data.prepare import prepare, tokenize
+from s2sjax.data.segmentation import sampled_segmentation
 from s2sjax.data.tokenizer import TokenizerPair, save, train_tokenizers
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
@@ -204,14 +205,19 @@ def test_a_hypothesis_ends_by_any_end_and_is_scored_with_it(data, own, tmp_path)
 
 
 def test_rows_of_data_end_and_begin_as_the_vocabulary_says(data, own, tmp_path):
-    experiment = tiny(data, tokenizer__kind="bpe", data__cache_dir=str(tmp_path))
-    given = like_t5(own)
-    split = tokenize(experiment.data, TokenizerPair(given, given), "validation")
-    assert split.start == given.vocabulary.start == 0
-    assert {int(split["source"][i][-1]) for i in range(len(split))} == {1}
-    batch = assemble(training_plan(split, experiment.data, experiment.tokenizer, seed=0, divisor=1).batch(0), split)
-    begins = (batch["target_positions"] == 0) & (batch["target_segments"] > 0)
-    assert (batch["decoder_inputs"][begins] == 0).all() and begins.any()
+    experiment = tiny(data, tokenizer__kind="bpe", tokenizer__sampling="both", data__cache_dir=str(tmp_path))
+    pair = TokenizerPair(like_t5(own), like_llama(own))
+    split = tokenize(experiment.data, pair, "validation")
+    assert split.start == split.part(2, 5).start == pair.target.vocabulary.start == 1
+    plan = training_plan(split, experiment.data, experiment.tokenizer, seed=0, divisor=1)
+    segmentation = sampled_segmentation(experiment.data, experiment.tokenizer, pair, seed=0)
+    for batch in (assemble(plan.batch(0), split, segmentation=cut) for cut in (None, segmentation)):
+        for side, tokens, end in (("input", "inputs", 1), ("target", "targets", 2)):
+            there = batch[f"{side}_segments"] > 0
+            last = there & ~np.pad(there[:, 1:], ((0, 0), (0, 1)))
+            assert (batch[tokens][last] == end).all() and not (batch[tokens][there & ~last] == end).any()
+        begins = (batch["target_positions"] == 0) & (batch["target_segments"] > 0)
+        assert (batch["decoder_inputs"][begins] == 1).all() and begins.any()
 
 
 def test_requests_begin_and_end_as_their_vocabularies_say(own):
