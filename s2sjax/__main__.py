@@ -15,6 +15,7 @@ _SEVERAL = ("S2SJAX_COORDINATOR", "SLURM_STEP_NODELIST", "OMPI_COMM_WORLD_SIZE")
 
 def main() -> None:
     restart_with_huge_pages()
+    _fill_closed_streams()
     _answer_signals()
     logging.addLevelName(logging.WARNING, "warning")
     logging.basicConfig()
@@ -27,6 +28,19 @@ def main() -> None:
     if sys.argv[1:2] != ["train"] and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on `run_command` has a word for it
     run_command()
+
+
+def _fill_closed_streams() -> None:
+    """A standard stream that is closed (`2>&-`) leads to /dev/null. Otherwise the next file that is opened, a
+    checkpoint perhaps, gets its number, and with it whatever a package writes to standard error; and `print`, told to
+    write to None, takes standard output. `sys.stdin` and `sys.stdout` stay None: who needs them says so."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", errors="backslashreplace")  # noqa: SIM115 - as long as the process lives
 
 
 def _answer_signals() -> None:

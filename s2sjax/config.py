@@ -17,9 +17,12 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that names the closest known name, or all of them: the way out in an error message."""
+    """A sentence that names the closest known name, or all of them: the way out in an error message. A name that goes
+    on from the one given is closer than any other, "beam_size" than "beta" to "beam"."""
     known = sorted(known)
-    match = difflib.get_close_matches(name[:100], known, n=1, cutoff=0.5)  # of a file it may be long: its square counts
+    longer = [each for each in known if len(name) > 2 and each.startswith(name)]
+    # Of a file it may be long: its square counts.
+    match = longer or difflib.get_close_matches(name[:100], known, n=1, cutoff=0.5)
     listing = f"known: {', '.join(known)}"
     return f"did you mean '{match[0]}'? ({listing})" if match else listing
 

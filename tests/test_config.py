@@ -84,6 +84,7 @@ def test_differences_are_dotted_and_name_both_values():
 def test_nearest_lists_everything_where_nothing_is_near():
     assert nearest("zzz", ["beta", "alpha"]) == "known: alpha, beta"
     assert "did you mean 'alpha'" in nearest("alpah", ["beta", "alpha"])
+    assert "did you mean 'beam_size'" in nearest("beam", ["beta", "beam_size"]), "which goes on from it"
 
 
 def test_choose_accepts_the_choices_only():

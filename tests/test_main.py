@@ -1,5 +1,6 @@
 """The program's first seconds, before there is anybody to handle what comes."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -41,3 +42,36 @@ def test_who_is_stopped_while_packages_are_loaded_says_so(tmp_path, command, tol
     process.send_signal(told)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (code, said)
+
+
+CLOSED = """
+import os, sys, types
+import s2sjax.processes.hugepages as hugepages
+hugepages.restart_with_huge_pages = lambda: None
+cli = types.ModuleType("s2sjax.cli")
+sys.modules["s2sjax.cli"] = cli
+def run_command():
+    with open(sys.argv[1], "w") as file:
+        assert file.fileno() > 2
+        for number in (1, 2):
+            os.write(number, b"of a package")
+    print("of ours", file=sys.stderr, flush=True)
+    print("output")
+    names = ("stdin", "stdout", "stderr")
+    assert [name for name in names if getattr(sys, name) is None] == [name for name in sys.argv[2:] if name != "stderr"]
+cli.run_command = run_command
+from s2sjax.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("closed", [("stderr",), ("stdin", "stderr"), ("stdin", "stdout", "stderr")])
+def test_no_file_takes_the_number_of_a_standard_stream_that_is_closed(tmp_path, closed):
+    close = lambda: [os.close(("stdin", "stdout", "stderr").index(name)) for name in closed]  # noqa: E731
+    ended = subprocess.run(
+        [sys.executable, "-c", CLOSED, str(tmp_path / "file"), *closed], stdout=subprocess.PIPE, text=True,
+        env=environment(tmp_path), preexec_fn=close,
+    )  # fmt: skip
+    assert ended.returncode == 0
+    assert (tmp_path / "file").read_text() == ""
+    assert ended.stdout == ("" if "stdout" in closed else "of a packageoutput\n")

@@ -21,7 +21,7 @@ from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.rerank import Judge, Kind, Ranked, minimum_bayes_risk, rerank
 from s2sjax.inference.risk import UTILITIES
 from s2sjax.metrics.bleu import check_bleu_tokenizer
-from s2sjax.metrics.text import TextMetrics, unsuitable
+from s2sjax.metrics.text import TextMetrics, suited
 from s2sjax.processes import jax_settings
 from s2sjax.reporting.display import progress
 from s2sjax.runs.counted import CountedRun
@@ -54,7 +54,8 @@ def run(values: dict[str, Any]) -> int:
                     utility, weights = values["utility"], values["weights"] or "uniform"
                     if not done and utility == "bleu":
                         texts = [[hypothesis.text for hypothesis in hypotheses] for hypotheses in found]
-                        for remark in unsuitable(texts, TextMetrics(("bleu",), tokenize), bleu_key="--tokenize"):
+                        _, remarks = suited(texts, TextMetrics(("bleu",), tokenize), bleu_key="--tokenize")
+                        for remark in remarks:
                             print_remark(remark)
                     ranked = minimum_bayes_risk(found, utility=utility, weights=weights, bleu_tokenize=tokenize)
                 else:

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,13 @@ _CHUNK = 1 << 22  # tokens looked at in one go
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a tokenised split; and `text`, which gives that of a row."""
+    """One side of a tokenised split; `text`, which gives that of a row; and the texts that are as good as blank, white
+    space aside, such as a prompt alone."""
 
     tokenizer: Tokenizer
     rows: Column
     text: Callable[[int], str]
+    bare: Collection[str] = ("",)
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,18 @@ def _count(sides: Mapping[str, Side]) -> Counts:
 
 
 def _look(side: Side) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the rows that hold an unknown token, and which rows hold white space only, bool [n]."""
+    """The numbers of the rows that hold an unknown token, and which rows are as good as blank, bool [n]."""
     white, unk, n = _white(side.tokenizer), side.tokenizer.vocabulary.unk, len(side.rows)
-    unknown, blank = np.zeros(n, bool), np.ones(n, bool)
+    unknown, visible = np.zeros(n, bool), np.zeros(n, np.int64)
     for begin in range(0, len(side.rows.values), _CHUNK):
         chunk = side.rows.values[begin : begin + _CHUNK]
-        for rows, found, value in ((unknown, chunk == unk, True), (blank, ~np.isin(chunk, white), False)):
-            rows[np.searchsorted(side.rows.offsets, np.flatnonzero(found) + begin, side="right") - 1] = value
+        for counts, found in ((unknown, chunk == unk), (visible, ~np.isin(chunk, white))):
+            np.add.at(counts, np.searchsorted(side.rows.offsets, np.flatnonzero(found) + begin, side="right") - 1, 1)
+    blank = visible == 0
+    # A visible token has a byte at least, so only short rows have to be read.
+    longest = max(len(text.encode()) for text in side.bare)
+    for row in np.flatnonzero(~blank & (visible <= longest)):
+        blank[row] = " ".join(side.text(int(row)).split()) in side.bare
     return np.flatnonzero(unknown), blank
 
 

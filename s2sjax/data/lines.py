@@ -187,6 +187,8 @@ def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
         try:
             file = stack.enter_context(open(path, "rb"))
             stream = stack.enter_context(decompressed(file, str(path)))
+        except UserError:
+            raise
         except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
             raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
         yield stream
@@ -271,5 +273,7 @@ def _read(path: Path) -> bytes | mmap.mmap:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except _DECOMPRESSION_ERRORS as error:
         raise UserError(_damaged(str(path), error)) from None
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from None

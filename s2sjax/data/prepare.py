@@ -40,7 +40,7 @@ from s2sjax.data.config import DataConfig
 from s2sjax.data.counts import Side, count
 from s2sjax.data.parts import in_proportion, shares
 from s2sjax.data.records import Record, Source
-from s2sjax.data.splits import open_split, overlap
+from s2sjax.data.splits import bare_prompts, open_split, overlap
 from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
@@ -155,7 +155,9 @@ def tokenize(
     columns = {side: _load_side(directory, side) for side in (_SIDES if data.source else _SIDES[1:])}
     sides = {}
     if data.source:
-        sides["source"] = Side(tokenizers.source, columns["source"], lambda row: source[row]["source"])
+        sides["source"] = Side(
+            tokenizers.source, columns["source"], lambda row: source[row]["source"], bare_prompts(data)
+        )  # fmt: skip
     sides["target"] = Side(tokenizers.target, columns["target"], lambda row: source[row]["target"])
     counts = count(directory / "counts.json", sides)
     return Examples(

@@ -91,6 +91,9 @@ class _Text(Source):
         return make_record(source, [lines[index] for lines in self._targets])
 
 
+_WHOLE_LIST = ". If the file is one list of objects, make lines of them: jq -c '.[]' OLD > NEW"
+
+
 class _JsonLines(Source):
     """One JSON object a line. Blank lines are no records."""
 
@@ -107,12 +110,13 @@ class _JsonLines(Source):
         text = self._lines[line]
         try:
             # Without a name, which takes time and is needed for messages only: they go on after it.
-            record = jsontext.parse(text, "", most=None, of=object, strict=False)
+            record = jsontext.parse(text, "", most=None, strict=False)
             return self._fields.record(record, _field)
         except BadRecord as error:
             raise BadRecord(f"{self._lines.where(line)}: {error}") from None
         except UserError as error:
-            raise BadRecord(f"{self._lines.where(line)}{error}; expected one object a line") from None
+            whole = "" if not text.lstrip().startswith("[") else _WHOLE_LIST
+            raise BadRecord(f"{self._lines.where(line)}{error}; expected one object a line{whole}") from None
 
 
 class _Tfds(Source):

@@ -110,11 +110,16 @@ def prompt_of(config: DataConfig) -> Callable[[str], str]:
     return lambda source: prompt.replace("{source}", source)
 
 
+def bare_prompts(config: DataConfig) -> set[str]:
+    """What becomes of a blank source before it is read, white space aside: an empty text, and each prompt alone."""
+    prompts = {part.prompt for part in parts_of(config).values()}
+    return {"", *(" ".join(prompt.replace("{source}", blank).split()) for prompt in prompts for blank in ("", " "))}
+
+
 def blank_of(config: DataConfig) -> Callable[[str], bool]:
     """Whether a source as a model reads it holds nothing beside its prompt, so that there is nothing to translate."""
-    prompts = {part.prompt for part in parts_of(config).values()}
-    alone = {" ".join(prompt.replace("{source}", blank).split()) for prompt in prompts for blank in ("", " ")}
-    return lambda source: " ".join(source.split()) in {"", *alone}
+    bare = bare_prompts(config)
+    return lambda source: " ".join(source.split()) in bare
 
 
 def _open_part(config: DataConfig, split: str) -> Source:

@@ -1,5 +1,6 @@
 """The metrics of decoded text beside references, all in percent of a corpus."""
 
+import dataclasses
 import importlib.metadata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -131,13 +132,19 @@ def _rouge(hypotheses: Sequence[str], references: Sequence[Sequence[str]], how: 
     return {**scores, "rouge_signature": signature}
 
 
-def unsuitable(
-    references: Iterable[Sequence[str]], how: TextMetrics, *, bleu_key: str = "config.evaluate.bleu_tokenize"
-) -> list[str]:
-    """For the user: which of the metrics mean little for the language that references are in, and the way out.
+def suited(
+    references: Iterable[Sequence[str]],
+    how: TextMetrics,
+    *,
+    bleu_asked: bool = True,
+    bleu_key: str = "config.evaluate.bleu_tokenize",
+) -> tuple[TextMetrics, list[str]]:
+    """What to compute for the language that references are in, and for the user: which of the metrics mean little for
+    it, and the way out.
 
     It goes by scripts: the words of Chinese, Japanese, Thai and others have no spaces between them, so that a sentence
-    looks like one word. It is told where a third of the texts are so.
+    looks like one word. It is told where a third of the texts are so. Where half of them are, BLEU over such words is
+    left out, unless somebody asked for it.
 
     Args:
         references: or other texts in the same language, a list for each example. Some hundreds are enough.
@@ -161,8 +168,12 @@ def unsuitable(
         splits = how.bleu_tokenize not in ("13a", "intl", "none", *(() if script == "Han" else ("zh",)))
         if "bleu" in how.names and not splits:
             better = {"Han": "zh", "Kana": "ja-mecab (or char)"}.get(script or "", "char (or flores200)")
+            left_out = ""
+            if not bleu_asked and 2 * without >= examples:
+                left_out = ", so there is no BLEU"
+                how = dataclasses.replace(how, names=tuple(name for name in how.names if name != "bleu"))
             remarks.append(
-                f"{share}, and BLEU's tokenizer '{how.bleu_tokenize}' takes a whole sentence for a word: set "
+                f"{share}, and BLEU's tokenizer '{how.bleu_tokenize}' takes a whole sentence for a word{left_out}: set "
                 f"{bleu_key}={better}"
             )
         if names := how.any_of(("ter", "word_error_rate")):
@@ -175,4 +186,4 @@ def unsuitable(
             f"{beyond_ascii / letters:.0%} of the text's letters are not ASCII, and ROUGE drops them: set "
             "config.evaluate.rouge_tokenize=unicode"
         )
-    return remarks
+    return how, remarks

@@ -24,7 +24,8 @@ class Display:
     """Lines on a stream, above a bar if the stream is a terminal."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        self._stream = sys.stderr if stream is None else stream
+        # Where a program has no standard error, as a daemon, nobody reads what is shown.
+        self._stream = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives
         self._console = Console(file=self._stream)
         self.has_bar = self._stream.isatty() and not self._console.is_dumb_terminal
         self._bar: Bar | None = None

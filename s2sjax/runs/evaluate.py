@@ -29,7 +29,7 @@ from s2sjax.inference.scorers import Scorer
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.measure import measure_each, references_of
-from s2sjax.metrics.text import TextMetrics, unsuitable
+from s2sjax.metrics.text import TextMetrics, suited
 from s2sjax.ops.losses import LossOptions
 from s2sjax.plural import counted
 from s2sjax.processes import distributed
@@ -159,7 +159,8 @@ class Validator:
         decoding = scorer(experiment.decode.precision)
         self._source = open_split(experiment.data, "validation")
         if experiment.evaluate.decode:
-            for remark in remarks_on(self._source, self._how):
+            self._how, remarks = suited_to(self._source, self._how, experiment)
+            for remark in remarks:
                 report.message(f"warning: {remark}")
         self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
         self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
@@ -272,9 +273,11 @@ def check_search(
         )
 
 
-def remarks_on(source: Source, how: TextMetrics) -> list[str]:
-    """For the user, before a split is decoded: metrics that mean little for the language of its references."""
-    return unsuitable([references_of(source[i]) for i in sample_rows(source, 500)], how)
+def suited_to(source: Source, how: TextMetrics, experiment: Experiment) -> tuple[TextMetrics, list[str]]:
+    """What is computed of a split, and for the user, before it is decoded: metrics that mean little for the language of
+    its references. BLEU that means nothing for it is computed only if the config names it."""
+    asked = "bleu" in (*experiment.evaluate.metrics, experiment.checkpoint.metric)
+    return suited([references_of(source[i]) for i in sample_rows(source, 500)], how, bleu_asked=asked)
 
 
 def text_metrics_of(experiment: Experiment, names: tuple[str, ...]) -> TextMetrics:

@@ -21,7 +21,7 @@ from s2sjax.metrics.measure import measure_each
 from s2sjax.metrics.names import TEXT_METRICS
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.reporting.display import progress
-from s2sjax.runs.evaluate import Evaluator, remarks_on
+from s2sjax.runs.evaluate import Evaluator, suited_to
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,8 @@ class Measurement:
         whole, by_part = evaluator(params), evaluator.by_part(params)
         found, counts = None, RequestCounts()
         if how.any_of(TEXT_METRICS):
-            for remark in remarks_on(source, how):
+            how, remarks = suited_to(source, how, first)
+            for remark in remarks:
                 _log.warning("%s", remark)
             with progress(f"decoding {split}", len(source)) as advance:
                 decoded = self.translator([row["source"] for row in source], progress=advance)

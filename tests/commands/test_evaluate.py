@@ -66,6 +66,20 @@ def test_each_pair_of_languages_has_a_row_and_what_was_decoded_is_kept(workdir, 
     assert [each["score"] for each in read] == pytest.approx(scores, abs=1e-4)
 
 
+def test_bleu_that_means_nothing_is_there_only_if_it_is_asked_for(workdir, place, capsys, caplog):
+    for name in ("a", "b"):
+        (place / "data" / f"chinese.{name}").write_text("我们在这里见面吧\n", encoding="utf-8")
+    options = [f"--workdir={workdir}", "--split=chinese", "--config.data.pairs=('a-b',)"]
+    assert s2s("evaluate", *options) == 0
+    results = json.loads((workdir / "results" / "chinese.a-b.json").read_text())
+    assert "bleu" not in results and "bleu_signature" not in results and "chrf" in results
+    assert "bleu" not in capsys.readouterr().out
+    assert "so there is no BLEU: set config.evaluate.bleu_tokenize=zh" in caplog.text
+    for asked in ("--config.evaluate.metrics=('bleu',)", "--config.evaluate.bleu_tokenize=zh"):
+        assert s2s("evaluate", *options, asked) == 0
+        assert "bleu" in capsys.readouterr().out, asked
+
+
 def test_a_run_directory_that_cannot_be_written_costs_the_files_and_not_the_table(workdir, tmp_path, capsys, caplog):
     """Whatever keeps them from being written: here a file. A link that leads elsewhere is refused before anything."""
     outside = tmp_path / "outside"

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from s2sjax.data import counts
@@ -31,11 +31,15 @@ def directory(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None)
-@given(pairs=st.lists(st.tuples(SIDE, SIDE), max_size=5))
-def test_pairs_with_one_blank_side_are_counted(directory, kind, pairs):
+@given(
+    pairs=st.lists(st.tuples(SIDE, SIDE), max_size=5),
+    prompt=st.sampled_from(["{source}", "<b> {source}", "b:{source} a"]),
+)
+@example(pairs=[("\u3000", "a b")], prompt="b a{source}")
+def test_pairs_with_one_blank_side_are_counted_with_a_prompt_and_without(directory, kind, pairs, prompt):
     sides = [[bool(text.strip()) for text in pair] for pair in pairs]
     source, target = sum(not s and t for s, t in sides), sum(s and not t for s, t in sides)
-    told = prepared(directory, pairs, kind).splits["train"].remarks
+    told = prepared(directory, pairs, kind, prompt=prompt).splits["train"].remarks
     expected = [
         f"{number} of {len(pairs) + 2} pairs of split 'train' have a blank {side} and a {other} that is not; they are "
         "kept"

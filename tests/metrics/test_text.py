@@ -10,8 +10,8 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from s2sjax.errors import UserError
 from s2sjax.metrics.likelihood import likelihood_metrics
 from s2sjax.metrics.measure import measure
-from s2sjax.metrics.names import METRIC_SIGNS, METRICS, TEXT_METRICS
-from s2sjax.metrics.text import TextMetrics, text_metrics, unsuitable
+from s2sjax.metrics.names import METRIC_SIGNS, METRICS, PAIRS_DEFAULT, TEXT_METRICS
+from s2sjax.metrics.text import TextMetrics, suited, text_metrics
 
 REFERENCES = ["Ein Mann reitet auf einem Pferd.", "Zwei Hunde spielen im Schnee.", "Eine Frau liest ein Buch."]
 ALL = TextMetrics(names=TEXT_METRICS, rouge_tokenize="unicode")
@@ -157,7 +157,7 @@ def test_every_metric_is_measured_and_all_of_them_can_be_chosen_together():
     ],
 )
 def test_a_metric_that_means_little_for_a_language_is_told_with_the_way_out(text, how, remark):
-    remarks = unsuitable([(text,)] * 3, TextMetrics(**how))
+    _, remarks = suited([(text,)] * 3, TextMetrics(**how))
     assert any(re.search(remark, said) for said in remarks), remarks
 
 
@@ -175,7 +175,7 @@ def test_a_metric_that_means_little_for_a_language_is_told_with_the_way_out(text
     ],
 )
 def test_a_metric_that_fits_is_not_remarked_on(text, how):
-    assert unsuitable([(text,)] * 3, TextMetrics(**how)) == []
+    assert suited([(text,)] * 3, TextMetrics(**how), bleu_asked=False) == (TextMetrics(**how), [])
 
 
 def test_perplexities_are_over_what_their_names_say():
@@ -189,7 +189,18 @@ def test_perplexities_are_over_what_their_names_say():
 
 def test_a_third_of_the_texts_decides_whichever_language_stands_first():
     german, chinese = ("Ein Mann reitet.",), ("我们在这里见面吧。",)
-    assert unsuitable([german] * 7 + [chinese] * 3, TextMetrics()) == []
+    assert suited([german] * 7 + [chinese] * 3, TextMetrics())[1] == []
     for corpus in ([german] * 6 + [chinese] * 4, [chinese] * 4 + [german] * 6):
-        (remark,) = unsuitable(corpus, TextMetrics())
+        how, (remark,) = suited(corpus, TextMetrics(), bleu_asked=False)
         assert remark.startswith("40% of the texts are in a script without spaces (Han)")
+        assert how == TextMetrics(), "BLEU of the others means something"
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.booleans(), st.sampled_from(["13a", "zh"]))
+def test_bleu_that_means_nothing_is_left_out_unless_somebody_asked_for_it(chinese, german, asked, tokenize):
+    corpus = [("我们在这里见面吧。",)] * chinese + [("Ein Mann reitet.",)] * german
+    how = TextMetrics(PAIRS_DEFAULT, bleu_tokenize=tokenize)
+    found, remarks = suited(corpus, how, bleu_asked=asked)
+    left_out = tokenize == "13a" and not asked and 0 < chinese >= german
+    assert found.names == tuple(name for name in PAIRS_DEFAULT if name != "bleu" or not left_out)
+    assert any("so there is no BLEU: set config.evaluate.bleu_tokenize=zh" in said for said in remarks) == left_out
