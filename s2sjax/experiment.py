@@ -56,6 +56,8 @@ from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
 from s2sjax.sharding import MeshConfig
 from s2sjax.task import Limits, Task
+from s2sjax.tasks.language import Language
+from s2sjax.tasks.text import Text
 
 LARGEST = jsontext.Bound(1 << 22, 200_000)
 """What a saved config may have. It has a few thousand bytes, and what `tokenizer.user_symbols` and `data.pairs` have:
@@ -139,6 +141,7 @@ class Experiment:
 
     model_name: str
     model: Any
+    task: Task = field(default_factory=Text)
     seed: int = up_to(MOST_SEED, 0)
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -182,11 +185,6 @@ class Experiment:
                 f"config.checkpoint.metric is '{self.checkpoint.metric}', which is known only after decoding: set "
                 "config.evaluate.decode=True, or config.checkpoint.metric=loss"
             )
-
-    @property
-    def task(self) -> Task:
-        """What is learned."""
-        return tasks.of(self.data)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -263,15 +261,19 @@ class Experiment:
             )
 
 
-def base_config(model: str = "transformer") -> ConfigDict:
-    """Every config key with its default, for one model family. Locked: a new key is an error."""
-    return config_dict(Experiment(model, models.family(model).Config()))
+def base_config(model: str = "transformer", task: str = "text") -> ConfigDict:
+    """Every config key with its default, for one model family and one task. Locked: a new key is an error."""
+    config = config_dict(Experiment(model, models.family(model).Config()))
+    with config.unlocked():
+        config.task = _section(tasks.named(task)())
+    return config
 
 
 def config_dict(experiment: Experiment) -> ConfigDict:
     """An experiment as users see it: a ConfigDict with `model.name` beside the family's own keys."""
     values = to_json(experiment)
     values["model"] = {"name": values.pop("model_name"), **values["model"]}
+    values["task"] = _section(experiment.task)
     for section in values.values():
         if isinstance(section, dict):  # tuples: a list could not be overridden on the command line
             section |= {key: tuple(value) for key, value in section.items() if isinstance(value, list)}
@@ -292,15 +294,29 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     name = model.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"config.model.name is {shown(name)}: {nearest('', models.families())}")
-    known = {f.name: f for f in dataclasses.fields(Experiment) if f.name not in ("model", "model_name")}
+    task = _mapping(values.pop("task", {}), "config.task")
+    known = {f.name: f for f in dataclasses.fields(Experiment) if f.name not in ("model", "model_name", "task")}
     for key in values:
         if key not in known:
-            raise UserError(f"config.{key} is not a config key: {nearest(key, [*known, 'model'])}")
+            raise UserError(f"config.{key} is not a config key: {nearest(key, [*known, 'model', 'task'])}")
     sections = {
         key: coerce(value, known[key].type, f"config.{key}", known[key].metadata.get("most"))
         for key, value in values.items()
     }
-    return Experiment(name, build(models.family(name).Config, model, "config.model"), **sections)
+    made = _task(task, plain_text=not sections.get("data", DataConfig()).source)
+    return Experiment(name, build(models.family(name).Config, model, "config.model"), made, **sections)
+
+
+def _section(task: Task) -> dict[str, Any]:
+    """The section `task` of a config."""
+    return {"name": task.name, **to_json(task)}
+
+
+def _task(values: dict[str, Any], *, plain_text: bool) -> Task:
+    """The task of a section. Text without sources is what a language model is of, also in configs that name no task."""
+    name = values.pop("name", Text.name)
+    chosen = tasks.named(Language.name if name == Text.name and plain_text else name)
+    return build(chosen, values, "config.task")
 
 
 def as_experiment(config: Any) -> Experiment:

@@ -6,6 +6,7 @@ this protocol alone. Each module of `s2sjax.tasks` is one.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -20,10 +21,11 @@ from s2sjax.data.records import Record
 from s2sjax.data.segmentation import Segmentation
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
+from s2sjax.inference.counts import WithCounts
 from s2sjax.inference.decoding import DecodeConfig
-from s2sjax.inference.requests import PositionLimit
+from s2sjax.inference.hypotheses import Hypothesis
+from s2sjax.inference.requests import PositionLimit, RequestReader
 from s2sjax.inference.scorers import Scorer
-from s2sjax.inference.translator import Translator
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.ops.losses import LossOptions
 
@@ -53,6 +55,36 @@ class Limits(NamedTuple):
     """How far its positions go; None if any number will do."""
 
 
+class Predictor(Protocol):
+    """Makes predictions of sources: a search (`Translator`), or one pass of a model (`Labeller`)."""
+
+    scorer: Scorer
+    params: Any
+    """The scorer's; None while it keeps none."""
+    requests: RequestReader
+    """How sources are read."""
+
+    def set_params(self, params: Any) -> None:
+        """Go on with other parameters, the scorer's again; with None, keep none until there are others."""
+        ...
+
+    def __call__(
+        self,
+        sources: Sequence[str],
+        *,
+        prefixes: Sequence[str] | None = None,
+        phrases: Sequence[Sequence[str]] | None = None,
+        choices: Sequence[str] | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> WithCounts[list[list[Hypothesis]]]:
+        """The predictions of each source, best first. What a source gets does not depend on the others.
+
+        Raises:
+            UserError: something is asked for that it cannot give.
+        """
+        ...
+
+
 class Pairs(NamedTuple):
     """Sources and targets, to be scored as a model reads them."""
 
@@ -65,6 +97,8 @@ class Pairs(NamedTuple):
 class Task(Protocol):
     """What the training loop, evaluation and the commands ask."""
 
+    name: ClassVar[str]
+    """Of its module, and what `config.task.name` is."""
     conditional: ClassVar[bool]
     """Whether each record has a source, which its target is predicted from: then predictions can be compared with
     targets. Otherwise a text is modelled as it is."""
@@ -79,6 +113,10 @@ class Task(Protocol):
 
     def check_evaluation(self, decode: bool, metrics: Sequence[str]) -> None:
         """Raise a `UserError` if it has no predictions to decode, or none of these metrics."""
+        ...
+
+    def tokenizer(self, config: TokenizerConfig) -> TokenizerConfig:
+        """How its vocabularies are learned, given what the config says."""
         ...
 
     def longest(self, data: DataConfig) -> tuple[int, int]:
@@ -128,7 +166,7 @@ class Task(Protocol):
 
     def predictor(
         self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh
-    ) -> Translator:
+    ) -> Predictor:
         """What makes predictions of sources. Args: limits: of each member of an ensemble, the first's first."""
         ...
 
@@ -148,4 +186,9 @@ class Task(Protocol):
         sums: Mapping[str, float],
     ) -> dict[str, float | str]:
         """The metrics of some examples. Args: predictions: None if there are none; sums: what `evaluation` gave."""
+        ...
+
+    def pictures(self, records: Iterable[Record], predictions: Sequence[str]) -> Mapping[str, Callable[[Path], None]]:
+        """What there is to draw of predictions, by name, each a function that draws it into a file of a run directory's
+        folder: which labels were taken for which, say."""
         ...

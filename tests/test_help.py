@@ -10,7 +10,7 @@ import typing
 
 import pytest
 
-from s2sjax import models
+from s2sjax import models, tasks
 from s2sjax.cli import run_command
 from s2sjax.commands.flags import help_for
 from s2sjax.commands.helptext import overview
@@ -25,6 +25,8 @@ from s2sjax.inference.risk import UTILITIES
 
 HINTS = typing.get_type_hints(Experiment)
 SECTIONS = {name: HINTS[name] for name in HINTS if dataclasses.is_dataclass(HINTS[name])}
+NAMES = {"model.name", "task.name"}
+"""Keys that decide which others their sections have."""
 FAMILIES = {name: models.family(name).Config for name in models.families()}
 CONFIGS = [*SECTIONS.values(), *FAMILIES.values(), BeamConfig, SampleConfig]
 
@@ -46,14 +48,16 @@ def test_keys_read_from_the_source_are_those_of_the_classes():
         for field in dataclasses.fields(cls):
             default = field.default if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
             expected.add((f"{section}.{field.name}", family, default, field.metadata.get("choices", ())))
-    found = {(key.name, key.family, key.default, key.choices) for key in config_keys() if key.name != "model.name"}
+    found = {(key.name, key.family, key.default, key.choices) for key in config_keys() if key.name not in NAMES}
     assert found == expected
     (name,) = (key for key in config_keys() if key.name == "model.name")
     assert name.choices == models.families() and name.default == base_config().model.name
-    assert all(key.meaning for key in config_keys()) and set(sections()) == {*SECTIONS, "model"}
+    (name,) = (key for key in config_keys() if key.name == "task.name")
+    assert name.choices == tasks.names() and name.default == base_config().task.name
+    assert all(key.meaning for key in config_keys()) and set(sections()) == {*SECTIONS, "model", "task"}
 
 
-@pytest.mark.parametrize("key", [key for key in config_keys() if key.choices and key.name != "model.name"],
+@pytest.mark.parametrize("key", [key for key in config_keys() if key.choices and key.name not in NAMES],
                          ids=lambda key: f"{key.family or key.name}-{key.name}")  # fmt: skip
 def test_choices_in_help_are_those_that_validation_knows(key):
     cls = FAMILIES[key.family] if key.family else SECTIONS[key.name.partition(".")[0]]

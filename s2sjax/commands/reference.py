@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGE = Path(__file__).parents[1]
+_TASK = (
+    "What is learned: text from a source (text), a language (language: data.source is empty), one label for a text "
+    "(classification)."
+)
 _TYPES = {"int": "whole number", "float": "number", "bool": "True or False", "str": "text", "Sets": "mapping"}
 
 
@@ -42,15 +46,19 @@ class Key:
 def config_keys() -> tuple[Key, ...]:
     """All config keys, section by section; those of `model` family by family."""
     module = _Module("experiment")
-    names = tuple(sorted(path.stem for path in (_PACKAGE / "models").glob("*.py") if path.stem != "__init__"))
-    name = Key("model.name", "text", "transformer", names, "Model family; it decides which other keys `model` has.")
-    keys = [name]
-    for family in names:
+    families, tasks = (
+        tuple(sorted(path.stem for path in (_PACKAGE / folder).glob("*.py") if not path.stem.startswith("_")))
+        for folder in ("models", "tasks")
+    )
+    meaning = "Model family; it decides which other keys `model` has."
+    keys = [Key("model.name", "text", "transformer", families, meaning)]
+    for family in families:
         keys += _Module("models", family).keys("Config", "model.", family)
+    keys.append(Key("task.name", "text", "text", tasks, _TASK))
     for field, annotation in module.fields("Experiment"):
         if field == "seed":
             keys[:0] = [key for key in module.keys("Experiment", "") if key.name == "seed"]
-        elif field not in ("model", "model_name"):
+        elif field not in ("model", "model_name", "task"):
             owner, cls = module.find(ast.unparse(annotation))
             keys += owner.keys(cls.name, f"{field}.")
     return tuple(keys)

@@ -38,6 +38,7 @@ from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.counts import Side, count
+from s2sjax.data.labels import LABEL_KINDS
 from s2sjax.data.parts import in_proportion, shares
 from s2sjax.data.records import Record, Source
 from s2sjax.data.splits import bare_prompts, open_split, overlap
@@ -166,12 +167,15 @@ def tokenize(
     )  # fmt: skip
 
 
-def row_end(data: DataConfig, tokenizer: Tokenizer) -> int:
+def row_end(data: DataConfig, tokenizer: Tokenizer) -> int | None:
     """The token that a row ends with: end-of-sentence, or a line end where `data.keep_line_ends` has them as tokens.
+    None for labels, which are rows without an end.
 
     Raises:
       UserError: the vocabulary has no line end.
     """
+    if tokenizer.kind in LABEL_KINDS:
+        return None
     if not data.keep_line_ends:
         return tokenizer.vocabulary.end
     (ids,) = tokenizer.encode(["\n"])
@@ -244,8 +248,8 @@ def _write_shard(
     data: DataConfig,
 ) -> None:
     def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
-        end = np.int32(row_end(data, tokenizer))
-        return [np.append(row, end) for row in tokenizer.encode(texts)]
+        end, rows = row_end(data, tokenizer), tokenizer.encode(texts)
+        return rows if end is None else [np.append(row, np.int32(end)) for row in rows]
 
     targets = encode(tokenizers.target, [example["target"] for example in examples])
     target = Column.from_rows([turn_round(row) for row in targets] if data.right_to_left else targets)

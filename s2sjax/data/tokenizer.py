@@ -24,6 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
+from s2sjax.data.labels import LABEL_KINDS, LabelTokenizer, TagTokenizer
 from s2sjax.data.pieces import LONGEST, SentencePieceTokenizer, sentences
 from s2sjax.data.tokenizer_config import TokenizerConfig, check_symbol
 from s2sjax.data.units import LARGEST, SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Tokenizer(Protocol):
-    kind: str  # "sentencepiece", "char", "byte" or "word": which class reads `to_bytes()` again
+    kind: str  # "sentencepiece", "char", "byte", "word", "label" or "tag": which class reads `to_bytes()` again
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -231,11 +232,14 @@ def _read(kind: object, directory: Path, side: str) -> Tokenizer:
             return CharTokenizer(_texts(record, "characters", path, longest=1), _symbols(record, path))
         case "byte":
             return ByteTokenizer(_symbols(jsontext.parse(data, path, most=LARGEST), path))
-        case "word":
+        case "word" | "tag":
             record = jsontext.parse(data, path, most=LARGEST)
-            return WordTokenizer(_texts(record, "words", path), _symbols(record, path))
+            made = TagTokenizer if kind == "tag" else WordTokenizer
+            return made(_texts(record, "words", path), _symbols(record, path))
+        case "label":
+            return LabelTokenizer(_texts(jsontext.parse(data, path, most=LARGEST), "labels", path))
         case _:
-            raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char, byte or word")
+            raise UserError(f"{path} is of kind {kind!r}; expected sentencepiece, char, byte, word, label or tag")
 
 
 def _texts(record: dict, field: str, path: Path, longest: int | None = None) -> list[str]:
@@ -260,7 +264,7 @@ def _symbols(record: dict, path: Path) -> list[str]:
 
 
 def _train(kind: str, config: TokenizerConfig, texts: list[str], line_ends: bool) -> Tokenizer:
-    if config.symbol_pattern and kind != "word":
+    if config.symbol_pattern and kind not in ("word", *LABEL_KINDS):
         found = _matches(config, texts)
         config = dataclasses.replace(config, symbol_pattern="", user_symbols=(*config.user_symbols, *found))
         _check_in_use(dataclasses.replace(config, kind=kind, target_kind=""))
@@ -270,6 +274,10 @@ def _train(kind: str, config: TokenizerConfig, texts: list[str], line_ends: bool
         case "char":
             lines = (text + "\n" for text in texts) if line_ends else texts
             return CharTokenizer(_most_frequent(config, itertools.chain.from_iterable(lines)), config.user_symbols)
+        case "label":
+            return LabelTokenizer(_by_frequency(filter(None, map(str.strip, texts))))
+        case "tag":
+            return TagTokenizer(_by_frequency(itertools.chain.from_iterable(text.split() for text in texts)))
         case "word":
             words = itertools.chain.from_iterable(text.split() for text in texts)
             return WordTokenizer(_most_frequent(config, words), config.user_symbols)
@@ -293,6 +301,12 @@ def _most_frequent(config: TokenizerConfig, units: Iterable[str]) -> list[str]:
     known = {*config.user_symbols, *SPECIALS}
     room = max(0, config.vocab_size - len(SPECIALS) - len(config.user_symbols))
     return sorted(counts.keys() - known, key=lambda unit: (-counts[unit], unit))[:room]
+
+
+def _by_frequency(labels: Iterable[str]) -> list[str]:
+    """All of them, however many, in order of frequency, equals in order of code points."""
+    counts = Counter(labels)
+    return sorted(counts.keys() - set(SPECIALS), key=lambda label: (-counts[label], label))
 
 
 def _train_sentencepiece(

@@ -20,7 +20,8 @@ class TokenizerConfig:
 
     Attributes:
       kind: "unigram" or "bpe" (SentencePiece), "char", "byte" or "word" (what stands between white space).
-      target_kind: the target's, where it is another; needs joint=False.
+      target_kind: the target's, where it is another; needs joint=False. Labels have kinds of their own, which their
+        tasks set: a whole text is one "label"; a "tag" is a word that belongs to a token of the source.
       vocab_size: most entries a vocabulary may have, specials included; unused by "byte" (260 and the user symbols).
         A small corpus may give fewer, which is logged.
       joint: one vocabulary for source and target.
@@ -46,7 +47,7 @@ class TokenizerConfig:
     """
 
     kind: str = one_of(KINDS, "bpe")
-    target_kind: str = one_of(("", *KINDS), "")
+    target_kind: str = one_of(("", *KINDS, "label", "tag"), "")
     vocab_size: int = 8000
     joint: bool = True
     user_symbols: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.data.units import SPECIALS
 from s2sjax.vocabulary import UNK
 
+_UNITS = {"word": "words", "tag": "tags", "label": "labels"}
 _CHUNK = 1 << 14  # texts looked at in one go
 
 
@@ -20,7 +21,7 @@ class Unknown:
     Attributes:
       counts: how often each unknown character or word stands there.
       texts: how many of the texts hold any, of how many (`of`).
-      units: "characters" or "words".
+      units: "characters", "words", "tags" or "labels".
     """
 
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -53,7 +54,7 @@ def unknown_in(tokenizer: Tokenizer, texts: Sequence[str], rows: Sequence[np.nda
     """
     rows = tokenizer.encode(list(texts)) if rows is None else rows
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    words, unk = tokenizer.kind == "word", tokenizer.vocabulary.unk
+    words, unk = tokenizer.kind in ("word", "tag"), tokenizer.vocabulary.unk
     # Which text each unknown token is of, by one look at all tokens.
     places = np.flatnonzero(np.concatenate([np.zeros(0, np.int32), *rows]) == unk)
     holders = np.unique(np.searchsorted(np.cumsum(lengths), places, side="right"))
@@ -61,7 +62,9 @@ def unknown_in(tokenizer: Tokenizer, texts: Sequence[str], rows: Sequence[np.nda
     held = 0
     for number in holders.tolist():
         text = texts[number]
-        if words:
+        if tokenizer.kind == "label":
+            found = [text.strip()]
+        elif words:
             # A corpus with a closed vocabulary spells unknown words "<unk>": that is what they are.
             pairs = zip(text.split(), rows[number].tolist(), strict=False)
             found = [word for word, token in pairs if token == unk and word != SPECIALS[UNK]]
@@ -70,7 +73,7 @@ def unknown_in(tokenizer: Tokenizer, texts: Sequence[str], rows: Sequence[np.nda
             found = list("".join(text[b:e] for b, e in spans[np.asarray(rows[number])[: len(spans)] == unk]))
         counts.update(found)
         held += bool(found)
-    return Unknown(dict(counts), held, len(texts), "words" if words else "characters")
+    return Unknown(dict(counts), held, len(texts), _UNITS.get(tokenizer.kind, "characters"))
 
 
 def unknown_of(tokenizer: Tokenizer, unknown: np.ndarray, of: int, text: Callable[[int], str]) -> Unknown:

@@ -92,7 +92,8 @@ def describe(
     shards = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
     if vocab is None:
         try:
-            prepared = prepare(experiment.data, experiment.tokenizer, ("train",), own=own, progress=progress)
+            tokenizer = experiment.task.tokenizer(experiment.tokenizer)
+            prepared = prepare(experiment.data, tokenizer, ("train",), own=own, progress=progress)
         except UserError as error:
             size = experiment.tokenizer.vocab_size
             raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error

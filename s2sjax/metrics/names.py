@@ -37,6 +37,8 @@ METRICS: Mapping[str, Metric] = {
     "ter": _ERROR,
     "exact_match": _SCORE,
     "accuracy": _SCORE,
+    "macro_f1": _SCORE,
+    "span_f1": _SCORE,
     "sequence_error_rate": _ERROR,
     "token_error_rate": _ERROR,
     "word_error_rate": _ERROR,
@@ -56,5 +58,7 @@ BLEU_TOKENIZERS = ("13a", "intl", "zh", "char", "ja-mecab", "ko-mecab", "flores2
 """13a is what papers report. "zh" parts Chinese characters, "char" all; "flores200" is spBLEU's SentencePiece model."""
 ROUGE_TOKENIZERS = ("ascii", "unicode")
 
+LABEL_METRICS = ("loss", "accuracy", "macro_f1")
+"""Of labels of texts; those of words may have `span_f1` too. The others of text compare texts."""
 PAIRS_DEFAULT = ("loss", "bleu", "chrf", "exact_match", "sequence_error_rate", "token_error_rate")
 PLAIN_TEXT_DEFAULT = ("loss", "perplexity", "word_perplexity", "bits_per_byte")

@@ -10,6 +10,7 @@ from s2sjax.config import choose
 from s2sjax.errors import UserError
 from s2sjax.metrics.bleu import corpus_scores, make_bleu
 from s2sjax.metrics.edits import character_error_rate, error_rates, word_error_rate
+from s2sjax.metrics.labels import label_metrics, span_f1
 from s2sjax.metrics.names import BLEU_TOKENIZERS, PAIRS_DEFAULT, ROUGE, ROUGE_TOKENIZERS
 from s2sjax.metrics.rouge import rouge
 from s2sjax.metrics.scripts import spaceless_script
@@ -80,6 +81,7 @@ def text_metrics(
         **_exact_match(hypotheses, lists, how),
         **_error_rates(sources, hypotheses, lists, how),
         **_rouge(hypotheses, lists, how),
+        **_labels(hypotheses, lists, how),
     }
 
 
@@ -130,6 +132,21 @@ def _rouge(hypotheses: Sequence[str], references: Sequence[Sequence[str]], how: 
     version = importlib.metadata.version("s2sjax")
     signature = f"nrefs:{number}|multi:best|mean:f1|case:lc|stem:no|tok:{how.rouge_tokenize}|version:s2sjax-{version}"
     return {**scores, "rouge_signature": signature}
+
+
+def _labels(hypotheses: Sequence[str], references: Sequence[Sequence[str]], how: TextMetrics) -> dict[str, float]:
+    """Of texts that are labels, or tags between white space. A hypothesis is compared with its equal, or the first."""
+    found = {}
+    ours = [text.strip() for text in hypotheses]
+    theirs = [
+        text if text in (right := [each.strip() for each in several]) else right[0]
+        for text, several in zip(ours, references, strict=True)
+    ]
+    if "macro_f1" in how.names:
+        found["macro_f1"] = label_metrics(ours, theirs)["macro_f1"]
+    if "span_f1" in how.names:
+        found["span_f1"] = span_f1([text.split() for text in ours], [text.split() for text in theirs])
+    return found
 
 
 def suited(

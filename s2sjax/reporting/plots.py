@@ -11,7 +11,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -239,13 +239,49 @@ def attention_map(
     Raises:
         OSError: the picture cannot be written.
     """
+    T, S = np.shape(weights)
+    assert len(target_pieces) == T and len(source_pieces) == S, "a row a target piece, a column a source piece"
+    axes = Matrix(source_pieces, target_pieces, "source", "target", "attention weight", title)
+    _draw_matrix(axes, weights, out, inside)
+
+
+def confusion_matrix(labels: Sequence[str], counts: np.ndarray, out: Path, *, inside: Path | None = None) -> None:
+    """Draw which labels were taken for which.
+
+    Args:
+        counts: `[n, n]`: how often each label, a row, was taken for each, a column. Colours are shares of a row.
+        out: a picture of one of `FORMATS`, whose directory is made.
+
+    Raises:
+        OSError: the picture cannot be written.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    names = [f"{label} ({count:,})" for label, count in zip(labels, counts.sum(axis=1).tolist(), strict=True)]
+    _draw_matrix(Matrix(labels, names, "predicted", "right", "share of the row"), shares, out, inside)
+
+
+class Matrix(NamedTuple):
+    """What stands beside a matrix that is drawn."""
+
+    columns: Sequence[str]
+    rows: Sequence[str]
+    along: str
+    """What columns are."""
+    down: str
+    """What rows are."""
+    meaning: str
+    """Of a cell's colour."""
+    title: str = ""
+
+
+def _draw_matrix(names: Matrix, weights: np.ndarray, out: Path, inside: Path | None) -> None:
     configure_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
 
     T, S = np.shape(weights)
-    assert len(target_pieces) == T and len(source_pieces) == S, "a row a target piece, a column a source piece"
-    families, labels = _displayable([*source_pieces, *target_pieces, title])
+    title = names.title
+    families, labels = _displayable([*names.columns, *names.rows, title])
     cell = 0.28  # inches; long sentences get a larger picture, to a limit
     longest = max(map(len, labels), default=0)
     margin = 0.6 + 0.08 * min(longest, _LABEL_LENGTH)
@@ -265,12 +301,12 @@ def attention_map(
         axes.grid(which="minor", color="#eeeeee", linewidth=0.5)
         axes.tick_params(which="minor", length=0)
         axes.xaxis.set_label_position("top")
-        axes.set_xlabel("source")
-        axes.set_ylabel("target")
+        axes.set_xlabel(names.along)
+        axes.set_ylabel(names.down)
         if title:
             figure.suptitle(labels[-1], fontsize=11, parse_math=False)
         bar = figure.colorbar(image, ax=axes, fraction=0.05, aspect=30, shrink=min(1.0, 4 / (cell * T)), pad=0.02)
-        bar.set_label("attention weight")
+        bar.set_label(names.meaning)
         bar.outline.set_visible(False)
         _save(figure, out, inside)
 

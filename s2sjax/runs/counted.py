@@ -1,6 +1,7 @@
 """What a run is asked, answered with the counts of the texts, for commands that tell of them."""
 
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from s2sjax.processes import distributed, jax_settings
 from s2sjax.runs import home
 from s2sjax.runs.evaluate import text_metrics_of
 from s2sjax.runs.forcing import Forcing
-from s2sjax.runs.measurement import Measurement
+from s2sjax.runs.measurement import Measured, Measurement, best_texts
 from s2sjax.runs.results import decoded_records, result_name, write_results
 
 if TYPE_CHECKING:
     from s2sjax.runs.run import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,19 @@ class CountedRun:
             kind = "pair" if experiment.data.pairs else "set"
             decoded = None if measured.found is None else decoded_records(measured.source, measured.found, kind)
             write_results(self.run.workdir, name, results, decoded)
+            self._draw(name, measured)
         return WithCounts(results, measured.counts)
+
+    def _draw(self, name: str, measured: Measured) -> None:
+        """What the task draws of predictions, beside the results. What cannot be written costs a warning."""
+        texts = best_texts(measured.found)
+        pictures = {} if texts is None else self.run.experiment.task.pictures(measured.source, texts)
+        for kind, draw in pictures.items():
+            path = self.run.workdir / "results" / f"{name}.{kind}.png"
+            try:
+                draw(path)
+            except (OSError, UserError) as error:
+                _log.warning("%s is not drawn: %s", path, error)
 
     @functools.cached_property
     def forcing(self) -> Forcing:

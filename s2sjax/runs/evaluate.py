@@ -26,7 +26,6 @@ from s2sjax.inference.forced import cross_attention
 from s2sjax.inference.gathering import gathering
 from s2sjax.inference.hypotheses import best_text
 from s2sjax.inference.scorers import Scorer
-from s2sjax.inference.translator import Translator
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.measure import measure_each, references_of
 from s2sjax.metrics.text import TextMetrics, suited
@@ -38,7 +37,7 @@ from s2sjax.reporting.plots import attention_map
 from s2sjax.reporting.report import Reporter
 from s2sjax.runs import costs, home
 from s2sjax.runs.assembly import build_scorer
-from s2sjax.task import Trained
+from s2sjax.task import Predictor, Trained
 
 
 class Evaluator:
@@ -202,7 +201,15 @@ class Validator:
         self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for j in shown])
         if samples and experiment.task.conditional:
             self._plot_attention(params, samples)
+        if texts is not None:
+            self._draw(experiment.task.pictures(compared, texts))
         return metrics
+
+    def _draw(self, pictures: Mapping[str, Callable[[Path], None]]) -> None:
+        """What the task draws of predictions."""
+        for name, draw in pictures.items() if distributed.index() == 0 else ():
+            with self._report.losing(f"plots/{name}.png"):
+                draw(self._report.workdir / "plots" / f"{name}.png")
 
     def _plot_attention(self, params, examples: Sequence[int]) -> None:
         """Attention between the source and the reference of each sample, teacher forced."""
@@ -242,7 +249,7 @@ def make_translator(
     mesh: Mesh,
     *,
     others: Sequence[Experiment] = (),
-) -> Translator:
+) -> Predictor:
     """The run's translator, or an ensemble's: then `others` are the configs of its other members, whose limits on the
     lengths of sources and outputs hold too."""
     limits = [member.limits for member in (experiment, *others)]

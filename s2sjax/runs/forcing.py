@@ -19,9 +19,9 @@ from s2sjax.inference.details import Details, Logits, length_scores
 from s2sjax.inference.forced import Forced, ForcedOptions, Layers, choose_layers, forced_pairs
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.scorers import attention_layers
-from s2sjax.inference.translator import Translator
 from s2sjax.inference.word_alignment import Alignment, align_words, read_words, written_words
 from s2sjax.runs.evaluate import check_positions
+from s2sjax.task import Predictor
 
 _MOST_LOGITS = 1 << 24
 """Scores of words that a device computes at a time: 64 MiB."""
@@ -38,7 +38,7 @@ def _silent(done: int) -> None:
 class Forcing:
     """Reads pairs as a run reads them, and has its model say what it thinks of their targets."""
 
-    translator: Translator
+    translator: Predictor
     """Its requests read sources, its scorer is asked."""
     tokenizers: TokenizerPair
     experiments: tuple[Experiment, ...]
@@ -59,7 +59,8 @@ class Forcing:
         counts = read.counts + RequestCounts(unknown_targets=unknown_in(self.tokenizers.target, texts, rows))
         encoded = iter(rows)
         end = row_end(data, self.tokenizers.target)
-        target_rows = [np.append(next(encoded), end) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
+        added = [] if end is None else [end]
+        target_rows = [np.append(next(encoded), added) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
         vocab = self.tokenizers.target.vocab_size
         if any(row.max(initial=0) >= vocab for row in target_rows):
             raise UserError(f"a hypothesis has a token beyond this run's {vocab}: it is another run's")

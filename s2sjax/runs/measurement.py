@@ -16,12 +16,12 @@ from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.experiment import Experiment
 from s2sjax.inference.counts import RequestCounts
 from s2sjax.inference.hypotheses import Hypothesis, best_text
-from s2sjax.inference.translator import Translator
 from s2sjax.metrics.measure import measure_each
 from s2sjax.metrics.names import TEXT_METRICS
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.reporting.display import progress
 from s2sjax.runs.evaluate import Evaluator, suited_to
+from s2sjax.task import Predictor
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Measurement:
     experiments: of the model or, of an ensemble, of all members. The first says what is measured.
     """
 
-    translator: Translator
+    translator: Predictor
     tokenizers: TokenizerPair
     experiments: tuple[Experiment, ...]
     mesh: Mesh

@@ -21,7 +21,6 @@ from s2sjax.inference.details import Details, Logits
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.scorers import Ensemble, Scorer, Single
 from s2sjax.inference.tagging import tags
-from s2sjax.inference.translator import Translator
 from s2sjax.inference.word_alignment import Alignment
 from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
@@ -29,6 +28,7 @@ from s2sjax.processes import jax_settings
 from s2sjax.runs.assembly import build_model, check_changes, check_languages, in_precision
 from s2sjax.runs.counted import CountedRun
 from s2sjax.runs.evaluate import make_translator
+from s2sjax.task import Predictor
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -64,7 +64,7 @@ class Run:
     """Config keys whose values are the user's own, even if they are the saved ones."""
 
     @functools.cached_property
-    def translator(self) -> Translator:
+    def translator(self) -> Predictor:
         """The search, as `decode` in the config says, over this run or all members of the ensemble."""
         precision, runs = Precision(self.experiment.decode.precision), (self, *self.others)
         members = tuple(Single(run.model, precision) for run in runs)

@@ -1,11 +1,28 @@
-"""Tasks. Each module of this folder that begins with no underscore is one: see `s2sjax.task`."""
+"""Tasks: what a batch means. Each module of this folder is one, but for those that begin with an underscore.
 
-from s2sjax.data.config import DataConfig
+A module offers `TASK`, a frozen dataclass that is an `s2sjax.task.Task`: its fields are the config section `task`
+without its `name`, which is the module's. Adding a task is adding a file: the registry is the folder.
+"""
+
+import importlib
+import pkgutil
+
+from s2sjax.config import nearest
+from s2sjax.errors import UserError, shown
 from s2sjax.task import Task
-from s2sjax.tasks.language import Language
-from s2sjax.tasks.text import Text
 
 
-def of(data: DataConfig) -> Task:
-    """The task that is done with this data."""
-    return Text() if data.source else Language()
+def names() -> tuple[str, ...]:
+    """The names of all tasks: the modules of this folder."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+def named(name: str) -> type[Task]:
+    """The class of one task.
+
+    Raises:
+        UserError: if there is no such task; the message names the nearest.
+    """
+    if not isinstance(name, str) or name not in names():
+        raise UserError(f"config.task.name is {shown(name)}: {nearest(str(name), names())}")
+    return importlib.import_module(f"{__name__}.{name}").TASK

@@ -1,7 +1,8 @@
 """What tasks that write tokens have in common: cross-entropy, search, metrics of text."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from s2sjax.data.plan import PlannedBatch
 from s2sjax.data.records import Record
 from s2sjax.data.segmentation import Segmentation
 from s2sjax.data.splits import blank_of
+from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.likelihood import cross_entropy_sums
 from s2sjax.inference.requests import RequestFormat
@@ -28,6 +30,12 @@ from s2sjax.task import Apply, Limits, Sums, Trained
 
 class TokenTask:
     """A task whose targets are tokens, predicted one after the other."""
+
+    def tokenizer(self, config: TokenizerConfig) -> TokenizerConfig:
+        return config
+
+    def pictures(self, records: Iterable[Record], predictions: Sequence[str]) -> Mapping[str, Callable[[Path], None]]:
+        return {}
 
     def lengths(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         return examples["source"].lengths, examples["target"].lengths
@@ -70,17 +78,9 @@ class TokenTask:
         return measure(how, records, predictions, nll=sums["nll"], tokens=sums["weight"])
 
 
-def search(
-    trained: Trained,
-    data: DataConfig,
-    decode: DecodeConfig,
-    limits: Sequence[Limits],
-    mesh: Mesh,
-    *,
-    continues: bool,
-) -> Translator:
-    """The search of `decode`. Args: continues: a text is gone on with; see `RequestFormat`."""
-    format = RequestFormat(
+def request_format(data: DataConfig, limits: Sequence[Limits], *, continues: bool) -> RequestFormat:
+    """How sources are read. Args: continues: they are texts that are gone on with."""
+    return RequestFormat(
         max_source_length=min(each.max_source_length for each in limits),
         continues=continues,
         joined=data.context if data.join else 0,
@@ -89,4 +89,8 @@ def search(
         positions=tuple(each.positions for each in limits if each.positions is not None),
         blank=blank_of(data),
     )
+
+
+def search(trained: Trained, decode: DecodeConfig, format: RequestFormat, mesh: Mesh) -> Translator:
+    """The search that `decode` asks for."""
     return Translator(trained.scorer, trained.params, trained.tokenizers, decode, format, mesh=mesh)

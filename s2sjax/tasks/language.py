@@ -19,13 +19,14 @@ from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.names import LIKELIHOOD_METRICS, PLAIN_TEXT_DEFAULT, TEXT_METRICS
 from s2sjax.task import Limits, Pairs, Rows, Trained
-from s2sjax.tasks._tokens import TokenTask, search
+from s2sjax.tasks._tokens import TokenTask, request_format, search
 
 
 @dataclass(frozen=True)
 class Language(TokenTask):
     """Each record is a text, all of whose tokens are predicted."""
 
+    name: ClassVar[str] = "language"
     conditional: ClassVar[bool] = False
     default_metrics: ClassVar[tuple[str, ...]] = PLAIN_TEXT_DEFAULT
 
@@ -65,7 +66,7 @@ class Language(TokenTask):
     def predictor(
         self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh
     ) -> Translator:
-        return search(trained, data, decode, limits, mesh, continues=True)
+        return search(trained, decode, request_format(data, limits, continues=True), mesh)
 
     def question(self, record: Record) -> Record:
         """The first half of a text's words, and how it goes on."""
@@ -79,3 +80,6 @@ class Language(TokenTask):
         given = np.array([len(row) for row in sources], np.int32)
         whole = [np.concatenate(rows) for rows in zip(sources, targets, strict=True)]
         return Pairs([np.zeros(0, np.int32)] * len(whole), whole, given)
+
+
+TASK = Language

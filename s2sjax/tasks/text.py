@@ -15,13 +15,14 @@ from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.names import PAIRS_DEFAULT
 from s2sjax.task import Limits, Pairs, Rows, Trained
-from s2sjax.tasks._tokens import TokenTask, search
+from s2sjax.tasks._tokens import TokenTask, request_format, search
 
 
 @dataclass(frozen=True)
 class Text(TokenTask):
     """Each record is a source and its target, both tokens."""
 
+    name: ClassVar[str] = "text"
     conditional: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = PAIRS_DEFAULT
 
@@ -44,10 +45,13 @@ class Text(TokenTask):
     def predictor(
         self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh
     ) -> Translator:
-        return search(trained, data, decode, limits, mesh, continues=False)
+        return search(trained, decode, request_format(data, limits, continues=False), mesh)
 
     def question(self, record: Record) -> Record:
         return record
 
     def pairs(self, sources: Rows, targets: Rows) -> Pairs:
         return Pairs(sources, targets, None)
+
+
+TASK = Text

@@ -57,7 +57,7 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
     with progress("preparing data") as advance:
         own = own_tokenizers(workdir)
         home.check_tokens(workdir, experiment, said, own)
-        prepared = prepare(experiment.data, experiment.tokenizer, own=own, progress=advance)
+        prepared = prepare(experiment.data, experiment.task.tokenizer(experiment.tokenizer), own=own, progress=advance)
     split = experiment.task.arrange(prepared.splits["train"], experiment.data)
     divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
     plan = training_plan(split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=divisor)

@@ -31,8 +31,9 @@ def test_bleu_is_what_the_paper_says_by_hand():
 
 
 def test_equal_text_is_perfect_by_every_metric_and_nothing_is_right_by_none():
-    perfect = text_metrics(NUMBERS, REFERENCES, REFERENCES, ALL)
-    nothing = text_metrics(NUMBERS, ["", "", ""], REFERENCES, ALL)
+    tagged = [f"{text} B-x" for text in REFERENCES]  # a span, for the metric of spans
+    perfect = text_metrics(NUMBERS, tagged, tagged, ALL)
+    nothing = text_metrics(NUMBERS, ["", "", ""], tagged, ALL)
     for name in TEXT_METRICS:
         best, worst = (100, 0) if METRIC_SIGNS[name] == -1 else (0, 100)
         assert (perfect[name], nothing[name]) == pytest.approx((best, worst)), name
