@@ -23,10 +23,10 @@ def get_config(argument: str = ""):
     config.data.file = "dialogsum.{split}.jsonl"
     config.data.source, config.data.target = "dialogue", "summary"
     config.data.validation = config.data.test = "dev"
-    config.data.max_source_length = 384
-    config.data.max_target_length = 96
-    config.data.batch_tokens = 3072
-    config.data.buckets = 3
+    config.batching.max_source_length = 384
+    config.batching.max_target_length = 96
+    config.batching.tokens = 3072
+    config.batching.buckets = 3
 
     config.tokenizer.kind = "bpe"
     config.tokenizer.vocab_size = 8000

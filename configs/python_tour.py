@@ -28,8 +28,8 @@ def get_config(directory: str = "runs/python_tour"):
     config.data.dir = str(Path(directory) / "data")
     config.data.file = "{split}.jsonl"
     config.data.source, config.data.target = "english", "german"
-    config.data.buckets = 2
-    config.data.batch_tokens = 2048
+    config.batching.buckets = 2
+    config.batching.tokens = 2048
 
     config.tokenizer.kind = "unigram"
     config.tokenizer.vocab_size = 400

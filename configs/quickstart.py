@@ -17,9 +17,9 @@ def get_config(argument: str = ""):
     config = base_config(model="transformer")
 
     config.data.format = "phrases"
-    config.data.batching = "pack"
-    config.data.pack_length = 48
-    config.data.batch_tokens = 1536
+    config.batching.kind = "pack"
+    config.batching.pack_length = 48
+    config.batching.tokens = 1536
 
     config.tokenizer.kind = "unigram"
     config.tokenizer.vocab_size = 1200

@@ -6,25 +6,32 @@ This file is the bridge, and knows no particular section.
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from s2sjax.errors import UserError, shown
+from s2sjax.upgrade import moved_from
 
 T = TypeVar("T")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], moved: Mapping[str, str] | None = None) -> str:
     """A sentence that names the closest known name, or all of them: the way out in an error message. A name that goes
-    on from the one given is closer than any other, "beam_size" than "beta" to "beam"."""
-    known = sorted(known)
-    longer = [each for each in known if len(name) > 2 and each.startswith(name)]
+    on from the one given is closer than any other, "beam_size" than "beta" to "beam".
+
+    Args:
+        moved: old names that are close as well, each with what it is called today.
+    """
+    known, moved = sorted(known), moved or {}
+    candidates = [*known, *moved]
+    longer = [each for each in candidates if len(name) > 2 and each.startswith(name)]
     # Of a file it may be long: its square counts.
-    match = longer or difflib.get_close_matches(name[:100], known, n=1, cutoff=0.5)
+    match = longer or difflib.get_close_matches(name[:100], candidates, n=1, cutoff=0.5)
     listing = f"known: {', '.join(known)}"
-    return f"did you mean '{match[0]}'? ({listing})" if match else listing
+    return f"did you mean '{moved.get(match[0], match[0])}'? ({listing})" if match else listing
 
 
 def to_json(section: Any) -> dict[str, Any]:
@@ -44,16 +51,32 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     Raises:
         UserError: for an unknown key (naming the nearest known one), a value of the wrong type, or no mapping at all.
     """
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where} is {_shown(values)}, but a mapping of keys to values was expected")
+    check_mapping(values, where)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
     made: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:
-            raise UserError(f"{where}.{name} is not a config key: {nearest(name, fields)}")
+            meant = nearest(name, fields, moved_from(where.partition(".")[2]))
+            raise UserError(f"{where}.{name} is not a config key: {meant}")
         made[name] = coerce(value, hints[name], f"{where}.{name}", fields[name].metadata.get("most"))
     return cls(**made)
+
+
+def check_mapping(value: Any, where: str) -> Mapping[str, Any]:
+    """The value, if it is a mapping. Raises: UserError if it is none."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where} is {_shown(value)}, but a mapping of keys to values was expected")
+    return value
+
+
+def as_in_json(value: Any) -> Any:
+    """A value that Python has more forms of than JSON: numpy's scalars, and paths."""
+    import numpy as np  # help does without
+
+    if isinstance(value, np.generic):
+        value = value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def coerce(value: Any, hint: Any, where: str, most: float | None = None) -> Any:

@@ -12,13 +12,11 @@ A config file builds on `base_config`, which holds every key with its default:
 
 import dataclasses
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from s2sjax import models, tasks
@@ -26,9 +24,11 @@ from s2sjax.api import Rules, Traits
 from s2sjax.checkpoints.retention import CheckpointConfig
 from s2sjax.config import (
     MOST_SEED,
+    as_in_json,
     build,
     check_at_least,
     check_choices,
+    check_mapping,
     check_rate,
     coerce,
     nearest,
@@ -36,6 +36,7 @@ from s2sjax.config import (
     to_json,
     up_to,
 )
+from s2sjax.data.batching import BatchingConfig, check_context
 from s2sjax.data.config import DataConfig
 from s2sjax.data.parts import parts_of
 from s2sjax.data.tokenizer_config import TokenizerConfig, check_sampling
@@ -45,12 +46,8 @@ from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.requests import PositionLimit
 from s2sjax.learning.faults import FaultsConfig
 from s2sjax.learning.optim import OptimizerConfig
-from s2sjax.metrics.names import (
-    BLEU_TOKENIZERS,
-    METRICS,
-    ROUGE_TOKENIZERS,
-    TEXT_METRICS,
-)
+from s2sjax.metrics.config import EvaluateConfig
+from s2sjax.metrics.names import TEXT_METRICS
 from s2sjax.one_or_several import one_or_several
 from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
@@ -58,6 +55,7 @@ from s2sjax.sharding import MeshConfig
 from s2sjax.task import Limits, Task
 from s2sjax.tasks.language import Language
 from s2sjax.tasks.text import Text
+from s2sjax.upgrade import VERSION, Config, accept_key, moved_from, upgrade, with_current_keys
 
 LARGEST = jsontext.Bound(1 << 22, 200_000)
 """What a saved config may have. It has a few thousand bytes, and what `tokenizer.user_symbols` and `data.pairs` have:
@@ -100,37 +98,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
-    """The `evaluate` section: when a run is validated, and what validation does.
-
-    Attributes:
-      every_steps: Steps from one validation to the next. The last step is always validated.
-      decode: Decode the validation split too, for metrics that compare text. Otherwise only the loss and what else
-        follows from it is computed.
-      samples: Validation sentences whose translations are shown in the log.
-      metrics: What evaluate and validation compute beside the loss. Empty: bleu, chrf, exact_match,
-        sequence_error_rate and token_error_rate where there are sources, else perplexity, word_perplexity and
-        bits_per_byte.
-      bleu_tokenize: How BLEU cuts text into words, by sacreBLEU's names. 13a is what papers report; zh is for Chinese
-        and char for any script without spaces; ja-mecab and ko-mecab need packages, and flores200 a model.
-      rouge_tokenize: How ROUGE does. ascii is what the package rouge-score does, which drops all but a-z and 0-9;
-        unicode is for other languages than English.
-    """
-
-    every_steps: int = 1000
-    decode: bool = True
-    samples: int = 3
-    metrics: tuple[str, ...] = one_of(METRICS, ())
-    bleu_tokenize: str = one_of(BLEU_TOKENIZERS, "13a")
-    rouge_tokenize: str = one_of(ROUGE_TOKENIZERS, "ascii")
-
-    def __post_init__(self):
-        check_choices(self, "config.evaluate")
-        if self.every_steps < 1 or self.samples < 0:
-            raise UserError("config.evaluate.every_steps must be at least 1 and samples at least 0")
-
-
-@dataclass(frozen=True)
 class Experiment:
     """Everything a run depends on. `model` is the `Config` of the family called `model_name`.
 
@@ -144,6 +111,7 @@ class Experiment:
     task: Task = field(default_factory=Text)
     seed: int = up_to(MOST_SEED, 0)
     data: DataConfig = field(default_factory=DataConfig)
+    batching: BatchingConfig = field(default_factory=BatchingConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -156,6 +124,7 @@ class Experiment:
     def __post_init__(self):
         check_at_least(0, self, "seed", where="config")
         parts_of(self.data)  # what is wrong with a set of a mixture is told here
+        check_context(self.batching, self.data)
         counts = getattr(self.model, "learning", "gradient") == "em"
         if counts != (self.optimizer.name == "em"):
             raise UserError(
@@ -170,10 +139,10 @@ class Experiment:
                 "config.tokenizer.joint=True or config.model.copy=False"
             )
         self.task.check(self.data, self.tokenizer, self.model_name, self.traits)
-        check_sampling(self.tokenizer, self.data)
+        check_sampling(self.tokenizer, self.data, self.batching)
         self._check_mesh()
         limit = self.position_limit
-        needed = self.task.positions(self.data, self.tokenizer, one_sequence=self.is_language_model)
+        needed = self.task.positions(self.data, self.batching, self.tokenizer, one_sequence=self.is_language_model)
         if limit is not None and limit < needed:
             raise UserError(
                 f"config.model.max_positions is {limit}, but training may reach position {needed} ("
@@ -208,7 +177,7 @@ class Experiment:
         """What the model can read."""
         limit = self.position_limit
         positions = None if limit is None else PositionLimit(limit, self.is_language_model)
-        return Limits(self.data.max_source_length, positions)
+        return Limits(self.batching.max_source_length, positions)
 
     @property
     def traits(self) -> Traits:
@@ -241,11 +210,11 @@ class Experiment:
         return self.knows_mesh and self.mesh.sequence > 1
 
     def _check_mesh(self) -> None:
-        multiple, sequence = self.data.length_multiple, self.mesh.sequence
+        multiple, sequence = self.batching.length_multiple, self.mesh.sequence
         if self.splits_time and multiple % sequence:
             raise UserError(
                 f"config.mesh.sequence is {sequence}, but rows have multiples of {counted(multiple, 'position')}; set "
-                f"config.data.length_multiple={math.lcm(multiple, sequence)}"
+                f"config.batching.length_multiple={math.lcm(multiple, sequence)}"
             )
         window = getattr(self.model, "encoder_window", 0)
         if self.splits_time and window:
@@ -278,7 +247,7 @@ def config_dict(experiment: Experiment) -> ConfigDict:
         if isinstance(section, dict):  # tuples: a list could not be overridden on the command line
             section |= {key: tuple(value) for key, value in section.items() if isinstance(value, list)}
     values["data"]["target"] = one_or_several(values["data"]["target"])
-    config = ConfigDict(values, convert_dict=True)
+    config = Config(values)
     config.lock()
     return config
 
@@ -289,12 +258,12 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     Raises:
         UserError: for an unknown key, a value of a wrong type, or one that its section does not accept.
     """
-    values = _mapping(config.to_dict() if isinstance(config, ConfigDict) else config, "config")
-    model = _mapping(values.pop("model", {}), "config.model")
+    values = with_current_keys(check_mapping(config.to_dict() if isinstance(config, ConfigDict) else config, "config"))
+    model = dict(check_mapping(values.pop("model", {}), "config.model"))
     name = model.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"config.model.name is {shown(name)}: {nearest('', models.families())}")
-    task = _mapping(values.pop("task", {}), "config.task")
+    task = dict(check_mapping(values.pop("task", {}), "config.task"))
     known = {f.name: f for f in dataclasses.fields(Experiment) if f.name not in ("model", "model_name", "task")}
     for key in values:
         if key not in known:
@@ -340,31 +309,35 @@ def override(experiment: Experiment, changes: Mapping[str, Any], *, section: str
     config = config_dict(experiment).to_dict()
     for key, value in changes.items():
         key = key.removeprefix("config.")
-        *path, name = (key if "." in key or not section else f"{section}.{key}").split(".")
+        *path, name = accept_key(key if "." in key or not section else f"{section}.{key}").split(".")
         values, where = config, "config"
         for part in path:
             if not isinstance(values.get(part), dict):
                 raise UserError(f"{where}.{part} is no section of the config: {nearest(part, values)}")
             values, where = values[part], f"{where}.{part}"
         if name not in values:
-            raise UserError(f"{where}.{name} is not a config key: {nearest(name, values)}")
-        values[name] = _as_in_json(value, step=(where, name) == ("config.decode", "checkpoint"))
+            meant = nearest(name, values, moved_from(where.partition(".")[2]))
+            raise UserError(f"{where}.{name} is not a config key: {meant}")
+        value = as_in_json(value)
+        step = (where, name) == ("config.decode", "checkpoint") and type(value) is int
+        values[name] = str(value) if step else value
     return resolve(config)
 
 
-def _as_in_json(value: Any, *, step: bool) -> Any:
-    """A value that Python has more forms of than JSON: numpy's scalars, paths, and the number of a `step`."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if step and type(value) is int:
-        return str(value)
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+def as_json(experiment: Experiment) -> dict[str, Any]:
+    """An experiment as it is kept: the values of its `config_dict`, and the version that they are of."""
+    return {"version": VERSION, **config_dict(experiment).to_dict()}
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where} is {shown(value)}, but a mapping of keys to values was expected")
-    return dict(value)
+def from_json(values: Mapping[str, Any], where: object = "the config") -> Experiment:
+    """What `as_json` made, in this version or an earlier one, as an `Experiment`.
+
+    Args: where: the file that it is from, for the message.
+
+    Raises: UserError, as `upgrade` and `resolve`.
+    """
+    version = check_mapping(values, str(where)).get("version", 1)
+    return resolve(upgrade({key: value for key, value in values.items() if key != "version"}, version, where))
 
 
 def save(experiment: Experiment, path: Path) -> None:
@@ -373,7 +346,7 @@ def save(experiment: Experiment, path: Path) -> None:
     Raises:
         OSError: it cannot be written. UserError: it is larger than `load` would read.
     """
-    values = config_dict(experiment).to_dict()
+    values = as_json(experiment)
     jsontext.check(jsontext.dumps(values, indent=2), path, LARGEST)
     rundir.write_json(path.parent, path.name, values, sort_keys=True)
 
@@ -396,4 +369,4 @@ def load(path: Path) -> Experiment:
     if isinstance(values.get("data"), dict):
         # Where this machine caches is for this machine to say, not for a directory that may come from elsewhere.
         values["data"].pop("cache_dir", None)
-    return resolve(values)
+    return from_json(values, path)

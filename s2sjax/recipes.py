@@ -17,7 +17,7 @@ def multi30k(*, model: str) -> ConfigDict:
     config.data.target = "{split}.de"
     config.data.validation = "val"
     config.data.test = "test_2016_flickr"
-    config.data.batch_tokens = 2560
+    config.batching.tokens = 2560
 
     config.tokenizer.kind = "bpe"
     config.tokenizer.vocab_size = 8000
@@ -43,9 +43,9 @@ def wikitext2(*, model: str) -> ConfigDict:
     config.data.join = True
     config.data.context = 64
     config.data.stride = 32
-    config.data.batching = "bucket"
-    config.data.buckets = 1
-    config.data.batch_tokens = 2048
+    config.batching.kind = "bucket"
+    config.batching.buckets = 1
+    config.batching.tokens = 2048
 
     config.tokenizer.kind = "word"
     config.tokenizer.vocab_size = 40_000  # more than there are: 33,278

@@ -40,8 +40,8 @@ class MeshConfig:
         before a step begins, and whole on each device while it runs.
       tensor: Devices that share the parameters where they are used: heads, hidden units, words of the vocabulary.
       sequence: Devices that share the positions of each row, for the families transformer and causal_lm: for long
-        inputs, but not with `model.encoder_window`. `data.length_multiple` is a multiple of it. Families that read one
-        position after the other take it as more rows, as evaluation and decoding do for all.
+        inputs, but not with `model.encoder_window`. `batching.length_multiple` is a multiple of it. Families that read
+        one position after the other take it as more rows, as evaluation and decoding do for all.
       expert: Devices that share the rows of a batch, and the experts of a mixture (`model.experts`, a multiple of it):
         tokens travel to the devices of their experts. Without experts it is as `data`.
       slices: Groups of devices with a slow network between them, such as TPU slices or hosts: `data`, a multiple of it,

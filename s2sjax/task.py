@@ -14,6 +14,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from s2sjax.api import Batch, Mixture, Output, Traits
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.plan import PlannedBatch
@@ -119,11 +120,13 @@ class Task(Protocol):
         """How its vocabularies are learned, given what the config says."""
         ...
 
-    def longest(self, data: DataConfig) -> tuple[int, int]:
+    def longest(self, data: DataConfig, batching: BatchingConfig) -> tuple[int, int]:
         """The most tokens of an example in training: those it reads, and those it writes."""
         ...
 
-    def positions(self, data: DataConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
+    def positions(
+        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool
+    ) -> int:
         """The last position that training may reach. Args: one_sequence: what is read and written follow each other."""
         ...
 

@@ -46,7 +46,7 @@ def start(experiment: Experiment, devices: int | None = None) -> Started:
     prepared = prepare(experiment.data, experiment.tokenizer, ("train",))
     split = prepared.splits["train"]
     plan = make_plan(
-        split["source"].lengths, split["target"].lengths, experiment.data, seed=experiment.seed,
+        split["source"].lengths, split["target"].lengths, experiment.batching, seed=experiment.seed,
         divisor=sharding.batch_shards(mesh, split_time=split_time) * config.accumulate,
     )  # fmt: skip
     parts = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)

@@ -23,7 +23,7 @@ from s2sjax.runs import home
 from tests.tiny import command, config_file, environment, on_one_device, read_state, s2s, write_text
 
 OPTIONS = {
-    "model__width": 32, "model__hidden": 64, "data__batch_tokens": 384, "data__max_source_length": 12,
+    "model__width": 32, "model__hidden": 64, "batching__tokens": 384, "batching__max_source_length": 12,
     "optimizer__learning_rate": 2e-2, "optimizer__warmup_steps": 50,
     "train__steps": 200, "train__log_every": 50, "evaluate__every_steps": 100, "checkpoint__every_steps": 100,
     "decode__beam_size": 4, "decode__batch_size": 8,
@@ -142,7 +142,7 @@ def test_text_is_the_best_hypothesis_of_jsonl_and_nbest_does_not_change_it(workd
 def test_a_source_over_the_limit_is_cut_and_counted(workdir, tmp_path, capsys):
     answers = decode(workdir, f"abc\n{'abcdef' * 20}\nabcdefabcde\n", tmp_path).splitlines()
     assert len(answers) == 3
-    assert "1 of 3 sources were longer than config.data.max_source_length 12 tokens" in capsys.readouterr().err
+    assert "1 of 3 sources were longer than config.batching.max_source_length 12 tokens" in capsys.readouterr().err
     # the limit counts end-of-sentence: eleven letters are what is left
     assert answers[1] == answers[2]
 
@@ -262,12 +262,12 @@ def test_evaluate_writes_flat_results_and_prints_them(copy, capsys):
     assert "cut" not in said.err
 
     # The validation split says what training said of the same step, and that a limit cuts sources before decoding.
-    options = ["--config.decode.checkpoint=200", "--config.data.max_source_length=8"]
+    options = ["--config.decode.checkpoint=200", "--config.batching.max_source_length=8"]
     assert s2s("evaluate", f"--workdir={copy}", "--split=validation", *options) == 0
     longer = sum(
         len(row["source"]) > 7 for row in open_split(experiments.load(copy / "config.json").data, "validation")
     )
-    cut = f"{longer} of 20 sources were longer than config.data.max_source_length 8 tokens"
+    cut = f"{longer} of 20 sources were longer than config.batching.max_source_length 8 tokens"
     assert longer and cut in capsys.readouterr().err
     said = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     (loss,) = [line["loss"] for line in said if line["kind"] == "validation" and line["step"] == 200]

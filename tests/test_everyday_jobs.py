@@ -27,8 +27,8 @@ from s2sjax.experiment import base_config
 def get_config(family="rnn_seq2seq"):
     config = base_config(model=family)
     config.data.dir = "data"
-    config.data.buckets = 1
-    config.data.batch_tokens = 1024
+    config.batching.buckets = 1
+    config.batching.tokens = 1024
     config.tokenizer.kind = "char"
     config.model.width = 64
     config.model.dropout = 0.0

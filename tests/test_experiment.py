@@ -77,7 +77,7 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ),
         (
             {"model": {"name": "transformer"}, "mesh": {"sequence": 3}},
-            "sequence is 3, but rows have multiples of 4 positions; set config.data.length_multiple=12",
+            "sequence is 3, but rows have multiples of 4 positions; set config.batching.length_multiple=12",
         ),
         (
             {"model": {"name": "causal_lm", "experts": 3}, "mesh": {"expert": 2}},
@@ -96,7 +96,7 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ({"evaluate": {"metrics": ["bleu"], "bleu_tokenize": "zhh"}}, "bleu_tokenize is 'zhh': did you mean 'zh'"),
         ({"evaluate": {"rouge_tokenize": "utf8"}}, "config.evaluate.rouge_tokenize is 'utf8': known: ascii, unicode"),
         ({"evaluate": {"decode": False}, "checkpoint": {"metric": "ter"}}, "set config.evaluate.decode=True"),
-        ({"data": {"batching": "bukket"}}, "config.data.batching is 'bukket': did you mean 'bucket'"),
+        ({"batching": {"kind": "bukket"}}, "config.batching.kind is 'bukket': did you mean 'bucket'"),
         ({"data": {"source": ""}}, "config.model.name=transformer needs sources; .* causal_lm, griffin"),
         ({"data": {"source": ""}, "model": {"name": "hmm"}}, "set config.evaluate.decode=False"),
         (

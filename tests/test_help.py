@@ -123,7 +123,7 @@ def test_a_prefix_narrows_help_to_keys():
     ]
     assert narrowed("decode.beam_size") == narrowed("config.decode.beam_size") == ["decode.beam_size"]
     assert len(narrowed("decode.")) == len(dataclasses.fields(SECTIONS["decode"]))
-    assert "data.batch_tokens" in narrowed("batch")
+    assert "batching.tokens" in narrowed("batch")
     with pytest.raises(UserError, match="no config key begins with 'deocde.': .*s2sjax decode --help explains"):
         narrowed("deocde.")
     with pytest.raises(UserError, match="goodput takes none"):

@@ -349,7 +349,7 @@ KINDS: dict[str, Callable[[Path, Path], None]] = {
     "wide": config(model__width=10**6),
     "long outputs": config(decode__max_length_offset=60_000, decode__beam_size=200, evaluate__decode=True),
     "large batches": config(
-        data__batch_tokens=10**9, data__length_multiple=10**6, train__loss_chunk=10**9, decode__batch_size=10**6
+        batching__tokens=10**9, batching__length_multiple=10**6, train__loss_chunk=10**9, decode__batch_size=10**6
     ),
     "deep": config(model__encoder_layers=5_000),
     "pattern without an end": endless_pattern,

@@ -22,7 +22,7 @@ LINES = ["abcd", "efghijklm", "nopqrst"]
 
 PLAIN = {
     "data__source": "", "data__target": "{split}.txt", "data__join": True, "data__context": 24, "data__stride": 8,
-    "data__batch_tokens": 384,
+    "batching__tokens": 384,
     "model__positions": "rotary", "model__width": 32, "train__label_smoothing": 0.0, "train__log_every": 50,
 }  # fmt: skip
 
@@ -247,7 +247,7 @@ def test_one_line_of_the_config_makes_the_same_data_a_language_models(tmp_path):
     words = ["".join(pair) for pair in itertools.product("abcdef", repeat=2)]
     for split in ("train", "validation", "test"):
         write_split(tmp_path, split, words, [word[::-1] for word in words])
-    options = {"model__prefix": True, "model__positions": "rotary", "model__width": 32, "data__batching": "pack"}
+    options = {"model__prefix": True, "model__positions": "rotary", "model__width": 32, "batching__kind": "pack"}
     train(tiny(tmp_path, "causal_lm", train__steps=150, train__log_every=50, **options), tmp_path / "run")
     run = s2sjax.load(tmp_path / "run")
     assert run.evaluate("test")["exact_match"] > 90

@@ -170,7 +170,7 @@ def test_thirty_steps_have_the_losses_and_the_batches_of_one_process(place, coun
     meshes += [(FAMILIES["transformer"], {"mesh__sequence": 2, "mesh__data": count // 2})]
     meshes += [(REMATERIALISED["transformer, scan"], {"mesh__fsdp": count, "mesh__data": 1})]  # layers gathered in turn
     cases = [
-        (family, {"data__row_multiple": 8, "train__steps": 30, **options, **mesh})
+        (family, {"batching__row_multiple": 8, "train__steps": 30, **options, **mesh})
         for (family, options), mesh in meshes[part::3]
     ]
     made = computed(place, f"thirty{count}-{part}", cases, count)
@@ -186,7 +186,7 @@ def test_thirty_steps_have_the_losses_and_the_batches_of_one_process(place, coun
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_goes_on_with_half_the_processes_and_again_with_half_the_devices(place):
-    settings = {"model__dropout": 0.2, "data__buckets": 2, "data__row_multiple": 8, "checkpoint__keep_last": 9}
+    settings = {"model__dropout": 0.2, "batching__buckets": 2, "batching__row_multiple": 8, "checkpoint__keep_last": 9}
     config = config_file(place / "halves.py", place / "data", **settings, train__steps=30)
     run(place / "halves-one.run", "train", f"--config={config}", f"--workdir={place}/halves-one", count=1)
     for number, (steps, count, devices) in enumerate([(10, 4, 2), (20, 2, 2), (30, 2, 1)]):

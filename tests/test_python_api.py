@@ -262,7 +262,7 @@ def leaves(run):
 
 
 def test_other_settings_share_the_parameters_and_say_what_a_run_opened_with_them_says(run):
-    changed = run.with_config(beam_size=np.int64(3), nbest=2, **{"data.max_source_length": 2})
+    changed = run.with_config(beam_size=np.int64(3), nbest=2, **{"batching.max_source_length": 2})
     assert changed.experiment.decode.beam_size == 3 and run.experiment.decode.beam_size == 2
     assert all(one is other for one, other in zip(leaves(run), leaves(changed), strict=True))
     assert changed.decode(SOURCES) == s2sjax.load(run.workdir, experiment=changed.experiment).decode(SOURCES)
@@ -360,7 +360,7 @@ NUMBERS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five"
 def numbers_config():
     config = s2sjax.base_config(model="rnn_seq2seq")
     config.data.dir, config.data.source, config.data.target = "data", "{split}.en", "{split}.de"
-    config.data.buckets, config.data.batch_tokens = 1, 512
+    config.batching.buckets, config.batching.tokens = 1, 512
     config.tokenizer.kind = "word"
     config.model.width, config.model.encoder_layers, config.model.decoder_layers = 32, 1, 1
     config.model.dropout = 0.0

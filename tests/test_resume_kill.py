@@ -15,5 +15,5 @@ from tests.faults import kills
     [("transformer", "bucket", 1, 10), ("rnn_seq2seq", "pack", 1, 6), ("lstm_lm", "bucket", 2, 4)],
 )
 def test_random_kills_leave_no_trace_in_the_result(tmp_path, family, batching, processes, times):
-    options = {"data__batching": batching, "data__buckets": 2}
+    options = {"batching__kind": batching, "batching__buckets": 2}
     print(kills.kill(tmp_path, times, processes=processes, family=family, **options))

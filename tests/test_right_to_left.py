@@ -110,9 +110,9 @@ def test_packed_and_bucketed_batches_agree(runs):
     split = tokenize(experiment.data, run.tokenizers, "train")
     nll = jax.jit(lambda params, batch: run.translator.scorer.nll(params, batch, chunk=64, shards=1))
     sums = []
-    for batching in ("bucket", "pack"):
-        data = dataclasses.replace(experiment.data, batching=batching)
-        plan = make_plan(split["source"].lengths, split["target"].lengths, data, seed=0)
+    for kind in ("bucket", "pack"):
+        batching = dataclasses.replace(experiment.batching, kind=kind)
+        plan = make_plan(split["source"].lengths, split["target"].lengths, batching, seed=0)
         stream = pipeline.batches(plan, functools.partial(assemble, split=split), range(plan.batches_per_epoch))
         sums.append(sum(float(nll(run.params, batch)) for batch in stream))
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
@@ -159,7 +159,7 @@ def test_a_run_learns_to_write_from_right_to_left_what_is_read_from_left_to_righ
         data = place / "spelled"
         data.mkdir(exist_ok=True)
         write_split(data, split, [*spelled] * count, [*spelled.values()] * count)
-    options = {"data__target_order": "right_to_left", "data__batching": batching, "optimizer__learning_rate": 2e-2}
+    options = {"data__target_order": "right_to_left", "batching__kind": batching, "optimizer__learning_rate": 2e-2}
     steps = {"train__steps": 150, "train__log_every": 50, "evaluate__every_steps": 150, "evaluate__decode": True}
     experiment = tiny(data, **options, **steps)
     assert train(experiment, tmp_path / "run") == 0

@@ -71,14 +71,14 @@ def devices(place) -> int:
 
 @functools.cache
 def on_one_device(data, family, options, steps):
-    expected = compute(tiny(data, family, data__row_multiple=8, train__steps=steps, **dict(options)), 1)
+    expected = compute(tiny(data, family, batching__row_multiple=8, train__steps=steps, **dict(options)), 1)
     assert len(set(expected.losses)) == steps, "no two steps are alike"
     return expected
 
 
 def assert_same(data, case, place, steps):
     family, options = case
-    got = compute(tiny(data, family, data__row_multiple=8, train__steps=steps, **options, **place), devices(place))
+    got = compute(tiny(data, family, batching__row_multiple=8, train__steps=steps, **options, **place), devices(place))
     expected = on_one_device(data, family, tuple(options.items()), steps)
     assert got.batches == expected.batches
     np.testing.assert_allclose(got.losses, expected.losses, rtol=1e-5)
@@ -113,7 +113,8 @@ def test_devices_and_parts_together_are_one_device(data):
 def test_attention_moves_keys_and_values_only_and_slices_exchange_nothing_but_gradients(data):
     """What XLA made of a step on 2 slices of 4 devices, each with 2 parts of a row and 2 of every layer."""
     place = {"mesh__slices": 2, "mesh__data": 2, "mesh__sequence": 2, "mesh__tensor": 2}
-    options = {"model__width": 32, "model__heads": 4, "model__dropout": 0.1, "data__row_multiple": 8, "train__steps": 1}
+    options = {"model__width": 32, "model__heads": 4, "model__dropout": 0.1}
+    options |= {"batching__row_multiple": 8, "train__steps": 1}
     mesh, plan, step, state, batches = start(tiny(data, "transformer", **options, **place), 8)
     assert [device.id for device in mesh.devices[0].flat] == [0, 1, 2, 3]
     program = step.lower(state, next(batches)).compile().as_text()

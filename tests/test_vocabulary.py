@@ -130,7 +130,7 @@ def test_a_training_step_of_the_twin_moves_the_same_numbers(data, own, tmp_path,
         (tmp_path / f"{name}.model").write_bytes(tokenizer.to_bytes())
         given = dataclasses.replace(experiment.tokenizer, source_model=str(tmp_path / f"{name}.model"))
         split = prepare(experiment.data, given, ("train",)).splits["train"]
-        plan = training_plan(split, experiment.data, given, seed=0, divisor=1)
+        plan = training_plan(split, experiment.data, experiment.batching, given, seed=0, divisor=1)
         batch = {key: jnp.asarray(values) for key, values in assemble(plan.batch(0), split).items()}
         model = build_model(experiment, (tokenizer.vocabulary,) * 2, "float32")
         weights = params if name == "own" else moved(params, order)
@@ -159,7 +159,7 @@ JOINED = {"data__join": True, "data__context": 16, "data__stride": 4}
     [
         (like_t5, "transformer", {}),
         (like_llama, "causal_lm", TEXT | JOINED),
-        (lambda own: renumbered(own, [*range(4, own.vocab_size), 3, 1]), "rnn_seq2seq", {"data__batching": "pack"}),
+        (lambda own: renumbered(own, [*range(4, own.vocab_size), 3, 1]), "rnn_seq2seq", {"batching__kind": "pack"}),
     ],
 )
 def test_given_models_of_all_layouts_train_and_decode(data, own, tmp_path, change, family, options):
@@ -209,8 +209,9 @@ def test_rows_of_data_end_and_begin_as_the_vocabulary_says(data, own, tmp_path):
     pair = TokenizerPair(like_t5(own), like_llama(own))
     split = tokenize(experiment.data, pair, "validation")
     assert split.start == split.part(2, 5).start == pair.target.vocabulary.start == 1
-    plan = training_plan(split, experiment.data, experiment.tokenizer, seed=0, divisor=1)
-    segmentation = sampled_segmentation(experiment.data, experiment.tokenizer, pair, seed=0)
+    sections = experiment.data, experiment.batching, experiment.tokenizer
+    plan = training_plan(split, *sections, seed=0, divisor=1)
+    segmentation = sampled_segmentation(*sections, pair, seed=0)
     for batch in (assemble(plan.batch(0), split, segmentation=cut) for cut in (None, segmentation)):
         for side, tokens, end in (("input", "inputs", 1), ("target", "targets", 2)):
             there = batch[f"{side}_segments"] > 0

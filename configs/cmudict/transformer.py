@@ -16,9 +16,9 @@ def get_config(argument: str = ""):
     config = pronunciation(model="transformer")
 
     config.data.file = "{split}.tsv"
-    config.data.batching = "pack"
-    config.data.pack_length = 48
-    config.data.batch_tokens = 2304
+    config.batching.kind = "pack"
+    config.batching.pack_length = 48
+    config.batching.tokens = 2304
 
     config.model.encoder_layers = 3
     config.model.decoder_layers = 3

@@ -15,8 +15,8 @@ from s2sjax import recipes
 def get_config(argument: str = ""):
     config = recipes.multi30k(model="causal_lm")
 
-    config.data.batching = "pack"
-    config.data.pack_length = 64
+    config.batching.kind = "pack"
+    config.batching.pack_length = 64
 
     config.model.layers = 6
     config.model.prefix = True

@@ -22,8 +22,8 @@ def get_config(argument: str = ""):
     config.data.target = "{split}.{target_language}"
     config.data.pairs = ("en-de", "de-en", "en-fr", "fr-en")
     config.data.prompt = "<2{target_language}> {source}"
-    config.data.batching = "bucket"
-    config.data.buckets = 5
+    config.batching.kind = "bucket"
+    config.batching.buckets = 5
 
     config.tokenizer.vocab_size = 10_000
     config.tokenizer.user_symbols = ("<2en>", "<2de>", "<2fr>")

@@ -16,8 +16,8 @@ def get_config(argument: str = ""):
     config = recipes.multi30k(model="rnn_seq2seq")
 
     # A recurrent step costs the same for one row as for many: wide batches of short rows, not packed long ones.
-    config.data.batching = "bucket"
-    config.data.buckets = 5
+    config.batching.kind = "bucket"
+    config.batching.buckets = 5
 
     config.model.width = 256
     config.model.attention = "additive"

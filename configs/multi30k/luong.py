@@ -12,8 +12,8 @@ from s2sjax import recipes
 def get_config(argument: str = ""):
     config = recipes.multi30k(model="rnn_seq2seq")
 
-    config.data.batching = "bucket"
-    config.data.buckets = 5
+    config.batching.kind = "bucket"
+    config.batching.buckets = 5
 
     config.model.cell = "lstm"
     config.model.attention = "general"

@@ -16,8 +16,8 @@ from s2sjax import recipes
 def get_config(argument: str = ""):
     config = recipes.multi30k(model="transformer")
 
-    config.data.batching = "pack"
-    config.data.pack_length = 64
+    config.batching.kind = "pack"
+    config.batching.pack_length = 64
 
     config.model.positions = "rotary"
     config.model.norm_kind = "rms"

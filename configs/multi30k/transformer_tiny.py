@@ -16,8 +16,8 @@ def get_config(argument: str = ""):
     config = recipes.multi30k(model="transformer")
 
     # Captions are short: packed rows of 64 make one shape, so one compilation, and 6 % padding.
-    config.data.batching = "pack"
-    config.data.pack_length = 64
+    config.batching.kind = "pack"
+    config.batching.pack_length = 64
 
     config.model.dropout = 0.2
 

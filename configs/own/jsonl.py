@@ -13,7 +13,7 @@ A field within a field has dots, "translation.en". A target that is a list of te
 trained on, and evaluation compares with all. Files of their own for each split go after the colon, too:
 `--config=configs/own/jsonl.py:{split}.jsonl --config.data.dir=DIR --config.data.train=train
 --config.data.validation=dev --config.data.test=test`. Without a colon, sizes are for the dozen lines above.
-What is longer than `data.max_source_length` tokens is left out of training, which the log says.
+What is longer than `batching.max_source_length` tokens is left out of training, which the log says.
 """
 
 import json
@@ -46,7 +46,7 @@ def get_config(argument: str = ""):
     if argument:
         config.data.file = argument
         config.data.train, config.data.validation, config.data.test = "all[:90%]", "all[90%:95%]", "all[95%:]"
-        config.data.batch_tokens = 4096
+        config.batching.tokens = 4096
         config.tokenizer.vocab_size = 8000
         config.model.encoder_layers = config.model.decoder_layers = 3
     else:
@@ -57,7 +57,7 @@ def get_config(argument: str = ""):
         write(path, lambda file: file.write(lines.encode()))
         config.data.dir, config.data.file = str(path.parent), path.name
         config.data.train = config.data.validation = config.data.test = "all[:]"
-        config.data.batch_tokens, config.data.buckets = 512, 1
+        config.batching.tokens, config.batching.buckets = 512, 1
         config.tokenizer.vocab_size = 120
         config.model.encoder_layers = config.model.decoder_layers = 1
 

@@ -44,7 +44,7 @@ def get_config(argument: str = ""):
     config.data.source, config.data.target = "{split}.en", "{split}.de"
     if argument:
         config.data.dir = argument
-        config.data.batch_tokens = 4096
+        config.batching.tokens = 4096
         config.tokenizer.vocab_size = 8000
         config.model.encoder_layers = config.model.decoder_layers = 3
     else:
@@ -55,7 +55,7 @@ def get_config(argument: str = ""):
             write(directory / f"train.{language}", lambda file, lines=lines: file.write("".join(lines).encode()))
         config.data.dir = str(directory)
         config.data.validation = config.data.test = "train"
-        config.data.batch_tokens, config.data.buckets = 512, 1
+        config.batching.tokens, config.batching.buckets = 512, 1
         config.tokenizer.vocab_size = 100
         config.model.encoder_layers = config.model.decoder_layers = 1
 

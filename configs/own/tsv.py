@@ -48,7 +48,7 @@ def get_config(argument: str = ""):
     if argument:
         config.data.file = argument
         config.data.train, config.data.validation, config.data.test = "all[:90%]", "all[90%:95%]", "all[95%:]"
-        config.data.batch_tokens = 2048
+        config.batching.tokens = 2048
         config.model.encoder_layers = config.model.decoder_layers = 3
     else:
         path = cache_root() / "own" / "pairs.tsv"
@@ -56,7 +56,7 @@ def get_config(argument: str = ""):
         write(path, lambda file: file.write(EXAMPLE.encode()))
         config.data.dir, config.data.file = str(path.parent), path.name
         config.data.train = config.data.validation = config.data.test = "all[:]"
-        config.data.batch_tokens, config.data.buckets = 512, 1
+        config.batching.tokens, config.batching.buckets = 512, 1
         config.model.encoder_layers = config.model.decoder_layers = 1
 
     config.tokenizer.kind = "char"

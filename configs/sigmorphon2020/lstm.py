@@ -25,9 +25,9 @@ def get_config(argument: str = ""):
     language = argument or "ice"
     config.data.file = f"{{split}}/{language}_{{split}}.tsv"
     config.data.test = "dev"
-    config.data.batching = "bucket"
-    config.data.buckets = 3
-    config.data.batch_tokens = 1024
+    config.batching.kind = "bucket"
+    config.batching.buckets = 3
+    config.batching.tokens = 1024
 
     config.model.width = 192
     config.model.dropout = 0.4

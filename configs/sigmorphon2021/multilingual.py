@@ -30,9 +30,9 @@ def get_config(argument: str = ""):
         for language, size in SIZES.items()
     }
     config.data.mixture_temperature = 3.0
-    config.data.batching = "bucket"
-    config.data.buckets = 3
-    config.data.batch_tokens = 2048
+    config.batching.kind = "bucket"
+    config.batching.buckets = 3
+    config.batching.tokens = 2048
 
     config.tokenizer.user_symbols = tuple(f"<{language}>" for language in SIZES)
 

@@ -26,8 +26,8 @@ def get_config(argument: str = ""):
     config.data.keep_line_ends = True
     config.data.context = 128
     config.data.stride = 64
-    config.data.buckets = 1
-    config.data.batch_tokens = 4096
+    config.batching.buckets = 1
+    config.batching.tokens = 4096
 
     config.tokenizer.kind = "char"
 

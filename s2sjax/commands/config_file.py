@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from s2sjax.commands.reference import config_keys
 from s2sjax.config import nearest
 from s2sjax.errors import UserError, shown
+from s2sjax.upgrade import moved_from
 
 _MODULE = "config_config"
 """What the module is called while its file is run."""
@@ -60,7 +61,7 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if found := re.search(r'Key "(\w+)" does not exist', text):  # of a ConfigDict that is locked
         names = {key.name.rpartition(".")[2] for key in config_keys()}
-        return f"{found[1]} is not a config key: {nearest(found[1], names).partition(' (known: ')[0]}"
+        return f"{found[1]} is not a config key: {nearest(found[1], names, moved_from()).partition(' (known: ')[0]}"
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return f"{type(error).__name__}: {(text.splitlines() or [''])[0][:300]}"

@@ -17,6 +17,7 @@ from s2sjax.commands.reference import config_keys
 from s2sjax.config import choose, nearest
 from s2sjax.errors import UserError, in_one_line, shown
 from s2sjax.files import rundir
+from s2sjax.upgrade import accept_key, moved_from
 
 _WORDS = {bool: "True or False", int: "a whole number", float: "a number", tuple: "a tuple, as in \"('a', 'b')\","}
 _OF_ABSL = ("flagfile", "undefok")
@@ -33,6 +34,7 @@ def parse(argv: Sequence[str], command: Command) -> dict[str, Any]:
     Raises:
         UserError: for what is unknown, missing, or none of an option's choices.
     """
+    argv = _with_current_keys(argv)
     values, rest, saved = _read(argv, command)
     if rest and not command.arguments:
         raise command.misuse(_NOT_EXPECTED.format(rest[0]))
@@ -58,6 +60,7 @@ def parse(argv: Sequence[str], command: Command) -> dict[str, Any]:
 def help_for(argv: Sequence[str], command: Command, prefix: str) -> str:
     """The help of a command, with the values of the config if its run or its config file is given."""
     config = None
+    argv = _with_current_keys(argv)
     workdir, path = _given(argv, "workdir"), _given(argv, "config")
     if command.config != "none" and (path or (workdir and _holds_config(workdir))):
         values, *_ = _read([argument for argument in argv if not argument.startswith(("--help", "-h"))], command)
@@ -67,6 +70,11 @@ def help_for(argv: Sequence[str], command: Command, prefix: str) -> str:
         for name, value in config.to_dict().items():
             shown |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
     return explain(command, prefix, shown)
+
+
+def _with_current_keys(argv: Iterable[str]) -> list[str]:
+    """The arguments, with config keys by their names of today."""
+    return [re.sub(r"^(--?(?:no)?config\.)([\w.]+)", lambda found: found[1] + accept_key(found[2]), a) for a in argv]
 
 
 def _names(command: Command) -> list[str]:
@@ -176,7 +184,8 @@ def _check_overrides(argv: Iterable[str], config: ConfigDict) -> None:
             section, where = config, "config"
             for key in argument.split("=", 1)[0].split(".")[1:]:
                 if not isinstance(section, ConfigDict) or key not in section:
-                    meant = _sections_with(key, config) or nearest(key, _keys(section))
+                    near = nearest(key, _keys(section), moved_from(where.partition(".")[2]))
+                    meant = _sections_with(key, config) or near
                     raise UserError(f"{where}.{key} is not a config key: {meant}")
                 section, where = section[key], f"{where}.{key}"
             if isinstance(section, ConfigDict):
@@ -197,8 +206,9 @@ def _check_family(config: ConfigDict) -> None:
 
 def _sections_with(key: str, config: ConfigDict) -> str:
     """The way out for a key whose section was left out or is another; empty if no section has it."""
-    found = [f"'config.{name}.{key}'" for name, section in config.items() if key in _keys(section)]
-    return f"did you mean {' or '.join(found)}?" if found else ""
+    found = [f"config.{name}.{key}" for name, section in config.items() if key in _keys(section)]
+    found += [new for old, new in moved_from().items() if old == key and new not in found]
+    return f"did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def _keys(section: Any) -> Iterable[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from s2sjax.commands.options import Command, Option
 from s2sjax.commands.reference import Key, config_keys, sections
 from s2sjax.config import nearest
+from s2sjax.upgrade import current_key
 
 _MISSING = object()
 
@@ -99,7 +100,7 @@ def _config(command: Command, values: Mapping[str, Any]) -> list[str]:
 def _narrowed(command: Command, prefix: str) -> list[Key]:
     if command.config == "none":
         raise command.misuse(f"--help={prefix} lists config keys, and {command.name} takes none")
-    prefix = prefix.removeprefix("--").removeprefix("config.")
+    prefix = current_key(prefix.removeprefix("--").removeprefix("config."))
     keys = config_keys()
     found = [key for key in keys if key.name.startswith(prefix)] or [key for key in keys if prefix in key.name]
     if not found:

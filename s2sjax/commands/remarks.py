@@ -21,9 +21,9 @@ def print_source_remarks(run: Run, counts: RequestCounts) -> None:
         print_remark(counts.unknown_targets.sentence("targets"))
     if not counts.truncated:
         return
-    limits = {member.experiment.data.max_source_length for member in (run, *run.others)}
+    limits = {member.experiment.batching.max_source_length for member in (run, *run.others)}
     most = run.translator.requests.max_source_length
-    key = "data.max_source_length" if most in limits else "model.max_positions"
+    key = "batching.max_source_length" if most in limits else "model.max_positions"
     print_remark(
         f"{counts.truncated} of {counted(counts.sources, 'source')} were longer than config.{key} "
         f"{counted(most, 'token')} of {run.workdir} and were cut there"

@@ -35,7 +35,7 @@ _TRAIN = Command(
     examples=(
         ("Train.", "train --config=configs/quickstart.py --workdir=runs/phrases"),
         ("With another batch and seed.", "train --config=configs/quickstart.py --workdir=runs/phrases-1 "
-         "--config.data.batch_tokens=2048 --config.seed=1"),
+         "--config.batching.tokens=2048 --config.seed=1"),
         ("Go on, further than planned.", "train --workdir=runs/phrases --config.train.steps=4000"),
     ),
     config="file",
@@ -60,7 +60,7 @@ _INSPECT = Command(
          "--vocab=8000 --config.mesh.fsdp=8"),
     ),
     config="file",
-    sections=("model", "data", "train", "mesh"),
+    sections=("model", "data", "batching", "train", "mesh"),
     alone=True,
 )  # fmt: skip
 
@@ -71,7 +71,7 @@ _DECODE = Command(
     "space; JSON lines keep it. With decode.nbest or decode.samples of N, each source has N lines, one after the "
     "other. A blank source stays empty; a language model of plain text begins a text for it. With "
     "decode.max_new_tokens, draws of a language model of joined text (data.join) go on over line ends and are written "
-    "with them, a line of dashes between two. Sources over data.max_source_length are cut, and counted on standard "
+    "with them, a line of dashes between two. Sources over batching.max_source_length are cut, and counted on standard "
     "error.",
     options=(
         _WORKDIR,

@@ -1,4 +1,4 @@
-"""The `data` section of the config: which examples there are, and how they are put into batches."""
+"""The `data` section of the config: which examples there are."""
 
 import re
 from collections.abc import Mapping
@@ -7,10 +7,8 @@ from typing import Any
 
 from s2sjax.config import check_at_least, check_choices, named, nearest, one_of
 from s2sjax.errors import UserError, shown
-from s2sjax.plural import counted
 
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
-BATCHINGS = ("bucket", "pack")
 TARGET_ORDERS = ("left_to_right", "right_to_left")
 QUOTINGS = ("auto", "double", "none")
 
@@ -20,7 +18,7 @@ Sets = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The `data` section: which pairs there are, and how they are put into batches.
+    """The `data` section: which pairs there are, and where they are read.
 
     Attributes:
       format: "text" (line N of one file belongs to line N of the other), "jsonl", "tsv", "csv", "tfds" or "phrases".
@@ -64,15 +62,6 @@ class DataConfig:
         broken JSON, a field that is missing, a row with more or fewer columns than the first. They are counted and
         listed. 0: the first stops everything.
       cache_dir: where prepared data is kept (empty: $S2SJAX_CACHE, else ~/.cache/s2sjax).
-      max_source_length, max_target_length: tokens, end-of-sentence counted; longer examples are left out of training.
-      batching: "bucket" (rows of similar length) or "pack" (several examples a row).
-      batch_tokens: padded tokens a batch may hold on its longer side.
-      row_multiple: every batch has a multiple of this many rows, so that up to as many devices can share it. The plan
-        depends on it, not on the devices: the same batches arrive on 1 and on 8.
-      buckets: number of bucket shapes.
-      length_multiple: bucket shapes are rounded up to a multiple of this.
-      pack_length: tokens on the longer side of a packed row.
-      shuffle: a new order every epoch.
     """
 
     format: str = one_of(FORMATS, "text")
@@ -99,23 +88,12 @@ class DataConfig:
     stride: int = 0
     max_bad_records: int = 0
     cache_dir: str = ""
-    max_source_length: int = 256
-    max_target_length: int = 256
-    batching: str = one_of(BATCHINGS, "bucket")
-    batch_tokens: int = 4096
-    row_multiple: int = 8
-    buckets: int = 6
-    length_multiple: int = 4
-    pack_length: int = 256
-    shuffle: bool = True
 
     def __post_init__(self) -> None:
         check_choices(self, "config.data")
         if not self.targets or len({*self.targets}) < len(self.targets):
             raise UserError(f"config.data.target is {self.target!r}; expected one target, or several different ones")
         self._check_separator()
-        lengths = ("max_source_length", "max_target_length", "length_multiple", "pack_length")
-        check_at_least(1, self, *lengths, "batch_tokens", "row_multiple", "buckets", where="config.data")
         check_at_least(0, self, "max_bad_records", where="config.data")
 
         if self.source and (self.join or self.context):
@@ -136,11 +114,6 @@ class DataConfig:
             raise UserError(
                 "config.data.keep_line_ends is for a joined text, whose lines follow each other: set config.data.join, "
                 "or leave it out"
-            )
-        if self.context > self.max_target_length:
-            raise UserError(
-                f"config.data.context is {self.context}, but examples of over "
-                f"{counted(self.max_target_length, 'token')} are left out; raise config.data.max_target_length to it"
             )
         names = "".join((self.file, self.source, *self.targets))
         if self.pairs and not ("{source_language}" in names and "{target_language}" in names):

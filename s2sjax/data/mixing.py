@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.parts import shares
@@ -129,7 +130,15 @@ def _joined(pieces: list[Rows]) -> Rows:
     return Rows(np.concatenate([np.zeros(0, np.int64), *(piece.examples for piece in pieces)]), starts)
 
 
-def training_plan(split: Examples, config: DataConfig, tokenizer: TokenizerConfig, *, seed: int, divisor: int) -> Plan:
+def training_plan(
+    split: Examples,
+    data: DataConfig,
+    batching: BatchingConfig,
+    tokenizer: TokenizerConfig,
+    *,
+    seed: int,
+    divisor: int,
+) -> Plan:
     """The plan of a training split: each example once an epoch, or the sets of a mixture in their shares.
 
     Args:
@@ -140,14 +149,14 @@ def training_plan(split: Examples, config: DataConfig, tokenizer: TokenizerConfi
     Raises:
       UserError: as `make_plan`; of a mixture, a set has no example within the limits.
     """
-    source, target = planned_lengths(split["source"].lengths, split["target"].lengths, config, tokenizer)
-    plan = make_plan(source, target, config, seed=seed, divisor=divisor)
+    source, target = planned_lengths(split["source"].lengths, split["target"].lengths, batching, tokenizer)
+    plan = make_plan(source, target, batching, seed=seed, divisor=divisor)
     if not split.parts:
         return plan
     part_of = np.repeat(np.arange(len(split.parts)), [*split.parts.values()])
     part_of[plan.too_long] = -1
     sizes = {name: int((part_of == k).sum()) for k, name in enumerate(split.parts)}
-    relative = shares(config, sizes)
+    relative = shares(data, sizes)
     if relative is None:
         return plan
     streams = []

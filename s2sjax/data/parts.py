@@ -63,7 +63,7 @@ def shares(config: DataConfig, sizes: Mapping[str, int]) -> np.ndarray | None:
         if not size:
             raise UserError(
                 f"{name!r} of config.data.{'mixture' if config.mixture else 'pairs'} has no examples that could be "
-                "trained on: leave it out, or raise config.data.max_source_length and max_target_length"
+                "trained on: leave it out, or raise config.batching.max_source_length and max_target_length"
             )
     logs = np.log(weights) if weights else np.log([*sizes.values()]) / config.mixture_temperature
     relative = np.exp(logs - logs.max())

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from s2sjax.data.config import DataConfig
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.errors import UserError
 from s2sjax.plural import counted
 
@@ -208,7 +208,7 @@ class Packing:
 def make_plan(
     source_lengths: np.ndarray,
     target_lengths: np.ndarray,
-    config: DataConfig,
+    config: BatchingConfig,
     *,
     seed: int,
     divisor: int = 1,
@@ -228,11 +228,11 @@ def make_plan(
     members, too_long = np.flatnonzero(fits), np.flatnonzero(~fits)
     if not len(members):
         raise UserError(
-            f"none of the {counted(len(source_lengths), 'example')} is within config.data.max_source_length "
+            f"none of the {counted(len(source_lengths), 'example')} is within config.batching.max_source_length "
             f"{config.max_source_length} and max_target_length {counted(config.max_target_length, 'token')}; raise "
             "these limits"
         )
-    make_groups = _buckets if config.batching == "bucket" else _packing
+    make_groups = _buckets if config.kind == "bucket" else _packing
     groups = make_groups(source_lengths, target_lengths, members, config, seed, divisor)
     return Plan(source_lengths, target_lengths, groups, seed, shuffle and config.shuffle, too_long)
 
@@ -242,7 +242,7 @@ FAR = 2
 
 
 def make_evaluation_plan(
-    source_lengths: np.ndarray, target_lengths: np.ndarray, config: DataConfig, *, shards: int
+    source_lengths: np.ndarray, target_lengths: np.ndarray, config: BatchingConfig, *, shards: int
 ) -> Plan:
     """Plan batches that hold every example, in order of length: the length limits give way.
 
@@ -253,19 +253,19 @@ def make_evaluation_plan(
     longest = np.maximum(source_lengths, target_lengths)
     near = longest <= FAR * max(config.max_source_length, config.max_target_length)
     groups: list[Bucket | Packing] = []
-    for chosen, budget in ((near, config.batch_tokens), (~near, 0)):
+    for chosen, budget in ((near, config.tokens), (~near, 0)):
         members = np.flatnonzero(chosen)
         if not len(members):
             continue
         most = int(longest[members].max())
         limits = dataclasses.replace(
             config,
-            batching="bucket",
+            kind="bucket",
             buckets=min(config.buckets, 3),  # each shape costs a compilation, and this is a small split
             max_source_length=most,
             max_target_length=most,
             row_multiple=shards,
-            batch_tokens=max(budget, shards * (most + config.length_multiple)),
+            tokens=max(budget, shards * (most + config.length_multiple)),
         )
         groups += _buckets(source_lengths, target_lengths, members, limits, 0, shards)
     return Plan(source_lengths, target_lengths, tuple(groups), 0, False, np.zeros(0, np.int64))
@@ -275,14 +275,14 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-int(value) // multiple) * multiple
 
 
-def _rows(config: DataConfig, length: int, divisor: int, wanted: int) -> int:
+def _rows(config: BatchingConfig, length: int, divisor: int, wanted: int) -> int:
     """Rows of `length` positions under the token budget: a multiple of `row_multiple`, no more than `wanted` needs."""
     multiple = config.row_multiple
-    rows = config.batch_tokens // length // multiple * multiple
+    rows = config.tokens // length // multiple * multiple
     if rows == 0:
         raise UserError(
-            f"config.data.batch_tokens {config.batch_tokens} does not hold {counted(multiple, 'row')} "
-            "(config.data.row_multiple) "
+            f"config.batching.tokens {config.tokens} does not hold {counted(multiple, 'row')} "
+            "(config.batching.row_multiple) "
             f"of {counted(length, 'token')}; raise it to {multiple * length}, or lower row_multiple or the length "
             "limits"
         )
@@ -290,7 +290,7 @@ def _rows(config: DataConfig, length: int, divisor: int, wanted: int) -> int:
     if rows % divisor:
         raise UserError(
             f"a batch of {counted(rows, 'row')} is not divisible by {divisor} (data shards times "
-            f"config.train.accumulate); set config.data.row_multiple={math.lcm(multiple, divisor)}"
+            f"config.train.accumulate); set config.batching.row_multiple={math.lcm(multiple, divisor)}"
         )
     return rows
 

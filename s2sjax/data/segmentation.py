@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.plan import PlannedBatch
@@ -22,7 +23,7 @@ from s2sjax.errors import UserError
 
 
 def planned_lengths(
-    source: np.ndarray, target: np.ndarray, data: DataConfig, tokenizer: TokenizerConfig
+    source: np.ndarray, target: np.ndarray, batching: BatchingConfig, tokenizer: TokenizerConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lengths to plan training batches with: of sides that are sampled with room for longer samples, within limits.
 
@@ -34,14 +35,14 @@ def planned_lengths(
         return np.maximum(lengths, np.minimum(np.ceil(lengths * tokenizer.sampling_slack), most).astype(lengths.dtype))
 
     if "source" in tokenizer.sampled_sides:
-        source = planned(source, data.max_source_length)
+        source = planned(source, batching.max_source_length)
     if "target" in tokenizer.sampled_sides:
-        target = planned(target, data.max_target_length)
+        target = planned(target, batching.max_target_length)
     return source, target
 
 
 def sampled_segmentation(
-    data: DataConfig, config: TokenizerConfig, tokenizers: TokenizerPair, seed: int
+    data: DataConfig, batching: BatchingConfig, config: TokenizerConfig, tokenizers: TokenizerPair, seed: int
 ) -> "Segmentation | None":
     """What draws the training data's segmentations; None if they are not sampled.
 
@@ -49,7 +50,7 @@ def sampled_segmentation(
         UserError: a tokenizer has only one segmentation.
     """
     sides: dict[str, _Side] = {}
-    longest = {"source": data.max_source_length, "target": data.max_target_length}
+    longest = {"source": batching.max_source_length, "target": batching.max_target_length}
     for side in config.sampled_sides:
         if side == "target" and "source" in sides and tokenizers.joint:
             pieces, draw = sides["source"].pieces, sides["source"].draw

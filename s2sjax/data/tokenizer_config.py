@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 
 from s2sjax.config import check_at_least, check_choices, check_rate, one_of, up_to
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.config import DataConfig
 from s2sjax.data.units import SPECIALS
 from s2sjax.errors import UserError
@@ -40,8 +41,8 @@ class TokenizerConfig:
       sampling_alpha: exponent of the probabilities of a unigram model's segmentations. The smaller, the more alike are
         their chances and the more tokens they have: with 0.3, 1.15 times as many, with 0.1, twice as many.
       sampling_slack: batches are planned as if sampled texts had so many times their usual tokens. A sample for which
-        its row has no room, or that is over data.max_source_length or max_target_length, is not used: that text is then
-        cut in the usual way.
+        its row has no room, or that is over batching.max_source_length or max_target_length, is not used: that text is
+        then cut in the usual way.
       source_model, target_model: paths of SentencePiece models to take instead of training, with whatever ids their
         special tokens have; joint has only the first.
     """
@@ -112,17 +113,18 @@ class TokenizerConfig:
         return {"none": (), "both": ("source", "target")}.get(self.sampling, (self.sampling,))
 
 
-def check_sampling(config: TokenizerConfig, data: DataConfig) -> None:
+def check_sampling(config: TokenizerConfig, data: DataConfig, batching: BatchingConfig) -> None:
     """Raise a `UserError` if data without sources, or of windows, cannot be sampled as the config says."""
     if config.sampling == "source" and not data.source:
         raise UserError(
             "config.tokenizer.sampling is 'source', but config.data.source is empty: set it to 'target' or 'none'"
         )
     needed = math.ceil(data.context * config.sampling_slack)
-    if config.sampled_sides and data.context and data.max_target_length < needed:
+    if config.sampled_sides and data.context and batching.max_target_length < needed:
         raise UserError(
             f"config.tokenizer.sampling is '{config.sampling}', and windows of {counted(data.context, 'token')} "
-            f"(config.data.context) need room for samples that are longer: set config.data.max_target_length={needed}"
+            "(config.data.context) need room for samples that are longer: set "
+            f"config.batching.max_target_length={needed}"
         )
 
 

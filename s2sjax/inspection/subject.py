@@ -90,6 +90,7 @@ def describe(
     """
     mesh = sharding.make_mesh(experiment.mesh, devices)
     shards = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
+    batching = experiment.batching
     if vocab is None:
         try:
             tokenizer = experiment.task.tokenizer(experiment.tokenizer)
@@ -99,13 +100,13 @@ def describe(
             raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error
         split = experiment.task.arrange(prepared.splits["train"], experiment.data)
         shapes = training_plan(
-            split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=shards
+            split, experiment.data, batching, experiment.tokenizer, seed=experiment.seed, divisor=shards
         ).shapes
         vocabularies = prepared.tokenizers.vocabularies
     else:
         lengths, vocabularies = longest_rows(experiment), (own_vocabulary(vocab),) * 2
-        lengths = planned_lengths(*lengths, experiment.data, experiment.tokenizer)
-        shapes = make_plan(*lengths, experiment.data, seed=experiment.seed, divisor=shards).shapes
+        lengths = planned_lengths(*lengths, batching, experiment.tokenizer)
+        shapes = make_plan(*lengths, batching, seed=experiment.seed, divisor=shards).shapes
     parts = assemble_run(experiment, vocabularies, mesh)
     step = make_step(parts.model, parts.optimizer, experiment, mesh, shardings(parts.state))
     source, target = vocabularies
@@ -116,9 +117,9 @@ def longest_rows(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     """Lengths of examples that fill a batch with the longest rows that the config allows: packed, of rows that are
     full; bucketed, of examples at the length limits, or as long as the token budget has room for in `row_multiple`
     rows."""
-    data = experiment.data
-    most = data.pack_length if data.batching == "pack" else data.batch_tokens // data.row_multiple
-    most = max(most // data.length_multiple * data.length_multiple, 1)
-    source, target = (min(length, most) for length in experiment.task.longest(data))
-    count = data.batch_tokens + data.row_multiple  # more rows than there is room for
+    batching = experiment.batching
+    most = batching.pack_length if batching.kind == "pack" else batching.tokens // batching.row_multiple
+    most = max(most // batching.length_multiple * batching.length_multiple, 1)
+    source, target = (min(length, most) for length in experiment.task.longest(experiment.data, batching))
+    count = batching.tokens + batching.row_multiple  # more rows than there is room for
     return np.full(count, source), np.full(count, target)

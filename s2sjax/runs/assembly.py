@@ -17,6 +17,7 @@ from s2sjax.inference.scorers import Single
 from s2sjax.learning import optim
 from s2sjax.learning.state import TrainState, abstract_state, initializer
 from s2sjax.ops.linear import Precision
+from s2sjax.upgrade import current_key
 from s2sjax.vocabulary import Vocabulary
 
 Vocabularies = tuple[Vocabulary, Vocabulary]
@@ -75,14 +76,16 @@ def in_precision(experiment: Experiment, precision: str) -> Experiment:
 def check_changes(keys: Iterable[str], workdir: Path) -> None:
     """Raise a `UserError` for the first key that is none of those which `Run.with_config` can change."""
     for key in keys:
-        section, _, name = key.removeprefix("config.").rpartition(".")
+        section, _, name = current_key(key.removeprefix("config.")).rpartition(".")
         if section in ("checkpoint", "mesh") or (section in ("", "decode") and name == "checkpoint"):
             raise UserError(
                 f"{key} decides what is loaded, and with_config loads nothing: open the run again with "
                 f's2sjax.load("{workdir}", **{{"{key}": ...}})'
             )
-        if section not in ("", "data", "decode", "evaluate"):
-            raise UserError(f"{key} is not with_config's to change, which takes keys of decode, data and evaluate")
+        if section not in ("", "data", "batching", "decode", "evaluate"):
+            raise UserError(
+                f"{key} is not with_config's to change, which takes keys of decode, data, batching and evaluate"
+            )
 
 
 def check_languages(experiment: Experiment, saved: Experiment, workdir: Path) -> None:

@@ -28,7 +28,7 @@ MOST: Mapping[str, int] = {
 }  # fmt: skip
 """Each of these is a loop in Python."""
 MOST_OF_TRAINING: Mapping[str, int] = {
-    "data.batch_tokens": 1 << 18, "data.length_multiple": 1 << 10, "train.loss_chunk": 1 << 16,
+    "batching.tokens": 1 << 18, "batching.length_multiple": 1 << 10, "train.loss_chunk": 1 << 16,
 }  # fmt: skip
 """What a step computes at a time. It decides what is computed, so it cannot be lowered."""
 MOST_OVERLAP = 64
@@ -40,7 +40,7 @@ LONGEST_TOKEN = 256
 MOST_OF_SYMBOLS = 1 << 20
 """Characters of all user symbols, which are searched for together. Each takes 150 bytes."""
 LOWERED: Mapping[str, int] = {
-    "decode.batch_size": 256, "data.batch_tokens": 1 << 14, "data.length_multiple": 128, "train.loss_chunk": 1 << 11,
+    "decode.batch_size": 256, "batching.tokens": 1 << 14, "batching.length_multiple": 128, "train.loss_chunk": 1 << 11,
 }  # fmt: skip
 """What evaluation and decoding compute at a time. The result is the same with less."""
 
@@ -90,7 +90,7 @@ def lowered(experiment: Experiment, own: Collection[str]) -> Experiment:
     """A config to decode and evaluate by, with less computed at a time. Args: own: keys that stay as they are."""
     changes: dict[str, dict[str, Any]] = {}
     for key, most in LOWERED.items():
-        if key == "data.length_multiple":  # of which devices may share a part each
+        if key == "batching.length_multiple":  # of which devices may share a part each
             most = max(most // experiment.mesh.sequence, 1) * experiment.mesh.sequence
         if key not in own and value_of(experiment, key) > most:
             section, _, name = key.partition(".")
@@ -124,9 +124,10 @@ def with_search_that_fits(
     if not unsaid:
         return experiment
     of = footprint(scorer, params, vocab_size, width=decode.width, heads=getattr(experiment.model, "heads", 0))
-    fits = fitting(asked, default, of, data.max_source_length)
+    longest = experiment.batching.max_source_length
+    fits = fitting(asked, default, of, longest)
     if fits is None:
-        taken = of.bytes(dataclasses.replace(asked, batch_size=1), data.max_source_length)
+        taken = of.bytes(dataclasses.replace(asked, batch_size=1), longest)
         settings = {key: value_of(experiment, key) for key in unsaid if key != "decode.batch_size"}
         raise UserError(
             f"{elsewhere(workdir)} Its search would take up to {taken / 1e9:,.1f} GB for one source, and more than "

@@ -66,13 +66,13 @@ class Evaluator:
         longest = int(max(source.max(initial=1), target.max(initial=1)))
         for each in (experiment, *others):
             check_positions(each, source, target)
-        self._plan = make_evaluation_plan(source, target, experiment.data, shards=shards)
+        self._plan = make_evaluation_plan(source, target, experiment.batching, shards=shards)
         ends = np.cumsum([*split.parts.values()])
         part_of = np.searchsorted(ends, np.arange(len(split)), side="right")
         self._plans = {
             name: self._plan.of(part_of == number) for number, name in enumerate(split.parts) if split.parts[name]
         }
-        self._longer = longest > max(experiment.data.max_source_length, experiment.data.max_target_length)
+        self._longer = longest > max(experiment.batching.max_source_length, experiment.batching.max_target_length)
 
         options = LossOptions(chunk=experiment.train.loss_chunk, shards=shards)
 
@@ -119,7 +119,7 @@ class Evaluator:
             f"for the loss of {rows} of {batch['inputs'].shape[1]} source and "
             f"{counted(batch['targets'].shape[1], 'target token')}. Evaluation leaves nothing out, and the longest "
             f"example, number {longest + 1}, has {source} and "
-            f"{counted(target, 'token')}: shorten or leave out such examples, or lower config.data.batch_tokens"
+            f"{counted(target, 'token')}: shorten or leave out such examples, or lower config.batching.tokens"
         )
 
 

@@ -35,6 +35,7 @@ from s2sjax.files import jsontext, rundir
 from s2sjax.processes import distributed
 from s2sjax.runs import costs
 from s2sjax.runs.costs import elsewhere
+from s2sjax.upgrade import current_key
 
 RECORD = "home.json"
 
@@ -53,7 +54,7 @@ def record(workdir: Path, experiment: Experiment, *, path: Path | None = None) -
         path: where it will be, if it is renamed after.
     """
     values = {"inode": os.stat(workdir).st_ino, "path": str((path or workdir).resolve())}
-    values["config"] = experiments.config_dict(experiment).to_dict()
+    values["config"] = experiments.as_json(experiment)
     rundir.write_json(workdir, RECORD, values, indent=None)
 
 
@@ -81,7 +82,7 @@ def is_home(workdir: Path, experiment: Experiment, said: Collection[str] = (), *
         if "config" not in values:
             return not (_others_write(workdir) or _others_write(workdir / "config.json"))
         recorded, found = (
-            experiments.config_dict(each).to_dict() for each in (experiments.resolve(values["config"]), experiment)
+            experiments.config_dict(each).to_dict() for each in (experiments.from_json(values["config"]), experiment)
         )
     except rundir.ForeignError:
         raise
@@ -203,8 +204,8 @@ def unasked_data(workdir: Path, asked: DataConfig, said: Collection[str], ours: 
 
 def keys(said: Collection[str]) -> set[str]:
     """Config keys without the "config." that they may begin with, on the command line as in Python, and with the
-    section that may be left out in Python."""
-    plain = {key.removeprefix("config.") for key in said}
+    section that may be left out in Python; by their names of today."""
+    plain = {current_key(key.removeprefix("config.")) for key in said}
     return {key if "." in key or key == "seed" else f"decode.{key}" for key in plain}
 
 

@@ -95,8 +95,8 @@ class Run:
         s2sjax.errors.UserError: config.decode.beam is not a config key: did you mean 'beta'? (known: ...
 
         Args:
-            changes: fields of `decode`, as in beam_size=3; or keys of `data`, `decode` and `evaluate` with their
-                section, as in **{"data.max_source_length": 50}.
+            changes: fields of `decode`, as in beam_size=3; or keys of `data`, `batching`, `decode` and `evaluate`
+                with their section, as in **{"batching.max_source_length": 50}.
 
         Raises:
             UserError: a key is unknown or of another section, or a value is not accepted.

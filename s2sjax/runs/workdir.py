@@ -114,7 +114,9 @@ def open_copy(experiment: Experiment, workdir: Path) -> SecondCopy | None:
                 name: jsontext.parse(content, f"{copy.url}/{name}", most=experiments.LARGEST)
                 for name, content in records.items()
             }
-            changed = _changed(experiments.resolve(found["config.json"]), experiment) if "config.json" in found else ""
+            changed = ""
+            if (held := found.get("config.json")) is not None:
+                changed = _changed(experiments.from_json(held, f"{copy.url}/config.json"), experiment)
             fingerprint = found.get("data.json", {}).get("train")
         except ValueError as error:
             raise UserError(f"{here} has records that cannot be read ({error}); move it away") from error

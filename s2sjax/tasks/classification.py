@@ -13,6 +13,7 @@ from typing import ClassVar
 from jax.sharding import Mesh
 
 from s2sjax.api import Traits
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.records import Record
@@ -60,11 +61,13 @@ class Classification(TokenTask):
     def tokenizer(self, config: TokenizerConfig) -> TokenizerConfig:
         return replace(config, joint=False, target_kind="label")
 
-    def longest(self, data: DataConfig) -> tuple[int, int]:
-        return data.max_source_length, 1
+    def longest(self, data: DataConfig, batching: BatchingConfig) -> tuple[int, int]:
+        return batching.max_source_length, 1
 
-    def positions(self, data: DataConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
-        return data.max_source_length
+    def positions(
+        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool
+    ) -> int:
+        return batching.max_source_length
 
     def arrange(self, examples: Examples, data: DataConfig, *, evaluation: bool = False) -> Examples:
         return examples

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from s2sjax import models
 from s2sjax.api import Traits
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.records import Record
@@ -53,12 +54,14 @@ class Language(TokenTask):
                 f"{', '.join(LIKELIHOOD_METRICS)}"
             )
 
-    def longest(self, data: DataConfig) -> tuple[int, int]:
-        return 0, data.context or data.max_target_length
+    def longest(self, data: DataConfig, batching: BatchingConfig) -> tuple[int, int]:
+        return 0, data.context or batching.max_target_length
 
-    def positions(self, data: DataConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
+    def positions(
+        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool
+    ) -> int:
         # Sampled segmentations may be longer than a window, up to the limit.
-        return data.max_target_length if tokenizer.sampled_sides else self.longest(data)[1]
+        return batching.max_target_length if tokenizer.sampled_sides else self.longest(data, batching)[1]
 
     def arrange(self, examples: Examples, data: DataConfig, *, evaluation: bool = False) -> Examples:
         return windowed(examples, data, evaluation=evaluation)

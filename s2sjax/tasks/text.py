@@ -7,6 +7,7 @@ from typing import ClassVar
 from jax.sharding import Mesh
 
 from s2sjax.api import Traits
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.records import Record
@@ -32,11 +33,13 @@ class Text(TokenTask):
     def check_evaluation(self, decode: bool, metrics: Sequence[str]) -> None:
         """It has all metrics."""
 
-    def longest(self, data: DataConfig) -> tuple[int, int]:
-        return data.max_source_length, data.max_target_length
+    def longest(self, data: DataConfig, batching: BatchingConfig) -> tuple[int, int]:
+        return batching.max_source_length, batching.max_target_length
 
-    def positions(self, data: DataConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
-        source, target = self.longest(data)
+    def positions(
+        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool
+    ) -> int:
+        source, target = self.longest(data, batching)
         return source + target if one_sequence else max(source, target)
 
     def arrange(self, examples: Examples, data: DataConfig, *, evaluation: bool = False) -> Examples:

@@ -51,9 +51,9 @@ def describe(report: Reporter, experiment: Experiment, plan: Plan, mesh: Mesh, s
     if len(plan.too_long):
         report.message(
             f"{len(plan.too_long):,} of {counted(len(plan.source_lengths), 'training example')} are over "
-            f"{experiment.data.max_source_length} source or "
-            f"{counted(experiment.data.max_target_length, 'target token')} and are "
-            "left out (config.data.max_source_length, max_target_length)"
+            f"{experiment.batching.max_source_length} source or "
+            f"{counted(experiment.batching.max_target_length, 'target token')} and are "
+            "left out (config.batching.max_source_length, max_target_length)"
         )
 
 

@@ -133,7 +133,7 @@ class Loop:
             shape = max(self.plan.shapes, key=lambda s: s.rows * (s.source + s.target))
             with needing_memory(
                 f"to train on batches of {counted(shape.rows, 'row')} of {shape.source} source and "
-                f"{counted(shape.target, 'target token')}: lower config.data.batch_tokens, or compute a batch in "
+                f"{counted(shape.target, 'target token')}: lower config.batching.tokens, or compute a batch in "
                 "parts, config.train.accumulate"
             ):
                 whole = self._train(state, start, feed)

@@ -60,8 +60,9 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
         prepared = prepare(experiment.data, experiment.task.tokenizer(experiment.tokenizer), own=own, progress=advance)
     split = experiment.task.arrange(prepared.splits["train"], experiment.data)
     divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
-    plan = training_plan(split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=divisor)
-    segmentation = sampled_segmentation(experiment.data, experiment.tokenizer, prepared.tokenizers, experiment.seed)
+    sections = experiment.data, experiment.batching, experiment.tokenizer
+    plan = training_plan(split, *sections, seed=experiment.seed, divisor=divisor)
+    segmentation = sampled_segmentation(*sections, prepared.tokenizers, experiment.seed)
 
     # ---- Model, optimizer, state ----
     parts = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)

@@ -15,7 +15,7 @@ from s2sjax.plural import counted
 def without_effect(experiment: Experiment) -> Iterator[str]:
     """Sentences about such settings, each of which names the key, its value and why."""
     yield from _schedule(experiment)
-    every = (_optimizer, _data, _tokenizer, _others, _model)
+    every = (_optimizer, _data, _batching, _tokenizer, _others, _model)
     for section, key, why, unused in (each for part in every for each in part(experiment)):
         settings = getattr(experiment, section)
         fields = {field.name: field.default for field in dataclasses.fields(settings)}
@@ -66,9 +66,13 @@ def _data(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
     ):
         yield "data", key, why, config.format not in users
     yield "data", "dir", why, config.format == "phrases"
-    why = f"config.data.batching is '{config.batching}'"
-    yield "data", "pack_length", why, config.batching != "pack"
-    yield "data", "buckets", why, config.batching == "pack"
+
+
+def _batching(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
+    kind = experiment.batching.kind
+    why = f"config.batching.kind is '{kind}'"
+    yield "batching", "pack_length", why, kind != "pack"
+    yield "batching", "buckets", why, kind == "pack"
 
 
 def _tokenizer(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:

@@ -125,9 +125,9 @@ def work(length: int, window: int, remat: str) -> None:
 
     jax_settings.configure_jax()
     config = base_config("transformer")
-    config.data.max_source_length = config.data.batch_tokens = length
-    config.data.max_target_length = config.data.length_multiple = TARGET
-    config.data.row_multiple = config.data.buckets = 1
+    config.batching.max_source_length = config.batching.tokens = length
+    config.batching.max_target_length = config.batching.length_multiple = TARGET
+    config.batching.row_multiple = config.batching.buckets = 1
     config.model.encoder_window, config.model.encoder_global_tokens = window, min(window, 1)
     config.model.remat, config.model.scan = remat, remat != "none"  # on a CPU it saves memory in loops only
     subject = describe(resolve(config), jax.devices()[:1], VOCAB, None)

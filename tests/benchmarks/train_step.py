@@ -219,7 +219,7 @@ def make_workloads(data: Path, directory: Path) -> None:
     parts = np.arange(len(long) // FIXED_ROWS * FIXED_ROWS).reshape(-1, FIXED_ROWS)
     save("fixed.npz", (assemble(PlannedBatch(shape, part, np.arange(FIXED_ROWS)), fixed) for part in parts))
 
-    buckets = dataclasses.replace(experiment.data, batching="bucket", buckets=TORCH_BUCKETS, length_multiple=1)
+    buckets = dataclasses.replace(experiment.batching, kind="bucket", buckets=TORCH_BUCKETS, length_multiple=1)
     plan = make_plan(split["source"].lengths, split["target"].lengths, buckets, seed=experiment.seed)
     save("real.npz", (assemble(plan.batch(i), split) for i in range(REAL_BATCHES)))
 
@@ -309,7 +309,7 @@ def s2sjax_runner(settings: Mapping, directory: Path, stack: contextlib.ExitStac
     mesh = sharding.make_mesh(experiment.mesh)
     prepared = prepare(experiment.data, experiment.tokenizer, ("train",))
     split = prepared.splits["train"]
-    plan = make_plan(split["source"].lengths, split["target"].lengths, experiment.data, seed=experiment.seed)
+    plan = make_plan(split["source"].lengths, split["target"].lengths, experiment.batching, seed=experiment.seed)
 
     parts = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)
     shardings = state.shardings(parts.state)

@@ -83,7 +83,7 @@ def test_bash_offers_what_begins_so_and_files(complete, tmp_path):
         "s2sjax evaluate --config.decode.checkpoint=l": ["last"],
         "s2sjax evaluate --config.evaluate.metrics=rouge": ["rouge1", "rouge2", "rougeL", "rougeLsum"],
         "s2sjax train --config.mod": ["--config.model."],
-        "s2sjax train --config.data.shuffle=T": ["True"],
+        "s2sjax train --config.batching.shuffle=T": ["True"],
         f"s2sjax decode --input={tmp_path}/inp": [f"{tmp_path}/input.txt"],
         f"s2sjax compare {tmp_path}/inp": [f"{tmp_path}/input.txt"],
         "s2sjax completion z": ["zsh"],

@@ -34,7 +34,7 @@ def runs(place, setting):
     data = write_text(place / "data", train=8, held_out=6, longest=4)
     made = []
     for number, (name, limit) in enumerate({"first": 9, "second": 6}.items()):
-        experiment = tiny(data, "hmm", model__states=8 - number, data__max_source_length=limit, **OPTIONS)
+        experiment = tiny(data, "hmm", model__states=8 - number, batching__max_source_length=limit, **OPTIONS)
         checkpoints = {10 * (number + 1): (random_state(experiment, number), {"loss": 1.0})}
         made.append(write_run(place / name, experiment, checkpoints))
     return made

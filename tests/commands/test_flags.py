@@ -29,12 +29,12 @@ def workdir(tmp_path_factory):
 def test_an_override_has_the_type_of_the_value_that_it_replaces(workdir):
     arguments = [
         f"--workdir={workdir}", "--input=a", "--config.decode.beam_size=7", "--config.decode.alpha=1",
-        "--config.data.shuffle=False", "--config.decode.forbidden=('a','b')",
+        "--config.batching.shuffle=False", "--config.decode.forbidden=('a','b')",
     ]  # fmt: skip
     experiment = resolve(flags.parse(arguments, RUN)["config"])
     assert isinstance(experiment, Experiment)
     assert (experiment.decode.beam_size, experiment.decode.alpha) == (7, 1.0)
-    assert experiment.data.shuffle is False and experiment.decode.forbidden == ("a", "b")
+    assert experiment.batching.shuffle is False and experiment.decode.forbidden == ("a", "b")
 
 
 def test_what_is_not_given_has_its_default_and_of_several_the_last_counts(workdir):
@@ -130,7 +130,7 @@ def test_whatever_an_option_is_given_is_taken_or_refused_in_our_words(workdir, n
     [
         ("--config.seed=two", "--config.seed is 'two', but a whole number was expected"),
         ("--config.decode.alpha=two", "--config.decode.alpha is 'two', but a number was expected"),
-        ("--config.data.shuffle=maybe", "--config.data.shuffle is 'maybe', but True or False was expected"),
+        ("--config.batching.shuffle=maybe", "--config.batching.shuffle is 'maybe', but True or False was expected"),
         ("--config.decode.forbidden=(1,", "--config.decode.forbidden is '(1,', but a tuple, as in \"('a', 'b')\", was"),
         ("--config.seed=" + "9" * 5000, "but a smaller number was expected"),
         ("--config.seed=9223372036854775808", "but a number of at most 9,223,372,036,854,775,807 was expected"),

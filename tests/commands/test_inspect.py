@@ -8,7 +8,7 @@ import pytest
 from s2sjax.cli import run_command
 from tests.tiny import command, config_file, environment, on_one_device, tiny, write_run, write_text
 
-ROWS = {"data__row_multiple": 16, "data__batch_tokens": 256}
+ROWS = {"batching__row_multiple": 16, "batching__tokens": 256}
 
 
 @pytest.fixture(scope="module")

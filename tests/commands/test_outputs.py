@@ -18,7 +18,7 @@ from tests.tiny import compiling_once, json_lines, on_devices, random_state, s2s
 
 LINES = ["ab dc", "", "d", "c  ba\tz", "c d a b"]
 OPTIONS = {
-    "data__prompt": "<up> {source}", "data__max_source_length": 8, "model__decoder_layers": 2,
+    "data__prompt": "<up> {source}", "batching__max_source_length": 8, "model__decoder_layers": 2,
     "decode__batch_size": 16, "decode__beam_size": 3, "decode__nbest": 2, "decode__max_length_factor": 1.0,
     "decode__max_length_offset": 6, "decode__min_length_offset": 9, "decode__no_repeat_ngram": 2,
     "decode__forbidden": ("<pad>", "<unk>", "<s>"),
@@ -91,7 +91,7 @@ def test_what_is_told_of_sources_is_of_all_that_were_read(workdir, tmp_path, mon
         assert s2s(command, f"--workdir={workdir}", *given, f"--output={tmp_path / 'written'}") == 0
         said = capsys.readouterr().err
         assert "3 of 7 sources hold characters that the vocabulary lacks, 11 in all" in said
-        assert "3 of 7 sources were longer than config.data.max_source_length 8 tokens" in said
+        assert "3 of 7 sources were longer than config.batching.max_source_length 8 tokens" in said
         assert ("3 of 7 targets hold" in said) == (command == "align")
 
 
@@ -152,7 +152,7 @@ def test_fewer_details_are_the_same_and_score_passes_over_them(workdir, place, d
     assert s2s("score", f"--workdir={workdir}", *files) == 0
     scores = [float(line) for line in (tmp_path / "scores").read_text().splitlines()]
     np.testing.assert_allclose(scores, [h["score"] for record in decoded for h in record["hypotheses"]], atol=1e-4)
-    cut = "4 of 9 sources were longer than config.data.max_source_length 8 tokens of "
+    cut = "4 of 9 sources were longer than config.batching.max_source_length 8 tokens of "
     assert f"{cut}{workdir} and were cut there" in capsys.readouterr().err
 
 
@@ -176,7 +176,7 @@ def test_align_writes_a_line_of_links_for_every_pair(workdir, place, tmp_path, m
     files = [f"--workdir={workdir}", "--source=-", f"--target={tmp_path / 'targets'}"]
     assert s2s("align", *files) == 0
     said = capsysbinary.readouterr()
-    assert b"2 of 5 sources were longer than config.data.max_source_length 8 tokens" in said.err
+    assert b"2 of 5 sources were longer than config.batching.max_source_length 8 tokens" in said.err
     lines = said.out.decode().split("\n")
     assert len(lines) == 6 and lines[1] == lines[2] == lines[5] == ""
     for source, target, line in zip(LINES, targets, lines, strict=False):
@@ -266,7 +266,7 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_that_reverses_words_aligns_them_in_reverse(place, tmp_path, family):
     """Pieces, characters and words; the attention that predicts a word is not that of the word before or after."""
-    options = {"data__batch_tokens": 600, "data__pack_length": 48, "optimizer__warmup_steps": 30, "model__width": 32}
+    options = {"batching__tokens": 600, "batching__pack_length": 48, "optimizer__warmup_steps": 30, "model__width": 32}
     write_text(tmp_path)
     train(tiny(tmp_path, family, **options, **FAMILIES[family]), tmp_path / "run")
     sources, targets = ((tmp_path / f"test.{side}").read_text().splitlines() for side in ("src", "tgt"))

@@ -38,7 +38,8 @@ def runs(place, setting):
         "backwards": ("hmm", {"data__target_order": "right_to_left"}),
         "several": ("hmm", {
             "data__source": "{split}.{source_language}", "data__target": "{split}.{target_language}",
-            "data__pairs": ("a-b", "b-a"), "data__prompt": "{target_language}{source}", "data__max_source_length": 3,
+            "data__pairs": ("a-b", "b-a"), "data__prompt": "{target_language}{source}",
+            "batching__max_source_length": 3,
         }),
         "text": ("lstm_lm", {"data__source": ""}),
     }  # fmt: skip
@@ -141,7 +142,8 @@ def test_a_run_of_several_languages_judges_as_the_pair_that_is_named_and_says_wh
         np.testing.assert_allclose([c[f"{kind}:{several}:{pair}"] for c in components], expected, atol=1e-4)
         read_by_it = {each[::given] for each in pairs}
         cut = sum(len(source) > 1 for source, _ in read_by_it)  # before the tag and end-of-sentence
-        assert cut and f"{cut} of {len(read_by_it)} sources were longer than config.data.max_source_length 3 " in said
+        longer = f"{cut} of {len(read_by_it)} sources were longer than config.batching.max_source_length 3 "
+        assert cut and longer in said
 
 
 def test_standard_input_and_output_are_the_default(nbest, monkeypatch, capsysbinary, tmp_path):

@@ -80,7 +80,7 @@ def experiment_of(name: str, directory, **changes) -> Experiment:
     if not data.exists():
         for split in ("train", "validation", "test"):
             write_split(data, split, WORDS, case.targets)
-    return tiny(data, case.family, task__name=name, **{"data__buckets": 1, **case.settings, **changes})
+    return tiny(data, case.family, task__name=name, **{"batching__buckets": 1, **case.settings, **changes})
 
 
 @functools.lru_cache
@@ -171,7 +171,7 @@ def test_an_interrupted_run_equals_one_left_alone(name, directory, tmp_path, mon
 @pytest.mark.slow
 @pytest.mark.parametrize("name", tasks.names())
 def test_accumulation_and_eight_devices_equal_the_whole(name, directory, tmp_path, monkeypatch):
-    plain = {"train__steps": 3, "optimizer__name": "sgd", "optimizer__learning_rate": 0.1, "data__row_multiple": 8}
+    plain = {"train__steps": 3, "optimizer__name": "sgd", "optimizer__learning_rate": 0.1, "batching__row_multiple": 8}
     states = []
     for number, (devices, changes) in enumerate([(1, {}), (1, {"train__accumulate": 2}), (8, {})]):
         with pytest.MonkeyPatch.context() as patch:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Column, Examples
-from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
 from s2sjax.data.pipeline import batches
 from s2sjax.data.plan import make_plan
@@ -19,8 +19,8 @@ def ragged(n: int) -> Column:
 SPLIT = Examples.of_pairs(ragged(100), ragged(100))
 
 
-def plan(batching: str, divisor: int = 1):
-    config = DataConfig(batching=batching, batch_tokens=200, pack_length=40, buckets=2, row_multiple=4)
+def plan(kind: str, divisor: int = 1):
+    config = BatchingConfig(kind=kind, tokens=200, pack_length=40, buckets=2, row_multiple=4)
     return make_plan(SPLIT["source"].lengths, SPLIT["target"].lengths, config, seed=0, divisor=divisor)
 
 
@@ -43,9 +43,9 @@ def by_loop(planned) -> dict[str, np.ndarray]:
     return out | {"weights": (out["target_segments"] > 0).astype(float)}
 
 
-@pytest.mark.parametrize("batching", ["bucket", "pack"])
-def test_arrays_equal_a_loop_over_examples_and_tokens(batching):
-    made = plan(batching)
+@pytest.mark.parametrize("kind", ["bucket", "pack"])
+def test_arrays_equal_a_loop_over_examples_and_tokens(kind):
+    made = plan(kind)
     for i in range(made.batches_per_epoch):
         expected, got = by_loop(made.batch(i)), assemble(made.batch(i), SPLIT)
         assert got.keys() == expected.keys()
@@ -54,9 +54,9 @@ def test_arrays_equal_a_loop_over_examples_and_tokens(batching):
             assert got[name].dtype == (np.float32 if name == "weights" else np.int32)
 
 
-@pytest.mark.parametrize("batching", ["bucket", "pack"])
-def test_any_rows_of_a_batch_are_made_as_they_stand_in_the_whole(batching):
-    made = plan(batching, divisor=4)
+@pytest.mark.parametrize("kind", ["bucket", "pack"])
+def test_any_rows_of_a_batch_are_made_as_they_stand_in_the_whole(kind):
+    made = plan(kind, divisor=4)
     for i in range(made.batches_per_epoch):
         whole = assemble(made.batch(i), SPLIT)
         rows = np.random.default_rng(i).permutation(len(whole["inputs"]))

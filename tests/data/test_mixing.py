@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2sjax.data import pipeline
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
@@ -34,7 +35,7 @@ def split_of(sizes, rng, longest=20):
 
 @st.composite
 def mixtures(draw):
-    """A split, a config and a seed."""
+    """A split, a config of data and one of batches, and a seed."""
     sizes = {name: draw(st.integers(1, 60)) for name in "abcd"[: draw(st.integers(2, 4))]}
     split = split_of(sizes, np.random.default_rng(draw(st.integers(0, 99))))
     weights = draw(st.none() | st.lists(st.floats(0.01, 50), min_size=len(sizes), max_size=len(sizes)))
@@ -42,19 +43,21 @@ def mixtures(draw):
     config = DataConfig(
         mixture=sets,
         mixture_temperature=1.0 if weights is not None else draw(st.floats(1.01, 100)),
-        batching=draw(st.sampled_from(["bucket", "pack"])),
-        batch_tokens=draw(st.integers(160, 600)),
+    )
+    batching = BatchingConfig(
+        kind=draw(st.sampled_from(["bucket", "pack"])),
+        tokens=draw(st.integers(160, 600)),
         buckets=draw(st.integers(1, 5)),
         length_multiple=draw(st.sampled_from([1, 4])),
         row_multiple=draw(st.sampled_from([1, 2])),
         pack_length=draw(st.integers(20, 64)),
         shuffle=draw(st.booleans()),
     )
-    return split, config, draw(st.integers(0, 5))
+    return split, config, batching, draw(st.integers(0, 5))
 
 
-def plan_of(split, config, seed):
-    return training_plan(split, config, TokenizerConfig(), seed=seed, divisor=config.row_multiple)
+def plan_of(split, config, batching, seed):
+    return training_plan(split, config, batching, TokenizerConfig(), seed=seed, divisor=batching.row_multiple)
 
 
 def epochs_of(plan):
@@ -81,8 +84,8 @@ def rows_of(plan, batches, part_of):
 @given(mixtures())
 @settings(max_examples=25, deadline=None)
 def test_sets_have_their_shares_to_within_a_row_after_every_epoch(made):
-    split, config, seed = made
-    plan = plan_of(split, config, seed)
+    split, config, batching, seed = made
+    plan = plan_of(split, config, batching, seed)
     assert isinstance(plan, MixedPlan)
     sizes = np.array([*split.parts.values()])
     part_of = np.repeat(np.arange(len(sizes)), sizes)
@@ -92,15 +95,15 @@ def test_sets_have_their_shares_to_within_a_row_after_every_epoch(made):
     for number, batches in enumerate(epochs_of(plan), start=1):
         total += rows_of(plan, batches, part_of)
         assert (np.abs(total - number * np.maximum(passes * rows, 2**-16)) < 1 + 1e-3).all()
-    if config.batching == "bucket":
+    if batching.kind == "bucket":
         assert (rows == sizes).all()
 
 
 @given(mixtures())
 @settings(max_examples=25, deadline=None)
 def test_no_example_of_a_set_is_seen_twice_before_all_were_seen_once(made):
-    split, config, seed = made
-    plan = plan_of(split, config, seed)
+    split, config, batching, seed = made
+    plan = plan_of(split, config, batching, seed)
     seen = np.zeros(len(split), int)
     for batches in epochs_of(plan):
         seen += np.bincount(np.concatenate([batch.examples for batch in batches]), minlength=len(split))
@@ -111,8 +114,8 @@ def test_no_example_of_a_set_is_seen_twice_before_all_were_seen_once(made):
 @given(mixtures())
 @settings(max_examples=25, deadline=None)
 def test_batches_are_never_empty_and_fit_their_shapes(made):
-    split, config, seed = made
-    plan = plan_of(split, config, seed)
+    split, config, batching, seed = made
+    plan = plan_of(split, config, batching, seed)
     for batch in itertools.chain(*epochs_of(plan)):
         assert batch.shape in plan.shapes and len(batch.examples)
         assert (np.diff(batch.rows) >= 0).all() and batch.rows.max() < batch.shape.rows
@@ -124,8 +127,8 @@ def test_batches_are_never_empty_and_fit_their_shapes(made):
 @settings(max_examples=25, deadline=None)
 def test_a_batch_is_a_function_of_its_number(made, number):
     """Whatever was asked before: a run that resumes asks first for a batch in the middle."""
-    split, config, seed = made
-    resumed, uninterrupted = plan_of(split, config, seed), plan_of(split, config, seed)
+    split, config, batching, seed = made
+    resumed, uninterrupted = plan_of(split, config, batching, seed), plan_of(split, config, batching, seed)
     for i in range(20):
         uninterrupted.batch(i)
     for i in (number, number + 1, number // 2):
@@ -137,12 +140,9 @@ def test_a_batch_is_a_function_of_its_number(made, number):
 
 def test_several_processes_make_the_rows_of_the_same_batches():
     split = split_of({"a": 40, "b": 9}, np.random.default_rng(0))
-    for batching in ("bucket", "pack"):
-        config = DataConfig(
-            mixture={"a": {"weight": 1}, "b": {"weight": 2.5}}, batching=batching, batch_tokens=300, row_multiple=2,
-            pack_length=40,
-        )  # fmt: skip
-        plan = plan_of(split, config, 3)
+    config = DataConfig(mixture={"a": {"weight": 1}, "b": {"weight": 2.5}})
+    for kind in ("bucket", "pack"):
+        plan = plan_of(split, config, BatchingConfig(kind=kind, tokens=300, row_multiple=2, pack_length=40), 3)
         make = functools.partial(assemble, split=split)
         whole = list(pipeline.batches(plan, make, range(5, 30)))
         halves = [
@@ -161,16 +161,17 @@ def test_several_processes_make_the_rows_of_the_same_batches():
 
 def test_batches_that_a_roll_back_left_out_move_those_after_up():
     split = split_of({"a": 40, "b": 9}, np.random.default_rng(0))
-    plan = plan_of(split, DataConfig(mixture={"a": {}, "b": {}}, mixture_temperature=5.0, batch_tokens=400), 0)
+    config = DataConfig(mixture={"a": {}, "b": {}}, mixture_temperature=5.0)
+    plan = plan_of(split, config, BatchingConfig(tokens=400), 0)
     shorter = plan.without(3, 6)
     np.testing.assert_array_equal(shorter.batch(3).examples, plan.batch(6).examples)
 
 
 def test_sets_by_their_sizes_are_planned_as_one_set():
     split = split_of({"a": 40, "b": 9}, np.random.default_rng(0))
-    config = DataConfig(mixture={"a": {}, "b": {}}, batch_tokens=400)
-    plan = plan_of(split, config, 3)
-    plain = make_plan(split["source"].lengths, split["target"].lengths, config, seed=3)
+    batching = BatchingConfig(tokens=400)
+    plan = plan_of(split, DataConfig(mixture={"a": {}, "b": {}}), batching, 3)
+    plain = make_plan(split["source"].lengths, split["target"].lengths, batching, seed=3)
     assert type(plan) is type(plain)
     for i in range(40):
         np.testing.assert_array_equal(plan.batch(i).examples, plain.batch(i).examples)
@@ -194,7 +195,7 @@ def test_a_set_that_is_all_too_long_is_named():
     split["target"].offsets[-9:] += 1000 * np.arange(1, 10)
     config = DataConfig(mixture={"a": {}, "b": {}}, mixture_temperature=2.0)
     with pytest.raises(UserError, match="'b' of config.data.mixture has no examples that could be trained on"):
-        plan_of(split, config, 0)
+        plan_of(split, config, BatchingConfig(), 0)
 
 
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=4), st.integers(1, 400), st.floats(1.01, 100))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2sjax.data.config import DataConfig
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.plan import FAR, bucket_boundaries, first_fit, make_evaluation_plan, make_plan
 from s2sjax.errors import UserError
 
@@ -19,9 +19,9 @@ def plans(draw):
     lengths = st.lists(st.integers(1, 40), min_size=n, max_size=n)
     source, target = np.array(draw(lengths)), np.array(draw(lengths))
     source[0] = target[0] = 3  # at least one example is within the limits
-    config = DataConfig(
-        batching=draw(st.sampled_from(["bucket", "pack"])),
-        batch_tokens=draw(st.integers(160, 600)),
+    config = BatchingConfig(
+        kind=draw(st.sampled_from(["bucket", "pack"])),
+        tokens=draw(st.integers(160, 600)),
         buckets=draw(st.integers(1, 5)),
         length_multiple=draw(st.sampled_from([1, 4])),
         row_multiple=draw(st.sampled_from([1, 2])),
@@ -54,14 +54,14 @@ def test_batches_fit_their_shapes_and_shapes_the_token_budget(made):
     plan, config = made
     for batch in epoch(plan, 1):
         assert batch.shape in plan.shapes
-        assert batch.shape.rows * max(batch.shape.source, batch.shape.target) <= config.batch_tokens
+        assert batch.shape.rows * max(batch.shape.source, batch.shape.target) <= config.tokens
         assert (np.diff(batch.rows) >= 0).all() and batch.rows.max() < batch.shape.rows
         for lengths, room in ((plan.source_lengths, batch.shape.source), (plan.target_lengths, batch.shape.target)):
             assert np.bincount(batch.rows, weights=lengths[batch.examples]).max() <= room
 
 
 def test_the_plan_is_the_same_on_one_device_and_on_eight():
-    config = DataConfig(batch_tokens=500)
+    config = BatchingConfig(tokens=500)
     one, eight = (make_plan(*lengths(), config, seed=0, divisor=divisor) for divisor in (1, 8))
     for i in range(2 * one.batches_per_epoch):
         for a, b in zip(one.batch(i), eight.batch(i), strict=True):
@@ -83,9 +83,9 @@ def lengths(n=500, seed=0):
     return rng.integers(3, 40, n), rng.integers(3, 40, n)
 
 
-@pytest.mark.parametrize("batching", ["bucket", "pack"])
-def test_a_batch_is_a_function_of_its_index_however_the_plan_is_asked(batching):
-    config = DataConfig(batching=batching, batch_tokens=600, pack_length=64)
+@pytest.mark.parametrize("kind", ["bucket", "pack"])
+def test_a_batch_is_a_function_of_its_index_however_the_plan_is_asked(kind):
+    config = BatchingConfig(kind=kind, tokens=600, pack_length=64)
     one, two = (make_plan(*lengths(), config, seed=3) for _ in range(2))
     indices = list(range(3 * one.batches_per_epoch))
     forward = {i: one.batch(i) for i in indices}
@@ -94,9 +94,9 @@ def test_a_batch_is_a_function_of_its_index_however_the_plan_is_asked(batching):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("batching", ["bucket", "pack"])
-def test_epochs_and_seeds_differ_and_without_shuffling_they_do_not(batching):
-    config = DataConfig(batching=batching, batch_tokens=600, pack_length=64)
+@pytest.mark.parametrize("kind", ["bucket", "pack"])
+def test_epochs_and_seeds_differ_and_without_shuffling_they_do_not(kind):
+    config = BatchingConfig(kind=kind, tokens=600, pack_length=64)
 
     def order(seed, number, **options):
         batches = epoch(make_plan(*lengths(), config, seed=seed, **options), number)
@@ -108,7 +108,7 @@ def test_epochs_and_seeds_differ_and_without_shuffling_they_do_not(batching):
 
 
 def test_packing_draws_new_neighbours_every_epoch():
-    plan = make_plan(*lengths(2000), DataConfig(batching="pack", batch_tokens=600, pack_length=64), seed=0)
+    plan = make_plan(*lengths(2000), BatchingConfig(kind="pack", tokens=600, pack_length=64), seed=0)
 
     def neighbours(number):
         pairs = set()
@@ -143,18 +143,18 @@ def test_first_fit_by_hand():
 
 def test_messages_name_the_value_and_the_way_out():
     source, target = lengths()
-    with pytest.raises(UserError, match=r"batch_tokens 50 does not hold 8 rows.*raise it to"):
-        make_plan(source, target, DataConfig(batch_tokens=50), seed=0)
+    with pytest.raises(UserError, match=r"config.batching.tokens 50 does not hold 8 rows.*raise it to"):
+        make_plan(source, target, BatchingConfig(tokens=50), seed=0)
     with pytest.raises(UserError, match=r"a batch of \d+ rows is not divisible by 16.*row_multiple=16"):
-        make_plan(source, target, DataConfig(batch_tokens=500), seed=0, divisor=16)
+        make_plan(source, target, BatchingConfig(tokens=500), seed=0, divisor=16)
     with pytest.raises(UserError, match=r"none of the 500 examples.*max_source_length 2"):
-        make_plan(source, target, DataConfig(max_source_length=2), seed=0)
+        make_plan(source, target, BatchingConfig(max_source_length=2), seed=0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9)), max_size=5))
 def test_what_a_plan_is_without_is_all_that_it_is_without(spans):
     """Spans of a plan's own batches are left out of it, one after the other: what is left keeps its order."""
-    plan = make_plan(np.full(40, 3), np.full(40, 3), DataConfig(batch_tokens=32, row_multiple=1), seed=0)
+    plan = make_plan(np.full(40, 3), np.full(40, 3), BatchingConfig(tokens=32, row_multiple=1), seed=0)
     left = [*range(200)]
     for first, count in spans:
         plan = plan.without(first, first + count)
@@ -172,9 +172,9 @@ def test_what_a_plan_is_without_is_all_that_it_is_without(spans):
 )  # fmt: skip
 def test_examples_far_over_the_limits_leave_the_other_batches_of_an_evaluation_alone(near, far, buckets, shards, data):
     """The first lengths are of up to twice the limits, at 30 and 20."""
-    config = DataConfig(
-        max_source_length=30, max_target_length=20, batch_tokens=64, buckets=buckets, length_multiple=4, pack_length=9,
-        batching=data.draw(st.sampled_from(["bucket", "pack"])),
+    config = BatchingConfig(
+        max_source_length=30, max_target_length=20, tokens=64, buckets=buckets, length_multiple=4, pack_length=9,
+        kind=data.draw(st.sampled_from(["bucket", "pack"])),
     )  # fmt: skip
     rows = data.draw(st.permutations([*range(len(near) + len(far))]))
     pairs = np.array([*near, *((length, 1) for length in far)])[rows]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
@@ -27,10 +28,10 @@ from s2sjax.vocabulary import EOS
 from tests.tiny import tiny, write_text
 
 WORDS = ["lower", "low", "newest", "widest", "wider", "lowest", "new", "Straße", "straßen", "über"]
-DATA = DataConfig(
-    batch_tokens=256, row_multiple=4, buckets=3, pack_length=64, max_source_length=40, max_target_length=48
+BATCHING = BatchingConfig(
+    tokens=256, row_multiple=4, buckets=3, pack_length=64, max_source_length=40, max_target_length=48
 )
-BATCHINGS = pytest.mark.parametrize("batching", ["bucket", "pack"])
+BATCHINGS = pytest.mark.parametrize("batch_kind", ["bucket", "pack"])
 
 
 @functools.cache
@@ -60,14 +61,14 @@ def split(kind="bpe", *, right_to_left=False):
     return Examples.of_pairs(rows(sources, False), rows(targets, right_to_left))
 
 
-def segmentation(seed=0, kind="bpe", data=DATA, **changes):
-    return sampled_segmentation(data, config(kind=kind, **changes), tokenizers(kind), seed)
+def segmentation(seed=0, kind="bpe", data=None, batching=BATCHING, **changes):
+    return sampled_segmentation(data or DataConfig(), batching, config(kind=kind, **changes), tokenizers(kind), seed)
 
 
-def planned(data=DATA, whole=None, **changes):
+def planned(batching=BATCHING, whole=None, **changes):
     whole = whole or split()
-    lengths = planned_lengths(whole["source"].lengths, whole["target"].lengths, data, config(**changes))
-    return make_plan(*lengths, data, seed=0)
+    lengths = planned_lengths(whole["source"].lengths, whole["target"].lengths, batching, config(**changes))
+    return make_plan(*lengths, batching, seed=0)
 
 
 NAMES = {"source": ("inputs", "input_segments"), "target": ("targets", "target_segments")}
@@ -81,9 +82,9 @@ def rows_of(batch, side="target"):
 
 @BATCHINGS
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
-def test_every_batch_has_the_texts_that_are_planned_and_other_pieces_in_every_epoch(batching, kind):
-    data = dataclasses.replace(DATA, batching=batching)
-    plan, draws = planned(data, split(kind)), segmentation(kind=kind)
+def test_every_batch_has_the_texts_that_are_planned_and_other_pieces_in_every_epoch(batch_kind, kind):
+    batching = dataclasses.replace(BATCHING, kind=batch_kind)
+    plan, draws = planned(batching, split(kind)), segmentation(kind=kind)
     per_epoch, drawn = plan.batches_per_epoch, {"source": [], "target": []}
     for epoch in range(2):
         found = {"source": {}, "target": {}}
@@ -106,9 +107,8 @@ def test_every_batch_has_the_texts_that_are_planned_and_other_pieces_in_every_ep
 
 
 @BATCHINGS
-def test_a_draw_is_of_seed_epoch_example_and_side_whoever_makes_it(batching):
-    data = dataclasses.replace(DATA, batching=batching)
-    plan = planned(data)
+def test_a_draw_is_of_seed_epoch_example_and_side_whoever_makes_it(batch_kind):
+    plan = planned(dataclasses.replace(BATCHING, kind=batch_kind))
     for i in (0, plan.batches_per_epoch, plan.batches_per_epoch + 1):
         whole = assemble(plan.batch(i), split(), segmentation=segmentation())
         for only in np.array_split(np.arange(plan.batch(i).shape.rows), 3):
@@ -134,8 +134,7 @@ def test_a_draw_depends_on_the_seed_the_epoch_the_example_and_the_side():
 
 
 def test_the_pipeline_goes_on_anywhere_with_the_same_samples():
-    data = dataclasses.replace(DATA, batching="pack")
-    plan = planned(data)
+    plan = planned(dataclasses.replace(BATCHING, kind="pack"))
     stop = 2 * plan.batches_per_epoch + 1
     whole = list(batches(plan, split(), range(stop), segmentation=segmentation()))
     for start in (1, plan.batches_per_epoch, stop - 1):
@@ -176,18 +175,20 @@ def test_a_sample_stands_in_its_row_if_there_is_room_and_what_is_usual_if_there_
 
 def test_no_sample_is_over_the_length_limits():
     longest = int(split()["target"].lengths.max())
-    data = dataclasses.replace(DATA, max_target_length=longest)
-    plan = planned(data)
-    lengths = [len(row) for i in range(plan.batches_per_epoch)
-               for row in rows_of(assemble(plan.batch(i), split(), segmentation=segmentation(data=data)))]  # fmt: skip
+    batching = dataclasses.replace(BATCHING, max_target_length=longest)
+    plan, draws = planned(batching), segmentation(batching=batching)
+    made = (assemble(plan.batch(i), split(), segmentation=draws) for i in range(plan.batches_per_epoch))
+    lengths = [len(row) for batch in made for row in rows_of(batch)]
     assert max(lengths) == longest < max(shape.target for shape in plan.shapes)
 
 
 @given(st.lists(st.integers(0, 99), min_size=1), st.floats(1, 4) | st.just(1e30), st.integers(1, 80))
 def test_planned_lengths_have_slack_within_the_limits_and_leave_out_the_same_examples(lengths, slack, most):
     lengths = np.array(lengths)
-    data = DataConfig(max_source_length=most, max_target_length=999)
-    source, target = planned_lengths(lengths, lengths, data, TokenizerConfig(sampling="source", sampling_slack=slack))
+    batching = BatchingConfig(max_source_length=most, max_target_length=999)
+    source, target = planned_lengths(
+        lengths, lengths, batching, TokenizerConfig(sampling="source", sampling_slack=slack)
+    )
     np.testing.assert_array_equal(target, lengths)
     np.testing.assert_array_equal(source > most, lengths > most)
     assert (source >= lengths).all()
@@ -195,7 +196,7 @@ def test_planned_lengths_have_slack_within_the_limits_and_leave_out_the_same_exa
 
 
 def test_targets_from_right_to_left_are_sampled_as_they_are_read():
-    data = dataclasses.replace(DATA, target_order="right_to_left")
+    data = DataConfig(target_order="right_to_left")
     wide = PlannedBatch(Shape(9, 999, 999), np.arange(9), np.arange(9))
     turned = rows_of(assemble(wide, split(right_to_left=True), segmentation=segmentation(data=data)))
     straight = rows_of(assemble(wide, split(), segmentation=segmentation()))
@@ -203,11 +204,11 @@ def test_targets_from_right_to_left_are_sampled_as_they_are_read():
 
 
 def test_what_a_window_only_reads_stays_and_the_rest_is_sampled():
-    data = DataConfig(source="", join=True, context=12, max_target_length=20)
+    data, batching = DataConfig(source="", join=True, context=12), BatchingConfig(max_target_length=20)
     whole = windowed(split().with_columns({"source": split()["target"]}), data)
     whole = dataclasses.replace(whole, given=whole.given + 2)
     wide = PlannedBatch(Shape(20, 0, 40), np.arange(20), np.arange(20))
-    made = assemble(wide, whole, segmentation=segmentation(data=data, sampling="target"))
+    made = assemble(wide, whole, segmentation=segmentation(data=data, batching=batching, sampling="target"))
     usual = assemble(wide, whole)
     decode = tokenizers().target.decode
     changed = 0
@@ -278,11 +279,11 @@ def test_what_cannot_be_sampled_is_refused_in_one_sentence(values, message):
 
 
 def test_a_language_models_windows_need_room_and_it_has_no_sources_to_sample():
-    plain = {"data__source": "", "data__join": True, "data__context": 64, "data__max_target_length": 64}
+    plain = {"data__source": "", "data__join": True, "data__context": 64, "batching__max_target_length": 64}
     sampled = plain | {"tokenizer__kind": "bpe", "tokenizer__sampling": "target"}
-    with pytest.raises(UserError, match="set config.data.max_target_length=80"):
+    with pytest.raises(UserError, match="set config.batching.max_target_length=80"):
         tiny(Path("data"), "causal_lm", **sampled)
-    assert tiny(Path("data"), "causal_lm", **sampled | {"data__max_target_length": 80})
+    assert tiny(Path("data"), "causal_lm", **sampled | {"batching__max_target_length": 80})
     with pytest.raises(UserError, match="'source', but config.data.source is empty"):
         tiny(Path("data"), "causal_lm", **sampled | {"tokenizer__sampling": "source"})
 
@@ -290,7 +291,7 @@ def test_a_language_models_windows_need_room_and_it_has_no_sources_to_sample():
 def test_a_model_of_characters_is_refused_when_it_is_seen():
     tokenizer = CharTokenizer("abc")
     with pytest.raises(UserError, match="the source's tokenizer is of kind char, and only bpe and unigram"):
-        sampled_segmentation(DATA, config(), TokenizerPair(tokenizer, tokenizer), 0)
+        sampled_segmentation(DataConfig(), BATCHING, config(), TokenizerPair(tokenizer, tokenizer), 0)
 
 
 def test_a_model_whose_scores_are_no_numbers_is_refused():
@@ -298,4 +299,4 @@ def test_a_model_whose_scores_are_no_numbers_is_refused():
     proto.pieces[9].score = float("nan")
     broken = SentencePieceTokenizer(proto.SerializeToString())
     with pytest.raises(UserError, match="has a score that is no number"):
-        sampled_segmentation(DATA, config(), TokenizerPair(broken, broken), 0)
+        sampled_segmentation(DataConfig(), BATCHING, config(), TokenizerPair(broken, broken), 0)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import Lines
 from s2sjax.data.splits import open_split
@@ -214,10 +215,10 @@ def test_phrases_are_a_source(monkeypatch):
 def test_an_unknown_choice_or_a_size_below_one_is_refused_with_the_choices():
     with pytest.raises(UserError, match="config.data.format is 'json': did you mean 'jsonl'.*phrases, text, tfds, tsv"):
         DataConfig(format="json")
-    with pytest.raises(UserError, match="config.data.batching is 'sort': known: bucket, pack"):
-        DataConfig(batching="sort")
-    with pytest.raises(UserError, match="config.data.buckets is 0, but must be at least 1"):
-        DataConfig(buckets=0)
+    with pytest.raises(UserError, match="config.batching.kind is 'sort': known: bucket, pack"):
+        BatchingConfig(kind="sort")
+    with pytest.raises(UserError, match="config.batching.buckets is 0, but must be at least 1"):
+        BatchingConfig(buckets=0)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2sjax.data.batching import BatchingConfig, check_context
 from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
@@ -60,12 +61,12 @@ def test_examples_stay_as_they_are_without_a_context():
     assert windowed(split, config()) is split
 
 
-@pytest.mark.parametrize("batching", ["bucket", "pack"])
-def test_what_is_only_given_weighs_nothing(batching):
+@pytest.mark.parametrize("kind", ["bucket", "pack"])
+def test_what_is_only_given_weighs_nothing(kind):
     rows = [np.arange(n) % 90 + 4 for n in (3, 9, 25, 14)]
-    data = config(context=8, batching=batching, pack_length=20, batch_tokens=80, row_multiple=1, max_target_length=8)
-    cut = windowed(split_of(rows), data)
-    plan = make_plan(cut["source"].lengths, cut["target"].lengths, data, seed=0)
+    cut = windowed(split_of(rows), config(context=8))
+    batching = BatchingConfig(kind=kind, pack_length=20, tokens=80, row_multiple=1, max_target_length=8)
+    plan = make_plan(cut["source"].lengths, cut["target"].lengths, batching, seed=0)
     seen = []
     for i in range(plan.batches_per_epoch):
         batch = assemble(plan.batch(i), cut)
@@ -83,10 +84,11 @@ def test_settings_that_contradict_each_other_are_refused():
         ({"source": "", "context": 8, "stride": 8}, "stride below it"),
         ({"source": "", "context": 1}, "at least 2"),
         ({"source": "", "join": True}, "set config.data.context"),
-        ({"source": "", "context": 300}, "raise config.data.max_target_length"),
         ({"source": "", "prompt": "Say {source}"}, "nothing to put into it"),
         ({"pairs": ("en-de",)}, "every pair would read the same text"),
         ({"prompt": "<2{target_language}> {source}"}, "config.data.pairs is empty"),
     ):
         with pytest.raises(UserError, match=words):
             DataConfig(**fields)
+    with pytest.raises(UserError, match="config.data.context is 300, .*raise config.batching.max_target_length"):
+        check_context(BatchingConfig(), config(context=300))

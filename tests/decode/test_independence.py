@@ -24,9 +24,9 @@ def run(tmp_path_factory):
     config = base_config(model="transformer")
     config.data.format = "phrases"
     config.data.cache_dir = str(place / "cache")
-    config.data.batching = "pack"
-    config.data.pack_length = 48
-    config.data.batch_tokens = 1536
+    config.batching.kind = "pack"
+    config.batching.pack_length = 48
+    config.batching.tokens = 1536
     config.tokenizer.kind = "unigram"
     config.tokenizer.vocab_size = 1200
     config.tokenizer.split_digits = True

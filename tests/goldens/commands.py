@@ -133,7 +133,7 @@ def ways_to_train(work: Work) -> None:
     """One family by every way to make batches, parts and shares of them."""
     scan = ("--config.model.scan=True", "--config.model.remat=full")
     work.train("accumulated", "transformer", "--config.train.accumulate=2")
-    work.train("packed", "transformer", "--config.data.batching=pack")
+    work.train("packed", "transformer", "--config.batching.kind=pack")
     work.train(
         "devices", "transformer", *scan, "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.mesh.data=1",
         devices=4,

@@ -28,9 +28,9 @@ def get_config(argument: str = "transformer"):
     config = base_config(model=family)
     config.data.source = "" if plain else "{split}.en"
     config.data.target = "{split}.count" if plain else "{split}.de"
-    config.data.batch_tokens = 256
-    config.data.buckets = 2
-    config.data.pack_length = 24
+    config.batching.tokens = 256
+    config.batching.buckets = 2
+    config.batching.pack_length = 24
     config.tokenizer.kind = "word" if plain else "bpe"
     config.tokenizer.vocab_size = 56
     for name, value in SMALL.items():

@@ -62,7 +62,8 @@ def base_values(family: str) -> dict[str, Any]:
 def batches(experiment: Experiment, count: int) -> list[dict[str, np.ndarray]]:
     """The first batches of training, as the plan has them."""
     split = windowed(prepare(experiment.data, experiment.tokenizer, ("train",)).splits["train"], experiment.data)
-    plan = training_plan(split, experiment.data, experiment.tokenizer, seed=experiment.seed, divisor=1)
+    sections = experiment.data, experiment.batching, experiment.tokenizer
+    plan = training_plan(split, *sections, seed=experiment.seed, divisor=1)
     return list(pipeline.batches(plan, functools.partial(assemble, split=split), range(count)))
 
 

@@ -14,9 +14,9 @@ HERE = Path(__file__).parent
 DATA = HERE / "data"
 CONFIGS = HERE.parents[1] / "configs"
 
-_PAIRS = {"data.dir": str(DATA), "data.source": "{split}.en", "data.target": "{split}.de", "data.batch_tokens": 512}
+_PAIRS = {"data.dir": str(DATA), "data.source": "{split}.en", "data.target": "{split}.de", "batching.tokens": 512}
 _TEXT = {
-    "data.dir": str(DATA), "data.source": "", "data.target": "{split}.count", "data.batch_tokens": 512,
+    "data.dir": str(DATA), "data.source": "", "data.target": "{split}.count", "batching.tokens": 512,
     "tokenizer.kind": "char", "evaluate.decode": False,
 }  # fmt: skip
 _SETS = {
@@ -24,8 +24,8 @@ _SETS = {
     "tokenizer.kind": "char",
 }
 _BATCHINGS = {
-    "bucket": ("transformer", _PAIRS | {"tokenizer.kind": "word", "data.buckets": 3}),
-    "pack": ("transformer", _PAIRS | {"tokenizer.kind": "char", "data.batching": "pack", "data.pack_length": 40}),
+    "bucket": ("transformer", _PAIRS | {"tokenizer.kind": "word", "batching.buckets": 3}),
+    "pack": ("transformer", _PAIRS | {"tokenizer.kind": "char", "batching.kind": "pack", "batching.pack_length": 40}),
     "right to left": ("transformer", _PAIRS | {"tokenizer.kind": "byte", "data.target_order": "right_to_left"}),
     "prompt": ("causal_lm", _PAIRS | {"tokenizer.kind": "word", "data.prompt": "German: {source}"}),
     "mixture": ("transformer", _PAIRS | _SETS | {"data.mixture_temperature": 3.0}),
@@ -33,7 +33,7 @@ _BATCHINGS = {
         "transformer",
         _PAIRS | {
             "data.mixture": {name: {**own, "weight": 1.5} for name, own in _SETS["data.mixture"].items()},
-            "tokenizer.kind": "char", "data.batching": "pack", "data.pack_length": 40,
+            "tokenizer.kind": "char", "batching.kind": "pack", "batching.pack_length": 40,
         },
     ),
     "lines": ("causal_lm", _TEXT),
@@ -42,7 +42,7 @@ _BATCHINGS = {
         "causal_lm", _TEXT | {"data.join": True, "data.context": 12, "data.keep_line_ends": True}
     ),
     "windows, packed": (
-        "lstm_lm", _TEXT | {"data.join": True, "data.context": 8, "data.batching": "pack", "data.pack_length": 24}
+        "lstm_lm", _TEXT | {"data.join": True, "data.context": 8, "batching.kind": "pack", "batching.pack_length": 24}
     ),
 }  # fmt: skip
 COUNT = 40

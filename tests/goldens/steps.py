@@ -37,9 +37,9 @@ class Step:
 
 
 BASE = {
-    "data.batch_tokens": 128,
-    "data.max_source_length": 8,
-    "data.max_target_length": 8,
+    "batching.tokens": 128,
+    "batching.max_source_length": 8,
+    "batching.max_target_length": 8,
     "train.ema_decay": 0.99,
 }
 GRADIENT = {

@@ -30,7 +30,7 @@ def experiment(family="causal_lm", **overrides):
     """A small model on text without sources if its family can read that, on batches of 16 rows of 32 tokens."""
     config = base_config(model=family)
     language_model = models.family(family).TRAITS.language_model
-    values = {"data__batching": "pack", "data__pack_length": 32, "data__batch_tokens": 512, "train__loss_chunk": 64}
+    values = {"batching__kind": "pack", "batching__pack_length": 32, "batching__tokens": 512, "train__loss_chunk": 64}
     if language_model:
         values |= {"data__source": "", "evaluate__decode": False}
     if family == "hmm":
@@ -122,14 +122,14 @@ def test_operations_are_six_a_parameter_and_token_and_those_of_attention():
 
 def test_without_data_a_batch_has_the_longest_rows_that_the_config_allows():
     assert subject().shape == Shape(16, 0, 32)
-    options = {"family": "transformer", "data__batching": "bucket", "data__batch_tokens": 768}
-    assert subject(**options, data__max_source_length=24, data__max_target_length=30).shape == Shape(24, 24, 32)
+    options = {"family": "transformer", "batching__kind": "bucket", "batching__tokens": 768}
+    assert subject(**options, batching__max_source_length=24, batching__max_target_length=30).shape == Shape(24, 24, 32)
     assert subject(**options).shape == Shape(8, 96, 96), "of 256 tokens, 8 rows would not fit"
 
 
 def test_a_batch_that_does_not_divide_is_the_users_error():
-    with pytest.raises(UserError, match=r"not divisible by 8 .*config.data.row_multiple"):
-        subject(data__row_multiple=4, data__batch_tokens=32 * 12)
+    with pytest.raises(UserError, match=r"not divisible by 8 .*config.batching.row_multiple"):
+        subject(batching__row_multiple=4, batching__tokens=32 * 12)
 
 
 def test_without_data_and_vocabulary_the_way_out_is_named():
@@ -216,8 +216,8 @@ def test_accumulation_gathers_once_and_sums_gradients_in_every_part():
 
 # ---- Compiled: memory ----
 
-LARGER = {"model__width": 128, "model__hidden": 512, "model__layers": 4, "data__pack_length": 128}
-LARGER |= {"data__batch_tokens": 2048, "train__loss_chunk": 256, "model__scan": True}
+LARGER = {"model__width": 128, "model__hidden": 512, "model__layers": 4, "batching__pack_length": 128}
+LARGER |= {"batching__tokens": 2048, "train__loss_chunk": 256, "model__scan": True}
 
 
 @pytest.mark.slow
@@ -230,9 +230,9 @@ LARGER |= {"data__batch_tokens": 2048, "train__loss_chunk": 256, "model__scan": 
         LARGER | {"model__scan": False, "model__remat": "full"},
         LARGER | {"model__scan": False, "train__precision": "bfloat16"},
         LARGER | {"mesh__tensor": 4},
-        {"family": "transformer", "devices": 1, "data__batch_tokens": 1024},
+        {"family": "transformer", "devices": 1, "batching__tokens": 1024},
         {"family": "transformer", "devices": 1, "model__encoder_window": 16, "model__encoder_global_tokens": 1}
-        | {"data__batching": "bucket", "data__batch_tokens": 2048, "data__row_multiple": 4},
+        | {"batching__kind": "bucket", "batching__tokens": 2048, "batching__row_multiple": 4},
         {"family": "transformer", "devices": 1, "model__copy": True, "model__coverage_weight": 1.0},
         {"family": "rnn_seq2seq", "devices": 1},
         {"family": "rnn_seq2seq", "devices": 1, "model__copy": True},
@@ -258,9 +258,9 @@ def test_so_is_that_of_every_config(path):
 
 def long_source(tokens, **overrides):
     """A step on one long source, of an encoder and a decoder of one block each."""
-    values = {"model__encoder_layers": 1, "model__decoder_layers": 1, "model__width": 64, "data__buckets": 1}
-    values |= {"data__batching": "bucket", "data__row_multiple": 1, "data__length_multiple": 32}
-    values |= {"data__max_source_length": tokens, "data__batch_tokens": tokens, "data__max_target_length": 32}
+    values = {"model__encoder_layers": 1, "model__decoder_layers": 1, "model__width": 64, "batching__buckets": 1}
+    values |= {"batching__kind": "bucket", "batching__row_multiple": 1, "batching__length_multiple": 32}
+    values |= {"batching__max_source_length": tokens, "batching__tokens": tokens, "batching__max_target_length": 32}
     return {"family": "transformer", "devices": 1} | values | overrides
 
 

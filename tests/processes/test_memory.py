@@ -61,12 +61,12 @@ def test_a_validation_example_that_memory_does_not_hold_ends_training_before_its
 
     monkeypatch.setattr(Evaluator, "__init__", make_exhausted)
     monkeypatch.setattr(Loop, "_train", pytest.fail)
-    experiment = tiny(data, data__max_source_length=16, data__max_target_length=16, train__steps=3)
+    experiment = tiny(data, batching__max_source_length=16, batching__max_target_length=16, train__steps=3)
     with on_one_device(tmp_path), pytest.raises(UserError, match="longest example, number 2, has 61 and 61 tokens: "):
         train(experiment, tmp_path / "run")
 
 
 def test_a_batch_that_memory_does_not_hold_says_which_settings_make_it_smaller(data, tmp_path, monkeypatch):
     monkeypatch.setattr(Loop, "_dispatch", exhausted)
-    with on_one_device(tmp_path), pytest.raises(UserError, match="lower config.data.batch_tokens, or compute a batch"):
+    with on_one_device(tmp_path), pytest.raises(UserError, match="lower config.batching.tokens, or compute a batch"):
         train(tiny(data, train__steps=3), tmp_path / "run")

@@ -139,7 +139,7 @@ def test_a_search_that_fills_the_memory_is_refused_of_another_s_run_until_it_is_
 
 
 def test_batches_of_another_s_run_are_no_larger_than_common_and_ones_own_as_they_are_said(run, tmp_path):
-    huge = {"decode__batch_size": 10**6, "data__batch_tokens": 10**9, "data__length_multiple": 10**6,
+    huge = {"decode__batch_size": 10**6, "batching__tokens": 10**9, "batching__length_multiple": 10**6,
             "train__loss_chunk": 10**9}  # fmt: skip
     there = brought(run, tmp_path / "run", **huge)
     found = load(there)
@@ -147,8 +147,8 @@ def test_batches_of_another_s_run_are_no_larger_than_common_and_ones_own_as_they
         assert costs.value_of(found.experiment, key) == most
         assert costs.value_of(found.saved, key) == huge[key.replace(".", "__")]
     assert load(there, batch_size=999).experiment.decode.batch_size == 999
-    own = experiments.override(found.saved, {"data.batch_tokens": 777_777})
-    assert load(there, experiment=own).experiment.data.batch_tokens == 777_777
+    own = experiments.override(found.saved, {"batching.tokens": 777_777})
+    assert load(there, experiment=own).experiment.batching.tokens == 777_777
     assert load(run).experiment == load(run).saved
 
 

@@ -123,7 +123,7 @@ def test_an_interrupted_run_equals_one_left_alone_bit_for_bit(one_device, data, 
     """With dropout and a moving average, interrupted in the middle of the first and of the second epoch."""
     buckets = 2 if family == "transformer" else 1  # each is another compilation
     dropout = {} if family == "hmm" else {"model__dropout": 0.2}
-    experiment = tiny(data, family, data__batching=batching, data__buckets=buckets, **dropout, **RANDOM)
+    experiment = tiny(data, family, batching__kind=batching, batching__buckets=buckets, **dropout, **RANDOM)
     assert train(experiment, tmp_path / "alone") == 0
     assert train_with_interruptions(experiment, tmp_path / "stopped", 3, 10) == 3
     assert_same_state(tmp_path / "alone", tmp_path / "stopped")
@@ -264,7 +264,7 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
     data = write_text(tmp_path, held_out=21)
     long = "abc" * 20
     write_split(data, "validation", ["ab", long, "cd", "fedc", ""], ["ba", long[::-1], "dc", "cdef", "a"])
-    experiment = tiny(data, data__max_source_length=12, data__max_target_length=12, data__batch_tokens=48)
+    experiment = tiny(data, batching__max_source_length=12, batching__max_target_length=12, batching__tokens=48)
     prepared = prepare(experiment.data, experiment.tokenizer)
     split = prepared.splits["validation"]
     vocab = prepared.tokenizers.source.vocab_size
@@ -448,14 +448,14 @@ def test_a_workdir_that_cannot_be_made_is_a_users_error(one_device, data, tmp_pa
 
 
 def test_a_batch_that_the_devices_cannot_share_is_a_users_error(data, tmp_path):
-    with pytest.raises(UserError, match=r"config.data.batch_tokens 24 does not hold|not divisible by"):
-        train(tiny(data, data__batch_tokens=24), tmp_path / "budget")
+    with pytest.raises(UserError, match=r"config.batching.tokens 24 does not hold|not divisible by"):
+        train(tiny(data, batching__tokens=24), tmp_path / "budget")
     with pytest.raises(UserError, match=r"(24|16|32) .*(data shards times config.train.accumulate)"):
         train(tiny(data, train__accumulate=3), tmp_path / "parts")
 
 
 def test_sentences_over_the_limit_are_counted_and_left_out(one_device, data, tmp_path, capsys):
-    train(tiny(data, data__max_source_length=7, train__steps=1), tmp_path)
+    train(tiny(data, batching__max_source_length=7, train__steps=1), tmp_path)
     sources = (data / "train.src").read_text().splitlines()
     over = sum(len(line) + 1 > 7 for line in sources)
     assert 0 < over < len(sources)
@@ -465,8 +465,8 @@ def test_sentences_over_the_limit_are_counted_and_left_out(one_device, data, tmp
 
 
 def test_limits_that_leave_nothing_are_a_users_error(one_device, data, tmp_path):
-    with pytest.raises(UserError, match=r"none of the 90 examples is within config.data.max_source_length 1"):
-        train(tiny(data, data__max_source_length=1), tmp_path)
+    with pytest.raises(UserError, match=r"none of the 90 examples is within config.batching.max_source_length 1"):
+        train(tiny(data, batching__max_source_length=1), tmp_path)
 
 
 def test_empty_data_is_a_users_error(one_device, tmp_path):
@@ -495,5 +495,5 @@ def test_the_window_averages_over_tokens_not_over_steps(monkeypatch):
 
 def test_a_mistake_in_the_data_leaves_no_run_behind(one_device, data, tmp_path):
     with pytest.raises(UserError, match="does not hold 8 rows"):
-        train(tiny(data, data__row_multiple=8, data__batch_tokens=8), tmp_path / "run")
+        train(tiny(data, batching__row_multiple=8, batching__tokens=8), tmp_path / "run")
     assert not (tmp_path / "run").exists()

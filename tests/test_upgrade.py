@@ -1,0 +1,230 @@
+"""What earlier versions wrote, and users still write: configs, flags and calls with keys by their old names."""
+
+import copy
+import doctest
+import json
+import pickle
+import shutil
+
+import pytest
+from ml_collections import ConfigDict
+
+from s2sjax import upgrade
+from s2sjax.commands import flags
+from s2sjax.commands.config_file import read_config_file
+from s2sjax.commands.reference import config_keys
+from s2sjax.commands.table import COMMANDS
+from s2sjax.errors import UserError
+from s2sjax.experiment import as_json, base_config, config_dict, from_json, load, override, resolve, save
+from s2sjax.runs import home
+from s2sjax.runs.assembly import check_changes
+from s2sjax.runs.workdir import check_workdir
+from s2sjax.upgrade import MOVED, VERSION, Config, current_key, moved_from
+from tests.goldens.integers import config_files, config_of
+from tests.tiny import s2s, tiny
+
+KEYS = {key.name for key in config_keys()}
+OLDS = [old for moved in MOVED.values() for old in moved]
+
+
+def earlier(values, version):
+    """The JSON that a config of today had in an earlier version."""
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    for since in sorted(MOVED, reverse=True):
+        for old, new in MOVED[since].items() if since > version else ():
+            (old_section, old_name), (section, name) = old.split("."), new.split(".")
+            values.setdefault(old_section, {})[old_name] = values[section].pop(name)
+    numbered = values if version == 1 else values | {"version": version}
+    return {key: value for key, value in numbered.items() if value != {} and (key != "version" or version > 1)}
+
+
+@pytest.fixture
+def said(caplog):
+    """What is said of old names, as if nothing of the kind had been said in this process."""
+    upgrade._say_moved.cache_clear()
+    return lambda: [record.getMessage() for record in caplog.records if record.name == "s2sjax.upgrade"]
+
+
+def test_the_examples_of_the_docstrings():
+    assert doctest.testmod(upgrade).failed == 0
+
+
+def test_old_names_are_of_no_key_of_today_and_lead_to_one():
+    assert [*MOVED] == [*range(2, VERSION + 1)]
+    assert len(set(OLDS)) == len(OLDS)
+    for old in OLDS:
+        assert old not in KEYS and current_key(old) in KEYS
+    assert all(current_key(key) == key for key in KEYS)
+
+
+@pytest.mark.parametrize("version", range(1, VERSION + 1))
+def test_every_config_is_read_from_the_json_of_every_version(version, said):
+    for name in config_files():
+        experiment = resolve(config_of(name))
+        values = json.loads(json.dumps(as_json(experiment)))
+        assert values["version"] == VERSION
+        before = earlier(values, version)
+        held = copy.deepcopy(before)
+        assert from_json(before) == experiment and before == held
+    assert said() == [], "nobody wrote these names"
+
+
+@pytest.mark.parametrize("version", [VERSION + 1, 10**40, 0, -1, 1.0, True, "2", None, [1], {}])
+def test_a_version_that_is_not_known_is_refused_in_one_sentence(version, tmp_path, capsys):
+    save(resolve(base_config("hmm")), tmp_path / "config.json")
+    values = json.loads((tmp_path / "config.json").read_text()) | {"version": version}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert s2s("decode", f"--workdir={tmp_path}") == 2
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1 and text.startswith(f"s2sjax: {tmp_path}/config.json is ")
+    if version != 10**40:  # JSON of ours has no number of more than 64 bits
+        assert f"this s2sjax reads versions 1 to {VERSION}" in text
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"data": {"batch_tokens": 1}, "batching": {"tokens": 1}}, "config.data.batch_tokens and config.batching.tokens"),
+    ({"data": 5}, "config.data is 5"),
+    ({"data": {"batch_tokens": 1}, "batching": 3}, "config.batching is 3|config.data.batch_tokens is not a config key"),
+    ({"data": {"batch_tokens": "x"}}, "config.batching.tokens is 'x'"),
+    ({"data": {"batch_tokens": 0}}, "config.batching.tokens is 0, but must be at least 1"),
+])  # fmt: skip
+def test_what_is_wrong_in_the_json_of_an_earlier_version_is_a_sentence(change, message):
+    values = earlier(config_dict(resolve(base_config("hmm"))).to_dict(), 1)
+    with pytest.raises(UserError, match=message):
+        from_json(values | change)
+
+
+def test_a_run_of_version_1_is_ones_own_and_goes_on_as_it_was(tmp_path, said):
+    """Both records are as they were written then."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    experiment = tiny(tmp_path / "data", "hmm", batching__tokens=96, data__cache_dir="")
+    save(experiment, workdir / "config.json")
+    home.record(workdir, experiment)
+    record = json.loads((workdir / home.RECORD).read_text())
+    record["config"] = earlier(record["config"], 1)
+    (workdir / home.RECORD).write_text(json.dumps(record))
+    values = earlier(json.loads((workdir / "config.json").read_text()), 1)
+    assert values["data"]["batch_tokens"] == 96 and not {"version", "batching"} & values.keys()
+    (workdir / "config.json").write_text(json.dumps(values))
+    assert load(workdir / "config.json") == experiment
+    assert home.is_home(workdir, experiment)
+    assert check_workdir(experiment, workdir) == experiment
+    with pytest.raises(UserError, match="another config: config.batching.tokens was 96 and is 64. Use"):
+        check_workdir(override(experiment, {"batching.tokens": 64}), workdir)
+    record["config"]["data"]["batch_tokens"] = 97
+    (workdir / home.RECORD).write_text(json.dumps(record))
+    assert not home.is_home(workdir, experiment)
+    assert home.is_home(workdir, experiment, ["data.batch_tokens"])
+    shutil.rmtree(workdir)
+    assert said() == []
+
+
+def ways_to_set(config):
+    config.data.batch_tokens = 96
+    config.data["pack_length"] = 33
+    config.data.update(max_source_length=50, dir="there")
+    config.update({"data": {"max_target_length": 51}})
+    config.update_from_flattened_dict({"data.buckets": 3})
+    with config.unlocked():
+        config.data.length_multiple = 2
+    config.data.row_multiple = config.data.get_ref("length_multiple")
+    if isinstance(config, Config):
+        config.data = config.data.to_dict()
+    config.data.shuffle = not config.data.get("shuffle")
+
+
+@pytest.mark.parametrize("way", [
+    lambda config: config, copy.deepcopy, ConfigDict.copy_and_resolve_references, ConfigDict,
+    lambda config: pickle.loads(pickle.dumps(config)),
+], ids=["itself", "deepcopy", "copy", "shallow", "pickle"])  # fmt: skip
+def test_a_config_takes_keys_by_their_old_names(way, said):
+    config = way(base_config("hmm"))
+    assert config == base_config("hmm") and base_config("hmm") == config and config.is_locked
+    ways_to_set(config)
+    config.data.batch_tokens += 1
+    batching, data = config.batching, config.data
+    assert (batching.tokens, batching.pack_length, batching.buckets, batching.shuffle) == (97, 33, 3, False)
+    assert (batching.max_source_length, batching.max_target_length, batching.row_multiple) == (50, 51, 2)
+    assert data.dir == "there" and data.batch_tokens == 97
+    assert not {old.partition(".")[2] for old in OLDS} & {*data}
+    assert config != base_config("hmm")
+    resolve(config)
+    assert len(said()) == len(set(said())) == 8, "each once"
+    assert said()[0].startswith("config.data.batch_tokens is now config.batching.tokens; the old name still works")
+
+
+def test_types_and_typos_are_seen_through_old_names():
+    config = base_config("hmm")
+    with pytest.raises(TypeError, match="tokens"):
+        config.data.batch_tokens = "many"
+    for section, key in ((config.data, "batch_token"), (config.model, "batch_tokens"), (config, "batch_tokens")):
+        with pytest.raises(AttributeError, match="does not exist"):
+            setattr(section, key, 3)
+        with pytest.raises(AttributeError):
+            getattr(section, key)
+
+
+def test_a_config_without_the_alias_is_resolved_by_its_old_names(said):
+    values = earlier(base_config("hmm").to_dict(), 1)
+    values["data"]["batch_tokens"] = 96
+    for config in (values, ConfigDict(values)):
+        assert resolve(config).batching.tokens == 96
+    assert len(said()) == len(MOVED[2])
+    with pytest.raises(UserError, match="config.data.batch_tokens and config.batching.tokens are one key"):
+        resolve(base_config("hmm").to_dict() | {"data": {"batch_tokens": 3}})
+
+
+def test_flags_and_config_files_have_keys_by_their_old_names(tmp_path, said):
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from s2sjax.experiment import base_config\n\n\ndef get_config(argument=''):\n"
+        "    config = base_config('hmm')\n    config.data.batch_tokens = 96\n"
+        "    setattr(config.data, argument or 'batching', 'pack')\n    return config\n"
+    )
+    argv = [f"--config={file}", "--workdir=x", "--config.data.pack_length", "33", "--noconfig.data.shuffle"]
+    values = flags.parse([*argv, "-config.data.buckets=3"], COMMANDS["train"])
+    batching = resolve(values["config"]).batching
+    assert (batching.kind, batching.tokens, batching.pack_length, batching.buckets) == ("pack", 96, 33, 3)
+    assert batching.shuffle is False and len(said()) == 5
+    save(resolve(values["config"]), tmp_path / "config.json")
+    values = flags.parse([f"--workdir={tmp_path}", "--config.data.batch_tokens=64"], COMMANDS["decode"])
+    assert values["said"] == {"batching.tokens"} or values["said"] == {"config.batching.tokens"}
+    assert "batching.tokens=64 " in flags.help_for(
+        [f"--workdir={tmp_path}", "--config.data.batch_tokens=64"], COMMANDS["decode"], "data.batch_tokens"
+    )
+    with pytest.raises(UserError, match=r"line 7: batch_tokns is not a config key: did you mean 'config.batching.tok"):
+        read_config_file(f"{file}:batch_tokns")
+
+
+@pytest.mark.parametrize("argument, meant", [
+    ("--config.data.batch_tokns=1", "'config.batching.tokens'"),
+    ("--config.data.pakc_length=1", "'config.batching.pack_length'"),
+    ("--config.batch_tokens=1", "'config.batching.tokens'"),
+    ("--batch_tokens=1", "'config.batching.tokens'"),
+    ("--config.data.dri=1", "'dir'"),
+])  # fmt: skip
+def test_a_typo_of_an_old_name_is_told_todays(argument, meant, tmp_path):
+    save(resolve(base_config("hmm")), tmp_path / "config.json")
+    with pytest.raises(UserError, match=f"did you mean {meant}"):
+        flags.parse([f"--workdir={tmp_path}", argument], COMMANDS["decode"])
+
+
+def test_changes_in_python_have_keys_by_their_old_names(tmp_path, said):
+    experiment = resolve(base_config("hmm"))
+    check_changes(["data.batch_tokens", "config.batching.tokens"], tmp_path)
+    for key in ("data.batch_tokens", "config.data.batch_tokens"):
+        assert override(experiment, {key: 96}, section="decode").batching.tokens == 96
+    assert home.keys(["config.data.batch_tokens", "batching.tokens", "beam_size"]) == {
+        "batching.tokens", "decode.beam_size",
+    }  # fmt: skip
+    assert len(said()) == 1
+    with pytest.raises(UserError, match="config.data.batch_tokns is not a config key: did you mean 'config.batching.t"):
+        override(experiment, {"data.batch_tokns": 96})
+    with pytest.raises(UserError, match="config.data.batch_tokns is not a config key: did you mean 'config.batching.t"):
+        resolve({"model": {"name": "hmm"}, "data": {"batch_tokns": 96}})
+
+
+def test_advice_knows_the_old_names_of_a_section_or_of_all():
+    assert moved_from("data")["batching"] == "config.batching.kind" and moved_from("model") == {}
+    assert moved_from().keys() == {old.partition(".")[2] for old in OLDS}
