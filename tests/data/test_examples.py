@@ -1,5 +1,7 @@
 """Batch arrays against a loop, and slices against the whole."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -69,8 +71,9 @@ def test_any_rows_of_a_batch_are_made_as_they_stand_in_the_whole(kind):
 def test_the_pipeline_starts_anywhere_and_stays_in_order():
     made = plan("pack")
     stop = 2 * made.batches_per_epoch + 3
-    whole = list(batches(made, SPLIT, range(stop)))
-    tail = list(batches(made, SPLIT, range(7, stop), threads=3))
+    make = functools.partial(assemble, split=SPLIT)
+    whole = list(batches(made, make, range(stop)))
+    tail = list(batches(made, make, range(7, stop), threads=3))
     assert len(whole) == stop and len(tail) == stop - 7
     for a, b in zip(whole[7:], tail, strict=True):
         np.testing.assert_array_equal(a["inputs"], b["inputs"])

@@ -136,9 +136,10 @@ def test_a_draw_depends_on_the_seed_the_epoch_the_example_and_the_side():
 def test_the_pipeline_goes_on_anywhere_with_the_same_samples():
     plan = planned(dataclasses.replace(BATCHING, kind="pack"))
     stop = 2 * plan.batches_per_epoch + 1
-    whole = list(batches(plan, split(), range(stop), segmentation=segmentation()))
+    make = functools.partial(assemble, split=split(), segmentation=segmentation())
+    whole = list(batches(plan, make, range(stop)))
     for start in (1, plan.batches_per_epoch, stop - 1):
-        tail = batches(plan, split(), range(start, stop), threads=4, segmentation=segmentation())
+        tail = batches(plan, make, range(start, stop), threads=4)
         for expected, found in zip(whole[start:], tail, strict=True):
             for name in expected:
                 np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
