@@ -20,23 +20,21 @@ from jax import Array
 
 from s2sjax.api import Batch, Copying, Output, Rules, Traits
 from s2sjax.config import check_at_least, one_of
-from s2sjax.errors import UserError
-from s2sjax.nn.block_config import BlockConfig
 from s2sjax.nn.copying import CopyGate, gate_rules
+from s2sjax.nn.encoder import EncoderConfig, encoder_mask
 from s2sjax.nn.layers import Embedding, Kernel
 from s2sjax.nn.totals import total
 from s2sjax.nn.transformer import Source, Stack, StackOutput, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.copying import coverage_loss, mix
 from s2sjax.ops.linear import Precision, project
-from s2sjax.ops.local_attention import Band, make_band
 from s2sjax.vocabulary import TIED, check_copying, check_tied
 
 TRAITS = Traits(splits_time=True, gathers_layers=True)
 
 
 @dataclass(frozen=True)
-class Config(BlockConfig):
+class Config(EncoderConfig):
     """The `model` section of the family transformer.
 
     Attributes:
@@ -44,11 +42,6 @@ class Config(BlockConfig):
       decoder_layers: Blocks of the decoder.
       tied: Which embeddings share one table: "all" (source, target, output; needs a joint vocabulary), "decoder"
         (target and output) or "none".
-      encoder_window: Self-attention of the encoder sees this many positions on each side, and takes time and memory
-        in proportion to the length of a source, not to its square; 0 is all of them. A few hundred suit thousands of
-        tokens (Beltagy et al. 2020, arXiv:2004.05150).
-      encoder_global_tokens: With encoder_window: the first tokens of each source, so many, see all of it and are seen
-        by all of it; at most encoder_window.
       copy: Mix what is generated with copies from the source, as a pointer-generator network does (See et al. 2017,
         arXiv:1704.04368): the output may be any word of its source, also one that training never wrote. Needs a joint
         vocabulary, in which a word that is unknown stays unknown. The last decoder block chooses what is copied, by the
@@ -62,25 +55,12 @@ class Config(BlockConfig):
     encoder_layers: int = 4
     decoder_layers: int = 4
     tied: str = one_of(TIED, "all")
-    encoder_window: int = 0
-    encoder_global_tokens: int = 0
     copy: bool = False
     coverage_weight: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
         check_at_least(1, self, "encoder_layers", "decoder_layers")
-        check_at_least(0, self, "encoder_window", "encoder_global_tokens")
-        if self.encoder_window and self.window:
-            raise UserError(
-                f"config.model.window is {self.window} and bounds the encoder too, but config.model.encoder_window is "
-                f"{self.encoder_window}: set one of them to 0"
-            )
-        if self.encoder_global_tokens > self.encoder_window:
-            raise UserError(
-                f"config.model.encoder_global_tokens is {self.encoder_global_tokens}, but must be at most "
-                f"config.model.encoder_window, {self.encoder_window}: lower the one or raise the other"
-            )
         check_at_least(0, self, "coverage_weight")
 
     @property
@@ -133,14 +113,8 @@ class Transformer(nn.Module):
         return self.projection() if self.config.tied == "none" else self.target_embedding.projection_kernel()
 
     def _encode(self, batch: Batch, *, train: bool) -> StackOutput:
-        c, segments, positions = self.config, batch["input_segments"], batch["input_positions"]
-        x = self._embed(self.source_embedding, batch["inputs"])
-        mask: Array | Band
-        if c.encoder_window:
-            mask = make_band(segments, positions, c.encoder_window, c.encoder_global_tokens)
-        else:
-            mask = segment_mask(segments, segments)
-        return self.encoder(x, positions, segments > 0, mask, train=train)
+        x, mask = self._embed(self.source_embedding, batch["inputs"]), encoder_mask(self.config, batch)
+        return self.encoder(x, batch["input_positions"], batch["input_segments"] > 0, mask, train=train)
 
     def __call__(self, batch: Batch, *, train: bool) -> Output:
         source, source_balance, _ = self._encode(batch, train=train)
