@@ -56,6 +56,9 @@ class Traits:
     """To them, what a decoder reads before the first token of a target is no word: `build` is told it as `start`."""
     gathers_layers: bool = False
     """All their stacks gather the parameters of a layer by themselves, where it runs (`nn.gathering`)."""
+    writes_in_place: bool = False
+    """They label what they read, and generate nothing: target p stands at input p (`ops.in_place`). They are `Model`s,
+    and not `Stepwise`."""
 
 
 class Copying(NamedTuple):

@@ -125,6 +125,12 @@ class Experiment:
         check_at_least(0, self, "seed", where="config")
         parts_of(self.data)  # what is wrong with a set of a mixture is told here
         check_context(self.batching, self.data)
+        if self.traits.writes_in_place:
+            others = models.text_writers() if self.data.source else models.language_models()
+            raise UserError(
+                f"config.model.name={self.model_name} labels what it reads and writes no text; choose a family that "
+                f"does: {', '.join(others)}"
+            )
         counts = getattr(self.model, "learning", "gradient") == "em"
         if counts != (self.optimizer.name == "em"):
             raise UserError(

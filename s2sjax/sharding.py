@@ -35,13 +35,13 @@ class MeshConfig:
     Attributes:
       data: Devices that share the rows of a batch; -1 takes all devices that the other axes leave.
       fsdp: Devices that share the rows of a batch, and also the parameters, their gradients and optimizer state where
-        they are stored. With `model.remat` the families transformer, causal_lm, griffin and gnmt (from its third layers
-        on) gather a layer's parameters when it runs and again when its gradient is computed; all others are gathered
-        before a step begins, and whole on each device while it runs.
+        they are stored. With `model.remat` the families transformer, encoder, causal_lm, griffin and gnmt (from its
+        third layers on) gather a layer's parameters when it runs and again when its gradient is computed; all others
+        are gathered before a step begins, and whole on each device while it runs.
       tensor: Devices that share the parameters where they are used: heads, hidden units, words of the vocabulary.
-      sequence: Devices that share the positions of each row, for the families transformer and causal_lm: for long
-        inputs, but not with `model.encoder_window`. `batching.length_multiple` is a multiple of it. Families that read
-        one position after the other take it as more rows, as evaluation and decoding do for all.
+      sequence: Devices that share the positions of each row, for the families transformer, encoder and causal_lm: for
+        long inputs, but not with `model.encoder_window`. `batching.length_multiple` is a multiple of it. Families that
+        read one position after the other take it as more rows, as evaluation and decoding do for all.
       expert: Devices that share the rows of a batch, and the experts of a mixture (`model.experts`, a multiple of it):
         tokens travel to the devices of their experts. Without experts it is as `data`.
       slices: Groups of devices with a slow network between them, such as TPU slices or hosts: `data`, a multiple of it,

@@ -38,7 +38,7 @@ def test_every_config_file_opens_with_what_it_is_and_the_command(path):
     assert str(path.relative_to(Path(__file__).parents[1])) in docstring or "launch/" in docstring
 
 
-@pytest.mark.parametrize("family", models.families())
+@pytest.mark.parametrize("family", models.text_writers())
 def test_a_familys_base_config_is_its_defaults(family):
     made = resolve(base_config(model=family))
     assert made == Experiment(family, models.family(family).Config())
@@ -63,7 +63,7 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ({"sead": 1}, "config.sead is not a config key: did you mean 'seed'"),
         ({"optimizer": {"lerning_rate": 1.0}}, "config.optimizer.lerning_rate .* did you mean 'learning_rate'"),
         ({"model": {"name": "transformr"}}, "config.model.name is 'transformr': did you mean 'transformer'"),
-        ({"model": {}}, "config.model.name is None: known: causal_lm, gnmt, griffin"),
+        ({"model": {}}, "config.model.name is None: known: causal_lm, encoder, gnmt, griffin"),
         ({"model": 5}, "config.model is 5"),
         ({"model": {"name": "../transformer"}}, "config.model.name is '../transformer'"),
         ({"model": {"name": "transformer", "witdh": 8}}, "config.model.witdh .* did you mean 'width'"),
@@ -98,6 +98,14 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ({"evaluate": {"decode": False}, "checkpoint": {"metric": "ter"}}, "set config.evaluate.decode=True"),
         ({"batching": {"kind": "bukket"}}, "config.batching.kind is 'bukket': did you mean 'bucket'"),
         ({"data": {"source": ""}}, "config.model.name=transformer needs sources; .* causal_lm, griffin"),
+        (
+            {"model": {"name": "encoder"}},
+            "=encoder labels what it reads and writes no text; .*: causal_lm, gnmt, griffin",
+        ),
+        (
+            {"model": {"name": "rnn_encoder"}, "data": {"source": ""}},
+            "=rnn_encoder labels what it reads and writes no text; .*: causal_lm, griffin, hmm, lstm_lm$",
+        ),
         ({"data": {"source": ""}, "model": {"name": "hmm"}}, "set config.evaluate.decode=False"),
         (
             {"data": {"source": ""}, "model": {"name": "hmm"}, "tokenizer": {"joint": False}},

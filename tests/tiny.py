@@ -48,10 +48,9 @@ def write_split(directory: Path, split: str, sources: Sequence[str], targets: Se
         (directory / f"{split}.{suffix}").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> dict[str, Any]:
-    """What `tiny` sets, as dotted keys: one layer, one evaluation shape, nothing decoded while training."""
+def _sizes(family: str) -> dict[str, Any]:
     wide, layers = {"width": 16, "dropout": 0.0}, {"encoder_layers": 1, "decoder_layers": 1}
-    sizes = {
+    return {
         "transformer": {"heads": 2, "hidden": 16, **wide, **layers},
         "rnn_seq2seq": {**wide, **layers},
         "gnmt": {**wide, "encoder_layers": 2, "decoder_layers": 2},
@@ -59,7 +58,18 @@ def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> di
         "griffin": {"heads": 2, "hidden": 16, "recurrent_width": 16, "repeats": 1, **wide},
         "lstm_lm": {"layers": 2, "embedding_width": 16, **wide},
         "hmm": {"states": 8},
+        "encoder": {"heads": 2, "hidden": 16, "layers": 1, **wide},
+        "rnn_encoder": {"layers": 1, **wide},
     }[family]
+
+
+def tiny_model(family: str, **others: Any) -> Any:
+    """The config of a tiny model, with some values of its own."""
+    return models.family(family).Config(**{**_sizes(family), **others})
+
+
+def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> dict[str, Any]:
+    """What `tiny` sets, as dotted keys: one layer, one evaluation shape, nothing decoded while training."""
     values: dict[str, Any] = {
         "data.dir": str(data),
         "data.source": "{split}.src",
@@ -69,7 +79,7 @@ def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> di
         "batching.tokens": 128,
         "batching.pack_length": 16,
         "tokenizer.kind": "char",
-        **{f"model.{name}": value for name, value in sizes.items()},
+        **{f"model.{name}": value for name, value in _sizes(family).items()},
         "optimizer.learning_rate": 1e-2,
         "optimizer.warmup_steps": 4,
         "train.steps": 12,

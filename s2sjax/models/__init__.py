@@ -1,8 +1,9 @@
 """Model families. Each module of this folder is one family and offers four names:
 
     Config           a frozen dataclass: the config section `model` without its `name`
-    build(config, source_vocab, target_vocab, *, precision) -> a Linen module that is `api.Stepwise`; the vocabularies'
-                         sizes are enough, but for a family that `knows_start`
+    build(config, source_vocab, target_vocab, *, precision) -> a Linen module that is `api.Stepwise`, or an `api.Model`
+                         if the family `writes_in_place`; the vocabularies' sizes are enough, but for a family that
+                         `knows_start`
     sharding_rules(config) -> ordered (parameter path pattern, axes) pairs for `sharding.shard_parameters`
     TRAITS               what its models can do: `api.Traits`
 
@@ -39,6 +40,11 @@ def family(name: str) -> ModuleType:
 def language_models() -> tuple[str, ...]:
     """The names of the families that can read plain text without a source."""
     return tuple(name for name in families() if family(name).TRAITS.language_model)
+
+
+def text_writers() -> tuple[str, ...]:
+    """The names of the families that generate text: all but those that label what they read."""
+    return tuple(name for name in families() if not family(name).TRAITS.writes_in_place)
 
 
 def layers(config: Any) -> dict[str, int]:

@@ -112,6 +112,8 @@ def with_search_that_fits(
     Raises:
         UserError: one sentence takes more, because of what is not the user's own.
     """
+    if experiment.traits.writes_in_place:
+        return experiment  # it searches for nothing
     decode, data = experiment.decode, experiment.data
     asked, default = SearchSize.of(decode), SearchSize.of(DecodeConfig())
     if data.join and decode.max_new_tokens:  # it is drawn window by window

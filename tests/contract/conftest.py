@@ -102,6 +102,21 @@ VARIANTS = {
             "change_penalty": 1.0,
         },
     ],
+    "encoder": [
+        {"layers": 2, "norm": "post", "positions": "learned", "mlp": "gelu", "scale_embeddings": False},
+        {
+            "layers": 2,
+            "norm_kind": "rms",
+            "positions": "rotary",
+            "mlp": "swiglu",
+            "biases": False,
+            "experts": 3,
+            "scan": True,
+            "remat": "dots",
+        },
+        {"layers": 2, "positions": "relative", "encoder_window": 1, "encoder_global_tokens": 1},
+    ],
+    "rnn_encoder": [{"layers": 2}, {"layers": 2, "cell": "gru", "residual": True}],
 }
 """A family that is not listed runs with its defaults."""
 
@@ -181,10 +196,17 @@ SLOW_SUBJECTS = [subject for family, variants in SLOW_VARIANTS.items() for subje
 FIRST = {family: next(s for s in SUBJECTS if s.family == family) for family in models.families()}
 
 
-@pytest.fixture(
-    params=[*SUBJECTS, *(pytest.param(subject, marks=pytest.mark.slow) for subject in SLOW_SUBJECTS)],
-    ids=lambda subject: subject.name,
-)
+def subject_params(*, writes_in_place: bool | None = None) -> list[Any]:
+    """All of them, further ones marked slow; or only those that write in place, or that do not."""
+    return [
+        pytest.param(subject, id=subject.name, marks=marks)
+        for subjects, marks in ((SUBJECTS, ()), (SLOW_SUBJECTS, pytest.mark.slow))
+        for subject in subjects
+        if writes_in_place in (None, models.family(subject.family).TRAITS.writes_in_place)
+    ]
+
+
+@pytest.fixture(params=subject_params())
 def subject(request):
     return request.param
 
@@ -238,6 +260,12 @@ def counting(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return np.array([word]), np.append(np.arange(word + 1, VOCAB), 3)
 
 
+def neighbours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A sentence, each word tagged by the word after it, and its end by the first one."""
+    sentence, _ = copies(rng)
+    return sentence, np.roll(sentence, -1)
+
+
 class Task(NamedTuple):
     """What a family shows that it learns, in seconds."""
 
@@ -249,6 +277,8 @@ class Task(NamedTuple):
 
 TASKS = {
     "causal_lm": Task(counting),  # it would have to find where, in prompts of several lengths, a copy is to begin
+    "encoder": Task(neighbours),
+    "rnn_encoder": Task(neighbours),
     "griffin": Task(options={"repeats": 2, "window": 16, "recurrent_width": 48}),
     "hmm": Task(counting, learning_rate=0.1),  # its state is one of a few: it cannot remember a sentence
 }

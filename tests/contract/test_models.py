@@ -34,6 +34,7 @@ from tests.contract.conftest import (
     Task,
     bucketed,
     packed,
+    subject_params,
 )
 from tests.tolerance import allowed, assert_close
 
@@ -47,6 +48,10 @@ by_turns = pytest.mark.fast_grid(2)
 """Half of the families are put to this test among the fast ones, the others in the next turn; see `tests/sampling.py`.
 
 Which half differs from test to test."""
+
+generating = pytest.mark.parametrize("subject", subject_params(writes_in_place=False))
+"""For models that step; the others label what they read."""
+labelling = pytest.mark.parametrize("subject", subject_params(writes_in_place=True))
 
 both_precisions = pytest.mark.parametrize("precision", [FLOAT32, pytest.param(BFLOAT16, marks=pytest.mark.slow)])
 
@@ -109,6 +114,7 @@ def stepped(subject, batch, *, width=1, precision=FLOAT32):
 
 
 @thorough
+@generating
 @by_turns
 @pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16])
 def test_stepping_equals_teacher_forcing(subject, precision):
@@ -125,19 +131,21 @@ def test_a_token_that_is_seen_and_should_not_be_is_far_beyond_the_tolerance(subj
     """What a missing mask, a leak or a place that is off by one would do to the tests that compare logits."""
     batch, model, params = bucketed(), model_in(precision, subject), gentle(subject, precision)
     expected, tolerance = forced_logits(subject, precision)
-    first, longer = batch["decoder_inputs"].copy(), {name: batch[name].copy() for name in ("inputs", "input_segments")}
+    read = "inputs" if models.family(subject.family).TRAITS.writes_in_place else "decoder_inputs"
+    first, longer = batch[read].copy(), {name: batch[name].copy() for name in ("inputs", "input_segments")}
     first[:, 1] = 4 + (first[:, 1] + 5) % (VOCAB - 4)
     short = (batch["inputs"] == 0).argmax(axis=1)[:, None]  # the first place of a source's padding
     np.put_along_axis(longer["inputs"], short, 7, axis=1)
     np.put_along_axis(longer["input_segments"], short, 1, axis=1)
     mask = batch["weights"] > 0
     times = 1000 if precision == FLOAT32 else 1
-    for fault in ({"decoder_inputs": first}, longer):
+    for fault in ({read: first}, longer):
         found = subject.logits({**batch, **fault}, model=model, params=params)
         assert np.abs(found - expected)[mask].max() > times * tolerance
 
 
 @thorough
+@generating
 @both_precisions
 def test_the_future_does_not_leak(subject, precision):
     batch, model, params = bucketed(), model_in(precision, subject), gentle(subject, precision)
@@ -156,6 +164,7 @@ def test_the_future_does_not_leak(subject, precision):
 
 
 @thorough
+@generating
 @by_turns
 def test_the_gradient_of_a_position_with_respect_to_later_embeddings_is_exactly_zero(subject):
     batch = bucketed()
@@ -175,6 +184,26 @@ def test_the_gradient_of_a_position_with_respect_to_later_embeddings_is_exactly_
     table = tables[0]
     assert np.abs(table[5:8]).sum(axis=1).all(), "positions 0, 1 and 2 matter at position 2"
     np.testing.assert_array_equal(table[8:11], 0)
+
+
+@thorough
+@by_turns
+@labelling
+def test_a_label_depends_on_all_of_its_own_text_on_nothing_of_others_and_on_no_target(subject):
+    """By the gradient of the label of the first text's first token, in a packed row."""
+    batch = packed()
+    batch["inputs"] = np.tile(np.arange(20, dtype=np.int32) % VOCAB, (4, 1))  # each token of the row is another one
+    own = batch["inputs"][0, batch["input_segments"][0] == 1]
+    others = np.setdiff1d(np.arange(VOCAB), own)
+
+    def label(params, batch):
+        return jnp.sum(subject.model.apply({"params": params}, batch, train=False).features[0, 0] ** 2)
+
+    gradient = jax.jit(jax.grad(label))(subject.params, batch)["source_embedding"]["table"]
+    assert np.abs(gradient[own]).sum(axis=1).all()
+    np.testing.assert_array_equal(gradient[others], 0)
+    without = {name: np.zeros_like(batch[name]) for name in ("targets", "decoder_inputs")}
+    np.testing.assert_array_equal(subject.logits(batch), subject.logits(batch | without))
 
 
 @thorough
@@ -201,6 +230,7 @@ def test_packing_is_invisible(subject, precision):
 
 
 @thorough
+@generating
 @by_turns
 def test_hypotheses_that_change_places_at_every_step_keep_their_pasts(subject):
     """`reorder` is all that search has to do: each hypothesis scores as if it had been alone."""
@@ -208,6 +238,7 @@ def test_hypotheses_that_change_places_at_every_step_keep_their_pasts(subject):
 
 
 @pytest.mark.thorough(families=("causal_lm",))
+@generating
 def test_so_do_hypotheses_that_are_many(subject):
     check_pasts(subject, width=MOST_ANCHORED + 1)
 
@@ -367,6 +398,7 @@ def test_attention_rows_are_distributions_over_the_sentences_own_source(subject)
 
 
 @thorough
+@generating
 @by_turns
 def test_attention_of_steps_is_that_of_teacher_forcing(subject):
     batch = bucketed()

@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from s2sjax import models
+from s2sjax.config import to_json
 from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
 from s2sjax.data.mixing import training_plan
 from s2sjax.data.prepare import prepare
 from s2sjax.data.windows import windowed
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve
+from s2sjax.inference.likelihood import loss_sums
 from s2sjax.inspection.subject import describe
+from s2sjax.ops.linear import Precision
+from s2sjax.ops.losses import LossOptions
 from s2sjax.processes import jax_settings
 from tests.tiny import read_state
 
@@ -46,6 +51,21 @@ def step_text(experiment: Experiment, devices: int) -> str:
         return subject.step.lower(subject.state, subject.batch).as_text()
 
 
+def loss_text(family: str, options: Mapping[str, Any]) -> str:
+    """StableHLO of the loss of a batch and its gradient, with dropout. Args: options: of the model's config."""
+    module, place = models.family(family), jnp.zeros((8, 8), jnp.int32)
+    model = module.build(module.Config(**options), VOCABULARY, VOCABULARY, precision=Precision.FLOAT32)
+    names = ("inputs", "input_segments", "input_positions", "targets", "target_segments", "target_positions")
+    batch = dict.fromkeys(names, place) | {"weights": place.astype(jnp.float32)}
+    params = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch, train=False)["params"], batch)
+
+    def loss(params, batch, key):
+        return loss_sums(model, params, batch, LossOptions(), dropout_key=key).loss
+
+    with jax_settings.exact_products():
+        return jax.jit(jax.value_and_grad(loss)).lower(params, batch, jax.random.key(0)).as_text()
+
+
 def config_values(config: Any) -> dict[str, Any]:
     """A config as users hold it, resolved, by dotted keys, in the types of JSON."""
     found = {}
@@ -56,7 +76,11 @@ def config_values(config: Any) -> dict[str, Any]:
 
 def base_values(family: str) -> dict[str, Any]:
     """Every config key of a family with its default."""
-    return config_values(base_config(model=family))
+    if family in models.text_writers():
+        return config_values(base_config(model=family))
+    own = {"name": family, **to_json(models.family(family).Config())}  # no task trains it
+    others = {key: value for key, value in config_values(base_config()).items() if not key.startswith("model.")}
+    return others | {f"model.{key}": value for key, value in own.items()}
 
 
 def batches(experiment: Experiment, count: int) -> list[dict[str, np.ndarray]]:

@@ -78,7 +78,7 @@ def test_nothing_is_allocated():
     assert sum(x.nbytes for x in jax.live_arrays()) - before < 1000, "random keys, and nothing of the model's size"
 
 
-@pytest.mark.parametrize("family", models.families())
+@pytest.mark.parametrize("family", models.text_writers())
 def test_fsdp_over_eight_devices_stores_an_eighth_and_little_more(family):
     assert_eighth(subject(family=family, vocab=8000, mesh__fsdp=8))
 

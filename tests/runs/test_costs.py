@@ -26,6 +26,7 @@ from s2sjax.errors import UserError
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.scorers import Single
 from s2sjax.inference.search_size import MARGIN, SearchSize, fitting, footprint
+from s2sjax.models import transformer
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.position import _buckets
 from s2sjax.runs import costs, home
@@ -99,6 +100,12 @@ def test_ordinary_settings_are_not_touched(settings, subject, tmp_path):
     asked = dataclasses.replace(experiment, decode=dataclasses.replace(DecodeConfig(), **settings))
     assert costs.with_search_that_fits(asked, (), tmp_path, scorer, params, VOCAB) == asked
     assert costs.lowered(asked, ()) == asked and not costs.beyond(asked, training=True)
+
+
+def test_what_labels_its_input_searches_for_nothing(tmp_path, monkeypatch):
+    experiment = tiny(tmp_path, **TOO_LONG)
+    monkeypatch.setattr(transformer, "TRAITS", dataclasses.replace(transformer.TRAITS, writes_in_place=True))
+    assert costs.with_search_that_fits(experiment, (), tmp_path, None, None, VOCAB) is experiment
 
 
 def test_what_is_estimated_is_what_a_cache_has(tmp_path):

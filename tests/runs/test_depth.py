@@ -15,31 +15,32 @@ from s2sjax.ops.linear import Precision
 from s2sjax.runs.depth import check_depth, most_layers
 from s2sjax.runs.loading import load
 from tests.hostile import within
-from tests.tiny import random_state, tiny, write_run
+from tests.tiny import random_state, tiny, tiny_model, write_run
 
 
-def arrays(tmp_path, family, **overrides):
-    experiment = tiny(tmp_path, family, **overrides)
-    model = models.family(family).build(experiment.model, 10, 10, precision=Precision.FLOAT32)
-    init = initializer(model, optim.make_optimizer(experiment.optimizer, 9), ema=False)
-    return experiment.model, flatten(jax.eval_shape(init, jax.random.key(0)))
+def arrays(family, **overrides):
+    """The config of a tiny model, and the arrays of its state."""
+    config = tiny_model(family, **overrides)
+    model = models.family(family).build(config, 10, 10, precision=Precision.FLOAT32)
+    init = initializer(model, optim.make_optimizer(optim.OptimizerConfig(), 9), ema=False)
+    return config, flatten(jax.eval_shape(init, jax.random.key(0)))
 
 
 @pytest.mark.fast_grid(2)
 @pytest.mark.parametrize("family", models.families())
-def test_every_family_has_as_many_arrays_as_layers_and_no_other_number_makes_more(family, tmp_path):
-    config, few = arrays(tmp_path, family)
-    scan = {"model__scan": True} if hasattr(config, "scan") else {}
+def test_every_family_has_as_many_arrays_as_layers_and_no_other_number_makes_more(family):
+    config, few = arrays(family)
+    scan = {"scan": True} if hasattr(config, "scan") else {}
     assert models.depth(config) <= most_layers(few)
-    deeper = {f"model__{name}": 5 for name in models.layers(config) if name != "pattern"}
+    deeper = {name: 5 for name in models.layers(config) if name != "pattern"}
     for more in ({}, scan):
-        config, found = arrays(tmp_path, family, **deeper, **more)
+        config, found = arrays(family, **deeper, **more)
         assert models.depth(config) <= most_layers(found)
     numbers = {field.name for field in dataclasses.fields(config) if type(field.default) is int}
     for name in numbers - models.layers(config).keys():
         value = {"experts": 4, "kv_heads": 1}.get(name, 2 * max(getattr(config, name), 2))
-        beside = {"model__encoder_window": 16} if name == "encoder_global_tokens" else {}  # which bounds it
-        _, found = arrays(tmp_path, family, **{f"model__{name}": value}, **beside)
+        beside = {"encoder_window": 16} if name == "encoder_global_tokens" else {}  # which bounds it
+        _, found = arrays(family, **{name: value}, **beside)
         assert len(found) <= len(few) + 16, name
 
 
