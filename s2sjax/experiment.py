@@ -125,12 +125,6 @@ class Experiment:
         check_at_least(0, self, "seed", where="config")
         parts_of(self.data)  # what is wrong with a set of a mixture is told here
         check_context(self.batching, self.data)
-        if self.traits.writes_in_place:
-            others = models.text_writers() if self.data.source else models.language_models()
-            raise UserError(
-                f"config.model.name={self.model_name} labels what it reads and writes no text; choose a family that "
-                f"does: {', '.join(others)}"
-            )
         counts = getattr(self.model, "learning", "gradient") == "em"
         if counts != (self.optimizer.name == "em"):
             raise UserError(
@@ -238,9 +232,10 @@ class Experiment:
 
 def base_config(model: str = "transformer", task: str = "text") -> ConfigDict:
     """Every config key with its default, for one model family and one task. Locked: a new key is an error."""
-    config = config_dict(Experiment(model, models.family(model).Config()))
+    family, asked = models.family(model), tasks.named(task)()  # which may need other values than the defaults
+    config = config_dict(Experiment(model, family.Config(), asked if family.TRAITS.writes_in_place else Text()))
     with config.unlocked():
-        config.task = _section(tasks.named(task)())
+        config.task = _section(asked)
     return config
 
 

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict, config_flags
 
 from s2sjax import experiment as experiments
-from s2sjax import models
+from s2sjax import models, tasks
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve
 
@@ -38,11 +38,12 @@ def test_every_config_file_opens_with_what_it_is_and_the_command(path):
     assert str(path.relative_to(Path(__file__).parents[1])) in docstring or "launch/" in docstring
 
 
-@pytest.mark.parametrize("family", models.text_writers())
+@pytest.mark.parametrize("family", models.families())
 def test_a_familys_base_config_is_its_defaults(family):
-    made = resolve(base_config(model=family))
-    assert made == Experiment(family, models.family(family).Config())
-    assert base_config(model=family).model.name == family
+    task = "text" if family in models.text_writers() else "classification"
+    made = resolve(base_config(model=family, task=task))
+    assert made == Experiment(family, models.family(family).Config(), tasks.named(task)())
+    assert base_config(model=family, task=task).model.name == family
 
 
 def test_the_names_that_every_config_shares_are_there():

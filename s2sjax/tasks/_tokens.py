@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from s2sjax.api import Batch
+from s2sjax.api import Batch, Traits
 from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
@@ -17,6 +17,7 @@ from s2sjax.data.records import Record
 from s2sjax.data.segmentation import Segmentation
 from s2sjax.data.splits import blank_of
 from s2sjax.data.tokenizer_config import TokenizerConfig
+from s2sjax.errors import UserError
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.likelihood import cross_entropy_sums
 from s2sjax.inference.requests import RequestFormat
@@ -26,6 +27,15 @@ from s2sjax.metrics.measure import measure
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.ops.losses import LossOptions
 from s2sjax.task import Apply, Limits, Sums, Trained
+
+
+def check_writes_text(family: str, traits: Traits, others: Sequence[str]) -> None:
+    """Raise a `UserError` if a family labels what it reads. Args: others: families that can do the task."""
+    if traits.writes_in_place:
+        raise UserError(
+            f"config.model.name={family} labels what it reads and writes no text; choose config.task.name="
+            f"classification, or a family that does: {', '.join(others)}"
+        )
 
 
 class TokenTask:

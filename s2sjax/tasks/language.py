@@ -20,7 +20,7 @@ from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.names import LIKELIHOOD_METRICS, PLAIN_TEXT_DEFAULT, TEXT_METRICS
 from s2sjax.task import Limits, Pairs, Rows, Trained
-from s2sjax.tasks._tokens import TokenTask, request_format, search
+from s2sjax.tasks._tokens import TokenTask, check_writes_text, request_format, search
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Language(TokenTask):
     default_metrics: ClassVar[tuple[str, ...]] = PLAIN_TEXT_DEFAULT
 
     def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:
+        check_writes_text(family, traits, models.language_models())
         if not traits.language_model:
             raise UserError(
                 f"config.data.source is empty, and config.model.name={family} needs sources; name one, or "

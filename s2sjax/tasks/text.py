@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from jax.sharding import Mesh
 
+from s2sjax import models
 from s2sjax.api import Traits
 from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Examples
@@ -16,7 +17,7 @@ from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.names import PAIRS_DEFAULT
 from s2sjax.task import Limits, Pairs, Rows, Trained
-from s2sjax.tasks._tokens import TokenTask, request_format, search
+from s2sjax.tasks._tokens import TokenTask, check_writes_text, request_format, search
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Text(TokenTask):
     default_metrics: ClassVar[tuple[str, ...]] = PAIRS_DEFAULT
 
     def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:
-        """Any family can."""
+        check_writes_text(family, traits, models.text_writers())
 
     def check_evaluation(self, decode: bool, metrics: Sequence[str]) -> None:
         """It has all metrics."""

@@ -78,7 +78,7 @@ def base_values(family: str) -> dict[str, Any]:
     """Every config key of a family with its default."""
     if family in models.text_writers():
         return config_values(base_config(model=family))
-    own = {"name": family, **to_json(models.family(family).Config())}  # no task trains it
+    own = {"name": family, **to_json(models.family(family).Config())}  # it has no text to write
     others = {key: value for key, value in config_values(base_config()).items() if not key.startswith("model.")}
     return others | {f"model.{key}": value for key, value in own.items()}
 

@@ -1,7 +1,7 @@
 """Training steps that are held: of every family every variant of the contract, and what else changes a step.
 
 Each has a moving average, clipping, weight decay, smoothing and, where there is any, dropout, so that all of a step is
-in them. Of a family that labels what it reads, and that no task trains, it is the loss and its gradient.
+in them. Of a family that labels what it reads it is the loss and its gradient.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class Step:
         dropout = {"dropout": 0.1} if "dropout" in fields else {}
         options = {**sizes, **dropout, **self.options}
         if self.family not in models.text_writers():
-            assert not self.others, "no task trains it"
+            assert not self.others, "it is of the model alone"
             return normalised(loss_text(self.family, options))
         model = {f"model.{name}": value for name, value in options.items()}
         counts = self.options.get("learning") == "em"
