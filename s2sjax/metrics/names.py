@@ -59,6 +59,7 @@ BLEU_TOKENIZERS = ("13a", "intl", "zh", "char", "ja-mecab", "ko-mecab", "flores2
 ROUGE_TOKENIZERS = ("ascii", "unicode")
 
 LABEL_METRICS = ("loss", "accuracy", "macro_f1")
-"""Of labels of texts; those of words may have `span_f1` too. The others of text compare texts."""
+TAG_METRICS = (*LABEL_METRICS, "span_f1")
+"""Of labels of texts, and of their words. The others of text compare texts."""
 PAIRS_DEFAULT = ("loss", "bleu", "chrf", "exact_match", "sequence_error_rate", "token_error_rate")
 PLAIN_TEXT_DEFAULT = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
