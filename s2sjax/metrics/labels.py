@@ -10,8 +10,8 @@ def label_metrics(predicted: Sequence[str], right: Sequence[str]) -> dict[str, f
     """`accuracy`, the percentage of labels that are right; and `macro_f1`, the mean of the F1 of each label that is
     predicted or right anywhere, in percent. The F1 of a label that is never predicted rightly is 0.
 
-    >>> label_metrics(["a", "a", "b"], ["a", "b", "c"])["macro_f1"]  # 2/3 of a, 0 of the others
-    22.22222222222222
+    >>> label_metrics(["a", "a", "b"], ["a", "b", "b"])["accuracy"]
+    66.66666666666667
     """
     scores = [values["f1"] for values in scores_of_each(predicted, right).values()]
     equal = sum(ours == theirs for ours, theirs in zip(predicted, right, strict=True))
