@@ -30,7 +30,7 @@ def types():
     config = base_config(model="rnn_seq2seq", task="classification")
 
     config.data.source, config.data.target = "question", "attribute1"
-    config.data.batch_tokens = 2048
+    config.batching.tokens = 2048
 
     config.tokenizer.kind = "word"
     config.tokenizer.vocab_size = 4000
@@ -51,10 +51,10 @@ def answers():
 
     config.data.source = "{question} {story_section}"
     config.data.target = ("answer1", "answer4")
-    config.data.max_source_length = 400
-    config.data.max_target_length = 40
-    config.data.batch_tokens = 3200
-    config.data.buckets = 3
+    config.batching.max_source_length = 400
+    config.batching.max_target_length = 40
+    config.batching.tokens = 3200
+    config.batching.buckets = 3
 
     config.tokenizer.kind = "bpe"
     config.tokenizer.vocab_size = 8000

@@ -231,12 +231,16 @@ class Experiment:
 
 
 def base_config(model: str = "transformer", task: str = "text") -> ConfigDict:
-    """Every config key with its default, for one model family and one task. Locked: a new key is an error."""
-    family, asked = models.family(model), tasks.named(task)()  # which may need other values than the defaults
-    config = config_dict(Experiment(model, family.Config(), asked if family.TRAITS.writes_in_place else Text()))
-    with config.unlocked():
-        config.task = _section(asked)
-    return config
+    """Every config key with its default, for one model family and one task. Locked: a new key is an error.
+
+    Raises:
+        UserError: there is no such family or task, or the family cannot do the task.
+    """
+    values: dict[str, dict[str, Any]] = {"model": {"name": model}, "task": {"name": task}}
+    for key, value in tasks.named(task).defaults.items():
+        section, _, name = key.partition(".")
+        values.setdefault(section, {})[name] = value
+    return config_dict(resolve(values))
 
 
 def config_dict(experiment: Experiment) -> ConfigDict:

@@ -106,6 +106,9 @@ class Task(Protocol):
     default_metrics: ClassVar[tuple[str, ...]]
     """What evaluation reports where `evaluate.metrics` is empty."""
 
+    defaults: ClassVar[Mapping[str, Any]]
+    """Config keys for which `base_config` has other values than those that their sections have."""
+
     # ---- Config ----
 
     def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:

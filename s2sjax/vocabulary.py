@@ -94,6 +94,6 @@ def check_copying(source: int, target: int) -> None:
     """Raise a `UserError` unless what is copied from a source is of the target's vocabulary (sizes are compared)."""
     if source != target:
         raise UserError(
-            f"config.model.copy writes words of the source, but the vocabularies have {source} and {target} entries; "
-            "set config.tokenizer.joint=True or config.model.copy=False"
+            f"config.model.copy writes words of the source, but the vocabularies have {source} and "
+            f"{counted(target, 'entry')}; set config.tokenizer.joint=True or config.model.copy=False"
         )

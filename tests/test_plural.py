@@ -13,8 +13,8 @@ from s2sjax.plural import counted
 PACKAGE = Path(s2sjax.__file__).parent
 NO_NOUN = {
     "allows", "asks", "begins", "decides", "does", "draws", "exists", "explains", "finishes", "goes", "has", "holds",
-    "is", "knows", "lists", "matches", "names", "needs", "returns", "s", "says", "takes", "tells", "this", "was",
-    "writes",
+    "is", "knows", "labels", "lists", "matches", "names", "needs", "reads", "returns", "s", "says", "takes",
+    "tells", "this", "was", "writes",
 }  # fmt: skip
 """What ends in s after a value and is no plural; most often the value is a path or a name. "s" is the unit."""
 NO_ADJECTIVE = {

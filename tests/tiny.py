@@ -95,8 +95,9 @@ def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> di
 
 def tiny(data: Path, family: str = "transformer", **overrides: Any) -> Experiment:
     """A tiny experiment on the files of `write_text`. Overrides are spelled `train__steps=3`."""
-    config = base_config(model=family)
-    for key, value in tiny_values(data, family, **overrides).items():
+    values = tiny_values(data, family, **overrides)
+    config = base_config(model=family, task=values.get("task.name", "text"))
+    for key, value in values.items():
         section, _, name = key.rpartition(".")
         (config[section] if section else config)[name] = value
     return resolve(config)
@@ -104,11 +105,12 @@ def tiny(data: Path, family: str = "transformer", **overrides: Any) -> Experimen
 
 def config_file(path: Path, data: Path, family: str = "transformer", **overrides: Any) -> Path:
     """The same experiment as a config file for the command line."""
-    lines = [f"    config.{key} = {value!r}" for key, value in tiny_values(data, family, **overrides).items()]
+    values = tiny_values(data, family, **overrides)
+    lines, task = [f"    config.{key} = {value!r}" for key, value in values.items()], values.get("task.name", "text")
     body = "\n".join(lines)
     path.write_text(
         "from s2sjax.experiment import base_config\n\n\n"
-        f"def get_config(argument=''):\n    config = base_config(model={family!r})\n{body}\n    return config\n"
+        f"def get_config(argument=''):\n    config = base_config({family!r}, {task!r})\n{body}\n    return config\n"
     )
     return path
 

@@ -16,7 +16,7 @@ from typing import Any
 _PACKAGE = Path(__file__).parents[1]
 _TASK = (
     "What is learned: text from a source (text), a language (language: data.source is empty), one label for a text "
-    "(classification)."
+    "(classification), or one for each of its words (tagging)."
 )
 _TYPES = {"int": "whole number", "float": "number", "bool": "True or False", "str": "text", "Sets": "mapping"}
 

@@ -86,5 +86,5 @@ class BeamConfig:
                 f"diversity is {self.diversity}, but there is one group: set groups above 1, or diversity to 0"
             )
         if not 1 <= len(self.ends) <= _MOST_ENDS:
-            raise UserError(f"ends is {self.ends}, expected 1 to {_MOST_ENDS} tokens of which each ends a hypothesis")
+            raise UserError(f"ends is {self.ends}, expected 1 to {_MOST_ENDS} of the tokens, each an end of hypotheses")
         check_ends(self.ends, self.pad)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jax.sharding import Mesh
@@ -39,7 +39,9 @@ def check_writes_text(family: str, traits: Traits, others: Sequence[str]) -> Non
 
 
 class TokenTask:
-    """A task whose targets are tokens, predicted one after the other."""
+    """A task whose targets are tokens."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     def tokenizer(self, config: TokenizerConfig) -> TokenizerConfig:
         return config

@@ -1,8 +1,8 @@
 """Language modelling: plain text, read in windows where it is long, and gone on with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jax.sharding import Mesh
@@ -30,6 +30,7 @@ class Language(TokenTask):
     name: ClassVar[str] = "language"
     conditional: ClassVar[bool] = False
     default_metrics: ClassVar[tuple[str, ...]] = PLAIN_TEXT_DEFAULT
+    defaults: ClassVar[Mapping[str, Any]] = {"data.source": "", "evaluate.decode": False}
 
     def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:
         check_writes_text(family, traits, models.language_models())

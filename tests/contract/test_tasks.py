@@ -41,6 +41,7 @@ CASES = {
     "language": Case(
         "causal_lm", WORDS, {"data__source": "", "data__target": "{split}.tgt", "data__context": 4, "data__stride": 2}
     ),
+    "tagging": Case("rnn_encoder", [" ".join("VC"[letter not in "ae"] + word[0] for letter in word) for word in WORDS]),
     "classification": Case("rnn_seq2seq", [f"begins with {word[0]}" for word in WORDS]),
 }
 

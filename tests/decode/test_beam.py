@@ -349,7 +349,7 @@ def test_sentences_spread_over_devices_give_the_same():
         ({"length_penalty": "wu"}, "expected one of none, power, gnmt, sockeye"),
         ({"pad": 3}, "must be different token ids"),
         ({"ends": (4, -1)}, "must be different token ids"),
-        ({"ends": ()}, "expected 1 to 31 tokens"),
+        ({"ends": ()}, "expected 1 to 31 of the tokens"),
     ],
 )
 def test_a_bad_config_is_named(fields, message):

@@ -100,6 +100,7 @@ ELSEWHERE = {
     "data/sources.py": "fingerprints",
     "data/splits.py": "fingerprints",
     "data/fields.py": "a list of references as one text",
+    "data/labels.py": "what a tokenizer learned, bytes to everybody else",
     "data/units.py": "what a tokenizer learned, bytes to everybody else",
 }
 
