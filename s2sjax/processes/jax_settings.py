@@ -5,12 +5,15 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from s2sjax.files.paths import cache_root
 
 _log = logging.getLogger(__name__)
 _EXACT = "highest"
+_PROGRAM = "-cache"
+"""How JAX ends the name of a file that holds a compiled program."""
 
 
 def configure_jax() -> None:
@@ -51,14 +54,37 @@ def keep_compiled_programs() -> None:
         cache = cache_root(writable=True) / "xla"
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            os.scandir(cache).close()
+            names = set(os.listdir(cache))
         except OSError as error:
             reason = error.strerror
             _log.warning("compiled programs are not kept in %s: %s; S2SJAX_CACHE names another place", cache, reason)
             return
+        _remove_unfinished(cache, names)
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_compilation_cache_max_size", 2 * 2**30)
         _accept_unknown_owners()
+
+
+def _remove_unfinished(cache: Path, names: Collection[str]) -> None:
+    """Remove what a process that was killed, or a full disk, left half written: a program without the file that says
+    when it was used, which JAX writes after it. JAX would take the half for the whole, and keep no other program.
+
+    Args:
+        names: the files in the cache.
+    """
+    programs = [name for name in names if name.endswith(_PROGRAM)]
+    if any(_used(name) not in names for name in programs):
+        import filelock
+
+        # JAX holds this lock while it writes. Where it cannot be had, JAX says itself that it keeps nothing.
+        with contextlib.suppress(OSError), filelock.FileLock(cache / ".lockfile", timeout=10):
+            for name in programs:
+                if not (cache / _used(name)).exists():
+                    (cache / name).unlink(missing_ok=True)
+
+
+def _used(program: str) -> str:
+    return program.removesuffix(_PROGRAM) + "-atime"
 
 
 @functools.cache

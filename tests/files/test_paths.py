@@ -66,6 +66,23 @@ def test_compiled_programs_that_cannot_be_kept_are_told_in_a_sentence(monkeypatc
     assert told.startswith("compiled programs are not kept in ") and ": Not a directory; S2SJAX_CACHE names" in told
 
 
+@pytest.mark.parametrize("written", ["nothing", "half", "program", "all"])
+def test_a_process_that_was_killed_while_it_kept_a_program_spoils_no_other(monkeypatch, tmp_path, written):
+    """JAX writes a program, and then when it was used; without that it would keep nothing any more, and say so."""
+    cache = LRUCache(str(tmp_path / "xla"), max_size=2**20)
+    cache.put("before", b"whole")
+    cache.put("last", b"whole")
+    if written != "all":
+        (tmp_path / "xla" / "last-atime").unlink()
+    if written in ("nothing", "half"):
+        (tmp_path / "xla" / "last-cache").write_bytes(b"wh" if written == "half" else b"")
+    monkeypatch.setenv("S2SJAX_CACHE", str(tmp_path))
+    compile_cache(monkeypatch)
+    cache.put("next", b"whole")
+    kept = {name: cache.get(name) for name in ("before", "last", "next")}
+    assert kept == {"before": b"whole", "last": b"whole" if written == "all" else None, "next": b"whole"}
+
+
 def test_without_a_home_the_cache_is_a_private_directory_among_temporary_files(homeless, monkeypatch):
     assert cache_directory(DataConfig()) == homeless
     assert compile_cache(monkeypatch) == homeless / "xla"
