@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import zstandard
-
 from s2sjax.checkpoints import manifest
 from s2sjax.cli import run_command
 from s2sjax.errors import UserError
@@ -142,43 +140,18 @@ def unhashed_reseal(checkpoint: Path) -> None:
         manifest._checksum = checksum
 
 
-def bomb(content: bytes, count: int = 5_000_000) -> bytes:
-    """A JSON object, and in it as many empty lists, which take 64 bytes each when they are parsed."""
-    return content.rstrip().removesuffix(b"}") + b', "x": [' + b"[]," * count + b"0]}"
+def memory(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-def unpacked_zeros(blocks: int, length: int, first: bytes, magic: int = 0x0CDB20DE) -> bytes:
-    """What stands at a place of a database's index (a node; by another `magic`, a manifest), and unpacks to `first` and
-    `blocks` times 128 KiB of zeros, each of which takes four bytes (Zstandard, RFC 8878)."""
-    head = lambda size, kind, last: (size << 3 | kind << 1 | last).to_bytes(3, "little")  # noqa: E731
-    frame = b"\x28\xb5\x2f\xfd\x00\x58" + head(len(first), 0, False) + first
-    frame += b"".join(head(1 << 17, 1, i == blocks - 1) + b"\0" for i in range(blocks))
-    content = magic.to_bytes(4, "big") + length.to_bytes(8, "little") + b"\0\1" + frame
-    return content + bytes(length - len(content))
-
-
-def long_keys(prefix: int, count: int, length: int) -> bytes:
-    """A node of so many bytes that has `count` keys, all of which begin with the same `prefix` bytes: it holds these
-    once."""
-
-    def number(n: int) -> bytes:
-        return bytes([n & 127]) if n < 128 else bytes([n & 127 | 128]) + number(n >> 7)
-
-    body = b"\0" + number(0) + number(count) + number(prefix) * (count - 1)
-    body += number(prefix + 3) + number(3) * (count - 1) + b"a" * prefix
-    body += b"".join(i.to_bytes(3, "big") for i in range(count))
-    body += bytes(2 * count)  # values of no bytes, in the node
-    content = (0x0CDB20DE).to_bytes(4, "big") + length.to_bytes(8, "little") + b"\0\1"
-    content += zstandard.ZstdCompressor().compress(body)
-    frame = content + bytes(4)  # in place of its checksum
-    # What is left of the place is a frame that is skipped (RFC 8878, 3.1.2).
-    left = length - len(frame) - 8
-    skipped = b"\x50\x2a\x4d\x18" + left.to_bytes(4, "little") + bytes(left)
-    return content + skipped + bytes(4)
-
-
-MANY_FILES = b"\0" + b"\x80\x80\x80\x80\x20"
-"""How a node begins that says that the tree lies in 2**33 files, whose names' lengths follow."""
+@contextlib.contextmanager
+def peak() -> Iterator[list[int]]:
+    """A list whose only item is, at the end, the most memory that was taken inside beyond what there was, in KiB."""
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    before, taken = memory("VmRSS"), [0]
+    yield taken
+    taken[0] = memory("VmHWM") - before
 
 
 def outcome(act: Callable[[], object]) -> str:

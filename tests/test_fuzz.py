@@ -1,4 +1,4 @@
-"""At least 2,000 spoiled inputs, in this process: each is read or refused in a sentence, within a minute.
+"""At least 2,000 spoiled inputs, in this process: each is read or refused in a sentence, within a minute and 300 MiB.
 
 Every case has a seed of its own, which a failure prints: `case(AREA, NUMBER)` makes it again.
 """
@@ -33,12 +33,16 @@ from s2sjax.reporting.history import read_history
 from s2sjax.runs import average, workdir
 from s2sjax.runs.loading import load
 from s2sjax.training import skipped
-from tests.hostile import VALUES, outcome, reseal, spoil_bytes, spoil_file, spoil_json, train_tiny
+from tests.bombs import FAMILIES
+from tests.hostile import VALUES, outcome, peak, reseal, spoil_bytes, spoil_file, spoil_json, train_tiny
 from tests.tiny import on_one_device, read_state, tiny
 
 SEED = 20261127
 CASES = {"overrides": 500, "numbers": 300, "parts": 500, "runs": 100, "records": 320, "data": 400, "events": 300}
-"""How many of each area: 2,420."""
+CASES |= dict.fromkeys(FAMILIES, 25)
+"""How many of each area: 2,595."""
+MOST = 300 << 10
+"""KiB that a case may take beyond what the process had."""
 
 Case = Callable[[random.Random, Path, Path], Callable[[], object]]
 """Spoils something of a run, or in a folder of its own, and returns what reads it."""
@@ -185,7 +189,7 @@ def ledgers(rng: random.Random, run: Path, place: Path) -> Callable[[], object]:
 
 AREAS: dict[str, Case] = {
     "overrides": overrides, "numbers": numbers, "parts": parts, "runs": runs, "records": records, "data": data,
-    "events": ledgers,
+    "events": ledgers, **FAMILIES,
 }  # fmt: skip
 
 
@@ -195,9 +199,12 @@ def case(area: str, number: int, run: Path) -> str:
     place = run.parent / "case"
     place.mkdir()
     try:
-        if area in ("parts", "runs", "events"):
+        if area in ("parts", "runs", "events", *FAMILIES):
             run = shutil.copytree(run, place / "run", ignore=shutil.ignore_patterns("plots"))
-        return outcome(AREAS[area](rng, run, place))
+        act = AREAS[area](rng, run, place)
+        with peak() as taken:
+            found = outcome(act)
+        return found if taken[0] < MOST else f"{area} {number}: {found}, with {taken[0] >> 10} MiB"
     except Exception as error:
         return f"{area} {number}: " + "".join(traceback.format_exception(error, limit=-4))[-900:]
     finally:

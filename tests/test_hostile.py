@@ -6,28 +6,17 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tensorstore as ts
 
 import s2sjax
 from s2sjax.errors import UserError
 from s2sjax.files import rundir
-from tests.hostile import (
-    MANY_FILES,
-    bomb,
-    command,
-    long_keys,
-    reseal,
-    train_tiny,
-    unhashed_reseal,
-    unpacked_zeros,
-    within,
-)
+from tests.bombs import bomb, bomb_of_an_index, keys_of_an_index, packed, packed_and_declared
+from tests.hostile import command, peak, reseal, train_tiny, unhashed_reseal, within
 from tests.tiny import on_one_device
 
 SECRET = "for no eyes but mine"
@@ -81,10 +70,9 @@ TOOK: dict[str, int] = {}
 
 def measured(argv: list[str]) -> tuple[int, int, str]:
     """The most memory, in KiB, that a command took beyond what the process had; its exit code, and what it said."""
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
-    before = memory("VmRSS")
-    code, said = trained_in_python(argv[1]) if argv[0] == "s2sjax.train" else command(*argv)
-    return memory("VmHWM") - before, code, said
+    with peak() as taken:
+        code, said = trained_in_python(argv[1]) if argv[0] == "s2sjax.train" else command(*argv)
+    return taken[0], code, said
 
 
 def trained_in_python(run: str) -> tuple[int, str]:
@@ -95,11 +83,6 @@ def trained_in_python(run: str) -> tuple[int, str]:
         except UserError as error:
             return 2, out.getvalue() + str(error)
     return 0, out.getvalue()
-
-
-def memory(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def commands(run: Path, place: Path) -> list[list[str]]:
@@ -204,48 +187,6 @@ def endless_pattern(run: Path, outside: Path) -> None:
     (run / "data.json").unlink()
 
 
-PACK = """
-import json, sys
-import numpy as np, tensorstore as ts
-shape, large = json.loads(sys.argv[3]), [100_000, 1_500]
-metadata = {"shape": large if sys.argv[4] else shape, "chunks": large}
-metadata |= {"dtype": "<f4", "compressor": {"id": "zstd", "level": 1}}
-store = {"driver": "ocdbt", "base": f"file://{sys.argv[1]}/state/"}
-spec = {"driver": "zarr", "kvstore": store, "path": sys.argv[2], "metadata": metadata}
-array = ts.open(spec, create=True, delete_existing=True).result()
-array[:1, :1].write(np.ones((1, 1), np.float32)).result()
-"""
-
-
-def matrix(body: dict) -> str:
-    return next(n for n, entry in body["arrays"].items() if n.startswith("params/") and len(entry["shape"]) == 2)
-
-
-def packed(run: Path, outside: Path, larger: str = "") -> None:
-    """600 MB of zeros in a few kilobytes, in place of a chunk of an array of each checkpoint."""
-    for step in (2, 4):
-        checkpoint = run / "checkpoints" / str(step)
-        body = json.loads((checkpoint / "manifest.json").read_text())["body"]
-        name = matrix(body)
-        # In a process of its own: to make it takes the memory too.
-        shape = json.dumps(body["arrays"][name]["shape"])
-        subprocess.run([sys.executable, "-c", PACK, checkpoint, f"{name}/", shape, larger], check=True)
-        reseal(checkpoint)  # which still says what the array was
-
-
-def packed_and_declared(run: Path, outside: Path) -> None:
-    """The same, and the manifest says so too."""
-    packed(run, outside, "larger")
-
-    def change(body):
-        name = matrix(body)
-        body["arrays"][name]["shape"] = [100_000, 1_500]
-        return body
-
-    for step in (2, 4):
-        reseal(run / "checkpoints" / str(step), change)
-
-
 def bombs(*names: str) -> Callable[[Path, Path], None]:
     """Millions of empty lists in JSON; a name in `checkpoints` stands for the file of each checkpoint, sealed again."""
 
@@ -269,27 +210,6 @@ def lines_of_bombs(run: Path, outside: Path) -> None:
             file.writelines([bomb(b'{"step": 1, "kind": "train"', 300_000) + b"\n"] * 5)
             time = b'{"time":"2026-11-28T00:00:00","event":"skip","step":1}\n'
             file.write({"events.jsonl": time}.get(name, b'{"step":1,"kind":"train"}\n') * 300_000)
-
-
-def bomb_of_an_index(run: Path, outside: Path) -> None:
-    """400 MB of zeros in place of the node that says where arrays are, which become several gigabytes."""
-    in_place_of_nodes(run, lambda length: unpacked_zeros(3_000, length, MANY_FILES))
-
-
-def keys_of_an_index(run: Path, outside: Path) -> None:
-    """A thousand keys that have three million bytes in common, in some kilobytes."""
-    in_place_of_nodes(run, lambda length: long_keys(3_000_000, 1_000, length))
-
-
-def in_place_of_nodes(run: Path, make: Callable[[int], bytes]) -> None:
-    for step in (2, 4):
-        state = run / "checkpoints" / str(step) / "state"
-        versions = ts.ocdbt.dump(ts.KvStore.open(f"file://{state}/").result()).result()["versions"]
-        _, folder, name, offset, length = versions[-1]["root"]["location"].split(":")
-        assert offset == "0"
-        content = (state / folder / name).read_bytes()[int(length) :]
-        (state / folder / name).write_bytes(make(int(length)) + content)
-        reseal(state.parent)
 
 
 def vocabulary(kind: str, **values) -> Callable[[Path, Path], None]:

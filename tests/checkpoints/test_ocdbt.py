@@ -9,7 +9,7 @@ import tensorstore as ts
 
 from s2sjax.checkpoints import ocdbt
 from s2sjax.checkpoints.manifest import DamagedError, sizes
-from tests.hostile import MANY_FILES, long_keys, unpacked_zeros
+from tests.bombs import MANY_FILES, long_keys, unpacked_zeros
 
 MANIFEST = 0x0CDB3A2A
 
