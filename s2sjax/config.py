@@ -6,32 +6,48 @@ This file is the bridge, and knows no particular section.
 
 import dataclasses
 import difflib
+import itertools
 import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from s2sjax.errors import UserError, shown
+from s2sjax.errors import UserError, listed, shown
 from s2sjax.upgrade import moved_from
 
 T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str], moved: Mapping[str, str] | None = None) -> str:
-    """A sentence that names the closest known name, or all of them: the way out in an error message. A name that goes
-    on from the one given is closer than any other, "beam_size" than "beta" to "beam".
+    """A sentence that names the closest known name, or all of them: the way out in an error message.
 
     Args:
         moved: old names that are close as well, each with what it is called today.
     """
     known, moved = sorted(known), moved or {}
-    candidates = [*known, *moved]
-    longer = [each for each in candidates if len(name) > 2 and each.startswith(name)]
-    # Of a file it may be long: its square counts.
-    match = longer or difflib.get_close_matches(name[:100], candidates, n=1, cutoff=0.5)
-    listing = f"known: {', '.join(known)}"
+    match = closest(name, [*known, *moved], cutoff=0.5)
+    listing = f"known: {listed(known)}"
     return f"did you mean '{moved.get(match[0], match[0])}'? ({listing})" if match else listing
+
+
+_COMPARED = 20_000
+"""Names that are compared with what was typed: each takes some microseconds, and a vocabulary may have millions."""
+
+
+def closest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The names that somebody may have meant, the likeliest first: those that begin with what was typed, else those
+    that hold it, else those that are spelled like it.
+
+    Args:
+        most: how many.
+        cutoff: how much alike spellings are at least, from 0 to 1 (`difflib`).
+    """
+    name, known = name[:100], list(itertools.islice(known, _COMPARED))  # a file's may be long: its square counts
+    for holds in (str.startswith, str.__contains__) if len(name) > 2 else ():
+        if found := [each for each in known if holds(each, name)]:
+            return difflib.get_close_matches(name, found, n=most, cutoff=0.0)
+    return difflib.get_close_matches(name, known, n=most, cutoff=cutoff)
 
 
 def to_json(section: Any) -> dict[str, Any]:
@@ -66,7 +82,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
 def check_mapping(value: Any, where: str) -> Mapping[str, Any]:
     """The value, if it is a mapping. Raises: UserError if it is none."""
     if not isinstance(value, Mapping):
-        raise UserError(f"{where} is {_shown(value)}, but a mapping of keys to values was expected")
+        raise UserError(f"{where} is {shown_value(value)}, but a mapping of keys to values was expected")
     return value
 
 
@@ -102,7 +118,7 @@ def coerce(value: Any, hint: Any, where: str, most: float | None = None) -> Any:
     if expected in (int, float) and number:
         return check_number(value, expected, where, most)
     if not isinstance(value, expected) or expected in (int, float):
-        raise UserError(f"{where} is {_shown(value)}, but {_WORDS.get(expected, expected.__name__)} was expected")
+        raise UserError(f"{where} is {shown_value(value)}, but {_WORDS.get(expected, expected.__name__)} was expected")
     return value
 
 
@@ -118,10 +134,12 @@ def check_number(value: int | float, of: type, where: str, most: float | None = 
     limit = most if most is not None else _LARGEST[of]
     if not abs(value) <= limit:  # of a NaN nothing is true
         # A whole number has all its digits: 1e+18 would be no one's limit.
-        most_shown = f"{limit:,}" if isinstance(limit, int) else f"{limit:,.10g}"
-        raise UserError(f"{where} is {_shown(value)}, but a number of at most {most_shown} was expected")
+        most_text = f"{limit:,}" if isinstance(limit, int) else f"{limit:,.10g}"
+        raise UserError(f"{where} is {shown_value(value)}, but a number of at most {most_text} was expected")
     if of is float and 0 < abs(value) < _SMALLEST:
-        raise UserError(f"{where} is {_shown(value)}, which float32 cannot tell from 0: give 0, or at least 1.18e-38")
+        raise UserError(
+            f"{where} is {shown_value(value)}, which float32 cannot tell from 0: give 0, or at least 1.18e-38"
+        )
     return of(value)
 
 
@@ -132,7 +150,7 @@ _SMALLEST = 2.0**-126
 """Float32's smallest normal number: XLA takes what is below for 0."""
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """A value of a config for a message, which a long one does not drown."""
     if not isinstance(value, list | tuple | dict):
         return shown(value, most=200)
@@ -173,8 +191,11 @@ def up_to(most: float, default: Any) -> Any:
 
 
 def named() -> Any:
-    """A field of a config dataclass that maps names of the user's own to values; empty by default."""
-    return dataclasses.field(default_factory=dict)
+    """A field of a config dataclass that maps names of the user's own to values; empty by default.
+
+    Mappings have no hash: two configs that differ in it alone have the same, and are not equal.
+    """
+    return dataclasses.field(default_factory=dict, hash=False)
 
 
 def check_choices(section: Any, where: str) -> None:

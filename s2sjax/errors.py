@@ -1,9 +1,11 @@
 """The one exception that is shown to a user as a sentence instead of a traceback, and sentences made of the others."""
 
+import itertools
 import os
 import re
 import shlex
 import unicodedata
+from collections.abc import Iterable
 
 from s2sjax.plural import counted
 
@@ -12,8 +14,16 @@ class UserError(ValueError):
     """A mistake in what the user gave: a config, a file, a command line.
 
     The message names the value, what was expected, and the way out. The command line prints the message alone
-    and exits with code 2; from Python it is an ordinary `ValueError`.
+    and exits with code 2; from Python it is an ordinary `ValueError`. A message that is longer than anybody reads loses
+    its middle: it begins with what is wrong, and ends with the way out.
     """
+
+    def __init__(self, message: str) -> None:
+        left_out = len(message) - _LONGEST_MESSAGE
+        if left_out > 0:
+            head, tail = message[: _LONGEST_MESSAGE * 3 // 4], message[-_LONGEST_MESSAGE // 4 :]
+            message = f"{head} ... ({counted(left_out, 'character')} more) ... {tail}"
+        super().__init__(message)
 
 
 def without_controls(text: str) -> str:
@@ -32,6 +42,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
 
 
+_LONGEST_MESSAGE = 8000
 _LONGEST_VALUE = 1000
 
 
@@ -59,6 +70,16 @@ def shown(value: object, most: int = 50) -> str:
         return f"of type {type(value).__name__}"
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."
+
+
+def listed(names: Iterable[object], most: int = 2000) -> str:
+    """Names for a message, with commas between them: as many as have `most` characters together; of the others, how
+    many there are. A name alone is cut at 200."""
+    texts = [text if len(text) <= 200 else f"{text[:200]}..." for text in map(str, names)]
+    ends = itertools.accumulate(len(text) + 2 for text in texts)
+    count = max(sum(1 for _ in itertools.takewhile(lambda end: end <= most, ends)), 1)
+    more = f" and {len(texts) - count:,} more" if len(texts) > count else ""
+    return ", ".join(texts[:count]) + more
 
 
 def in_one_line(error: BaseException) -> str:

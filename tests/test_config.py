@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from s2sjax.config import build, choose, differences, nearest, to_json
+from s2sjax.config import build, choose, closest, differences, nearest, to_json
 from s2sjax.errors import UserError
 
 
@@ -91,3 +91,22 @@ def test_choose_accepts_the_choices_only():
     choose("a", ("a", "b"), "config.x")
     with pytest.raises(UserError, match="config.x is 'c': known: a, b"):
         choose("c", ("a", "b"), "config.x")
+
+
+@pytest.mark.parametrize("typed, meant", [
+    ("beam", ["beam_size"]), ("size", ["beam_size"]), ("beam_sise", ["beam_size"]), ("bat", ["batch_size"]),
+    ("be", ["beta"]), ("", []), ("zzz", []), ("BEAM_SIZE", []),
+])  # fmt: skip
+def test_a_name_that_begins_with_what_was_typed_is_nearer_than_one_spelled_like_it(typed, meant):
+    assert closest(typed, ["alpha", "batch_size", "beam_size", "beta"]) == meant
+
+
+def test_of_several_names_that_hold_what_was_typed_the_shortest_is_nearest():
+    known = ["max_source_length", "max_target_length", "source_model", "source"]
+    assert closest("sourc", known, most=2) == ["source", "source_model"]
+    assert closest("length", known) == ["max_source_length"] or closest("length", known) == ["max_target_length"]
+
+
+def test_of_very_many_names_a_message_has_some():
+    said = nearest("nothing", [f"name_{i}" for i in range(100_000)])
+    assert said.startswith("known: name_0, ") and len(said) < 2_100 and said.endswith(" more")

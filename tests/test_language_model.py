@@ -217,7 +217,7 @@ def test_unknown_characters_of_a_prompt_of_lines_are_counted(workdir, capsys):
     drawing = ["--config.decode.method=sample", "--config.decode.max_new_tokens=2"]
     with pytest.raises(SystemExit):
         run_command(["decode", f"--workdir={workdir}", r"--prompt=żab\n\nbż", *drawing])
-    assert "1 of 1 sources hold characters that the vocabulary lacks, 2 in all" in capsys.readouterr().err
+    assert "1 of 1 source holds characters that the vocabulary lacks, 2 in all" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         run_command(["decode", f"--workdir={workdir}", "--prompt=a", *drawing, "--format=jsonl", "--details=tokens"])
     assert "--details=tokens is of outputs that a model reads in one go" in capsys.readouterr().err

@@ -40,16 +40,26 @@ def fixed_plurals(source: str) -> Iterator[tuple[int, str]]:
                     yield node.lineno, f"%d {plural}"
         if not isinstance(node, ast.JoinedStr) or id(node) in asserts:
             continue
-        for value, text in zip(node.values, node.values[1:], strict=False):
+        for value, text, thing in zip(node.values, node.values[1:], [*node.values[2:], None], strict=False):
             if not isinstance(value, ast.FormattedValue) or not isinstance(text, ast.Constant):
                 continue
+            if text.value == " " and isinstance(thing, ast.FormattedValue) and _counts(value):
+                yield node.lineno, f"{{{ast.unparse(value.value)}}} {{{ast.unparse(thing.value)}}}"
             words = re.match(r" ([a-z-]+)(?: ([a-z-]+))?", str(text.value))
             decimals = value.format_spec is not None and re.search(r"[.%g]", ast.unparse(value.format_spec))
             if words and not decimals and (plural := _plural(words[1], words[2] or "")):
                 yield node.lineno, f"{{{ast.unparse(value.value)}}} {plural}"
 
 
+def _counts(value: ast.FormattedValue) -> bool:
+    """Whether a value is surely a number of things: it is written with commas, or is a length."""
+    commas = value.format_spec is not None and ast.unparse(value.format_spec) in ("f','", "','")
+    return commas or ast.unparse(value.value).startswith("len(")
+
+
 def _plural(first: str, second: str) -> str:
+    if first.endswith("s") and second in ("are", "were", "have"):
+        return first
     if first in NO_NOUN | NO_ADJECTIVE:
         return ""
     if first.endswith("s"):
@@ -70,7 +80,8 @@ def test_no_message_has_a_fixed_plural_after_a_number():
     ("f'{n} lines'", "{n} lines"),
     ("f'of {len(x):,} bad steps '  'more'", "{len(x)} bad steps"),
     ("f'{n} ' 'hypotheses'", "{n} hypotheses"),
-    ("log('%d of %d bad pieces', 1, n)", "%d bad pieces"),
+    ("log('%d of %d bad pieces', 1, n)", "%d bad pieces"), ("f'{n} writes were lost'", "{n} writes"),
+    ("f'{n:,} of {m:,} {what} hold'", "{m} {what}"), ("f'{len(x)} {noun}'", "{len(x)} {noun}"),
 ])  # fmt: skip
 def test_a_fixed_plural_is_found(message, text):
     assert [found for _, found in fixed_plurals(message)] == [text]

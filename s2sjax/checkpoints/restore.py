@@ -24,7 +24,7 @@ from s2sjax.checkpoints.asked import Asked, PyTree
 from s2sjax.checkpoints.manifest import DamagedError
 from s2sjax.checkpoints.quiet import quieten_orbax
 from s2sjax.checkpoints.sizes import check_files, check_sizes, parse_arrays
-from s2sjax.errors import UserError, in_one_line
+from s2sjax.errors import UserError, in_one_line, listed
 from s2sjax.files import rundir
 from s2sjax.metrics.names import METRIC_SIGNS
 
@@ -359,7 +359,7 @@ class CheckpointReader:
 
     def _others(self, step: int) -> str:
         others = [str(other) for other in self.steps() if other != step]
-        return f"there are: {', '.join(others)}" if others else "there is no other"
+        return f"there are: {listed(others)}" if others else "there is no other"
 
 
 def passed_over(damaged: Mapping[int, str], instead: str) -> tuple[str, ...]:

@@ -16,9 +16,9 @@ def print_remark(remark: str) -> None:
 def print_source_remarks(run: Run, counts: RequestCounts) -> None:
     """Say what the run could not read of the texts it was given: what its vocabulary lacks, and what is too long."""
     if counts.unknown:
-        print_remark(counts.unknown.sentence("sources"))
+        print_remark(counts.unknown.sentence("source"))
     if counts.unknown_targets:
-        print_remark(counts.unknown_targets.sentence("targets"))
+        print_remark(counts.unknown_targets.sentence("target"))
     if not counts.truncated:
         return
     limits = {member.experiment.batching.max_source_length for member in (run, *run.others)}

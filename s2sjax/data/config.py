@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from s2sjax.config import check_at_least, check_choices, named, nearest, one_of
+from s2sjax.config import check_at_least, check_choices, named, nearest, one_of, shown_value
 from s2sjax.errors import UserError, shown
 
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
@@ -92,7 +92,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         check_choices(self, "config.data")
         if not self.targets or len({*self.targets}) < len(self.targets):
-            raise UserError(f"config.data.target is {self.target!r}; expected one target, or several different ones")
+            raise UserError(
+                f"config.data.target is {shown_value(self.target)}; expected one target, or several different ones"
+            )
         self._check_separator()
         check_at_least(0, self, "max_bad_records", where="config.data")
 
@@ -168,7 +170,7 @@ class DataConfig:
             if name not in self.mixture:
                 raise UserError(f"config.data.sets holds {shown(name)}: {nearest(name, self.mixture)}")
         if len(set(self.sets)) < len(self.sets):
-            raise UserError(f"config.data.sets holds a name twice: {self.sets}")
+            raise UserError(f"config.data.sets holds a name twice: {shown_value(self.sets)}")
         if self.mixture_temperature != 1 and (weighted or not (self.mixture or self.pairs)):
             why = "its sets have weights" if weighted else "there is no config.data.mixture, nor config.data.pairs"
             raise UserError(f"config.data.mixture_temperature is {self.mixture_temperature}, but {why}; leave it out")

@@ -46,13 +46,14 @@ class Counts:
 
     def remarks(self, split: str) -> tuple[str, ...]:
         """A sentence for each thing that is worth telling; none if nothing is."""
-        sentences = [found.sentence(f"{side}s of split {split!r}") for side, found in self.unknown.items() if found]
+        sentences = [found.sentence(side, f" of split {split!r}") for side, found in self.unknown.items() if found]
         for side, number in self.blank.items():
             other = "target" if side == "source" else "source"
+            verb = "has" if self.rows == 1 else "have"
             if number:
                 sentences.append(
-                    f"{number:,} of {counted(self.rows, 'pair')} of split {split!r} have a blank {side} and a {other} "
-                    "that is not; they are kept"
+                    f"{number:,} of {counted(self.rows, 'pair')} of split {split!r} {verb} a blank {side} and a "
+                    f"{other} that is not; they are kept"
                 )
         return tuple(sentences)
 

@@ -1,16 +1,16 @@
 """How a record is made of the fields of a JSON object, or of the columns of a row."""
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from s2sjax.config import closest
 from s2sjax.data.config import DataConfig
 from s2sjax.data.lines import BadRecord
 from s2sjax.data.records import Record, make_record
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, listed
 
 Get = Callable[[Any, str], str | list[str]]
 """From a row and the name of a field to its text, or several texts; raises `BadRecord` where there is none."""
@@ -104,5 +104,5 @@ class Fields:
 
 def alternatives(name: str, names: Sequence[str]) -> str:
     """For a message: the nearest of the names that there are, and all of them."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"there are: {', '.join(names) or 'none'}"
+    near = closest(name, names)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"there are: {listed(names) or 'none'}"

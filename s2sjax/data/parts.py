@@ -1,7 +1,9 @@
 """The parts that the records of a split come from: one, the sets of a mixture, or pairs of languages."""
 
 import dataclasses
+import functools
 import re
+import types
 import typing
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
@@ -21,17 +23,26 @@ _HINTS = typing.get_type_hints(DataConfig)
 _NAME = re.compile(r"\w([\w+-]*\w)?")
 
 
-def parts_of(config: DataConfig) -> dict[str, DataConfig]:
+def parts_of(config: DataConfig) -> Mapping[str, DataConfig]:
     """The config of each set of the mixture or pair of languages, by its name; of data that is neither, one under "".
 
     Raises:
       UserError: a set is not as it should be.
     """
+    if not (config.mixture or config.pairs):
+        return {"": config}
+    return _parts_of(config, repr(config.mixture))
+
+
+@functools.lru_cache(maxsize=8)
+def _parts_of(config: DataConfig, mixture: str) -> Mapping[str, DataConfig]:
+    """Thousands of parts take seconds, and several checks ask for them. Args: mixture: what tells 1 from True."""
     if config.mixture:
         base = dataclasses.replace(config, mixture={}, sets=(), mixture_temperature=1.0)
         made = {name: _of_set(base, name, own) for name, own in config.mixture.items()}
-        return {name: part for name, part in made.items() if name in (config.sets or made)}
-    return {pair: _of_pair(config, pair) for pair in config.pairs} if config.pairs else {"": config}
+        sets = frozenset(config.sets or made)
+        return types.MappingProxyType({name: part for name, part in made.items() if name in sets})
+    return types.MappingProxyType({pair: _of_pair(config, pair) for pair in config.pairs})
 
 
 def chosen(config: DataConfig, name: str) -> DataConfig:

@@ -299,7 +299,7 @@ def _measurements(draw: "_Draw") -> Iterator[Value]:
 
 def _territories(draw: "_Draw") -> Iterator[Value]:
     def value(codes: Sequence[str], style: _Conjunction, *, alone: bool = False) -> Value:
-        parts = (f"{len(codes)} {style}", *codes)
+        parts = (" ".join((str(len(codes)), style)), *codes)
         render, share = functools.partial(_render_territories, codes, style), 1 if alone else _MORE_LANGUAGES
         return Value("territories", " ".join(sorted(codes)), parts, render, share, train_only=alone)
 

@@ -3,7 +3,6 @@
 `data.splits` opens splits with these; it also knows of slices, of several pairs of languages and of prompts.
 """
 
-import difflib
 import json
 import re
 import shlex
@@ -13,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from s2sjax.config import closest
 from s2sjax.data.config import DataConfig
 from s2sjax.data.fields import Fields, alternatives
 from s2sjax.data.lines import BadRecord, Lines, misalignment
 from s2sjax.data.records import InMemory, Record, Source, make_record
 from s2sjax.data.tables import open_table
 from s2sjax.data.tfds_guard import only_own_classes
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, listed
 from s2sjax.files import jsontext
 from s2sjax.files.paths import expand
 from s2sjax.plural import counted
@@ -164,8 +164,8 @@ def _tfds_message(config: DataConfig, split: str, error: Exception) -> str:
     if isinstance(error, tfds.core.DatasetNotFoundError):
         # Community data sets would be looked up in a bucket, through TensorFlow.
         names = tfds.list_builders(with_community_datasets=False)
-        near = difflib.get_close_matches(re.split("[/:]", config.name)[0], names, n=3)
-        message += f" Near names: {', '.join(near)}." if near else ""
+        near = closest(re.split("[/:]", config.name)[0], names, most=3)
+        message += f" Near names: {listed(near)}." if near else ""
     place = f", data_dir={json.dumps(config.dir)}" if config.dir else ""
     code = (
         "import tensorflow_datasets as tfds; "
@@ -195,10 +195,10 @@ def _find_file(config: DataConfig, field: str, pattern: str, split: str, *, slic
         names = [entry.name for entry in path.parent.iterdir()]
     except OSError as error:
         raise UserError(f"cannot look for {path}: {error.strerror} (config.data.dir={config.dir!r})") from error
-    near = sorted(difflib.get_close_matches(path.name, names, n=8, cutoff=0.4))
+    near = sorted(closest(path.name, names, most=8, cutoff=0.4))
     raise UserError(
         f"no file for split {split!r}; tried {', '.join(map(str, tried))}. Near names in {path.parent}: "
-        f"{', '.join(near) or 'none'}. Set config.data.dir, config.data.{field}, or what the split is "
+        f"{listed(near) or 'none'}. Set config.data.dir, config.data.{field}, or what the split is "
         "called (config.data.validation=...)"
     )
 

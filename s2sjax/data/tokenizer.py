@@ -28,7 +28,7 @@ from s2sjax.data.labels import LABEL_KINDS, LabelTokenizer, TagTokenizer
 from s2sjax.data.pieces import LONGEST, SentencePieceTokenizer, sentences
 from s2sjax.data.tokenizer_config import TokenizerConfig, check_symbol
 from s2sjax.data.units import LARGEST, SPECIALS, ByteTokenizer, CharTokenizer, WordTokenizer
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, listed
 from s2sjax.files import jsontext, paths, rundir
 from s2sjax.plural import counted
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
@@ -347,7 +347,7 @@ def _read_model(path: str, field: str, symbols: Sequence[str]) -> SentencePieceT
     missing = [symbol for symbol in symbols if symbol not in tokenizer.pieces(tokenizer.encode([symbol])[0])]
     if missing:
         raise UserError(
-            f"config.tokenizer.{field}={path!r} does not know the user symbols {', '.join(missing)}; train it with "
+            f"config.tokenizer.{field}={path!r} does not know the user symbols {listed(missing)}; train it with "
             f"--user_defined_symbols={','.join(symbols)}"
         )
     return tokenizer

@@ -8,6 +8,7 @@ import numpy as np
 
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.data.units import SPECIALS
+from s2sjax.plural import counted
 from s2sjax.vocabulary import UNK
 
 _UNITS = {"word": "words", "tag": "tags", "label": "labels"}
@@ -36,13 +37,14 @@ class Unknown:
         counts = Counter(self.counts) + Counter(other.counts)
         return Unknown(dict(counts), self.texts + other.texts, self.of + other.of, (self if self else other).units)
 
-    def sentence(self, what: str) -> str:
-        """For the user. Args: what: of what there are so many, such as "sources"."""
+    def sentence(self, thing: str, where: str = "") -> str:
+        """For the user. Args: thing: one of the texts, such as "source". where: which they are, after that."""
         counts = Counter(self.counts)
         shown = ", ".join(f"{unit!r} ({count:,})" for unit, count in counts.most_common(5))
         return (
-            f"{self.texts:,} of {self.of:,} {what} hold {self.units} that the vocabulary lacks, {counts.total():,} in "
-            f"all, and they are read as unknown: {shown}" + (", ..." if len(counts) > 5 else "")
+            f"{self.texts:,} of {counted(self.of, thing)}{where} hold{'s' * (self.of == 1)} {self.units} that the "
+            f"vocabulary lacks, {counts.total():,} in all, and they are read as unknown: {shown}"
+            + (", ..." if len(counts) > 5 else "")
         )
 
 

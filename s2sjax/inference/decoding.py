@@ -1,20 +1,19 @@
 """The `decode` section of the config: how a trained model is searched or sampled."""
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from s2sjax.config import MOST_SEED, check_choices, check_number, one_of, up_to
+from s2sjax.config import MOST_SEED, check_choices, check_number, closest, one_of, up_to
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.decode.beam_config import STOPS, BeamConfig
 from s2sjax.decode.ensemble import KINDS
 from s2sjax.decode.penalty import LENGTH_PENALTIES
 from s2sjax.decode.sampling import SampleConfig
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, listed
 from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
 from s2sjax.vocabulary import Vocabulary, own_vocabulary
@@ -240,9 +239,9 @@ class DecodeConfig:
             if token not in known:
                 shown = token[:_SHOWN]
                 alike = [p for p in pieces if p.strip("▁").lower() == shown.strip("▁").lower()]
-                alike = alike or difflib.get_close_matches(shown, pieces)
+                alike = alike or closest(shown, pieces, most=3)
                 raise UserError(
                     f"config.decode.forbidden holds '{shown}', which is no token of this run; like it: "
-                    f"{', '.join(alike) or 'none'}"
+                    f"{listed(alike) or 'none'}"
                 )
         return np.array([piece not in forbidden for piece in pieces])

@@ -97,7 +97,7 @@ def text(given: Any, name: str, expected: str = "a text") -> str:
         elif given is None and expected == "a text":
             hint = ": write '' for none"
         elif isinstance(given, int | float | np.number):
-            hint = ": make one of it, as in str(item)"
+            hint = ": make a text of it, as in str(item)"
         raise UserError(f"{name} is {shown(given)}, but {expected} was expected{hint}")
     try:
         given.encode()

@@ -10,7 +10,7 @@ import numpy as np
 
 from s2sjax.config import choose
 from s2sjax.data.tokenizer import TokenizerPair
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, listed
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.risk import UTILITIES, expected_utilities
 
@@ -114,7 +114,7 @@ def rerank(
     """
     names = ["original", *(judge.name for judge in judges)]
     if len(set(names)) < len(names):
-        raise UserError(f"two judges have the same name: {', '.join(names)}; name each once, with one weight")
+        raise UserError(f"two judges have the same name: {listed(names)}; name each once, with one weight")
     weights = [original, *(judge.weight for judge in judges)]
     of_judges = [_log_probs(judge, sources, found, progress) for judge in judges]
     ranked = []

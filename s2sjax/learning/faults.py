@@ -25,6 +25,8 @@ _SETTLED = 20
 """Updates after which an average is believed: before, norms differ by more than any spike."""
 _HORIZON = 50
 """Updates that the running averages reach back."""
+_LEAST_SECONDS = 1
+"""Of the watchdog: no step is compiled, and nothing is saved, in four times less."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class FaultsConfig:
       max_rollbacks: Roll-backs of a run; the next one stops it.
       watchdog_seconds: Seconds without a step after which the process writes what it was doing and ends itself, for the
         launcher to start it again; compiling, validating, saving and restoring may take four times as long. 0: whatever
-        it takes.
+        it takes; at least 1 else.
     """
 
     loss_spike: float = 0.0
@@ -65,8 +67,11 @@ class FaultsConfig:
             raise UserError(f"config.faults.max_skips is {self.max_skips}, but must be in 0..{WINDOW - 1}")
         if self.max_rollbacks < 0:
             raise UserError(f"config.faults.max_rollbacks is {self.max_rollbacks}, but must be 0 or more")
-        if not 0 <= self.watchdog_seconds < math.inf:
-            raise UserError(f"config.faults.watchdog_seconds is {self.watchdog_seconds}, but must be 0 or more")
+        if self.watchdog_seconds != 0 and not _LEAST_SECONDS <= self.watchdog_seconds < math.inf:
+            raise UserError(
+                f"config.faults.watchdog_seconds is {self.watchdog_seconds}, but must be at least {_LEAST_SECONDS}, or "
+                "0 for none: nothing is done in less, so the process would end itself as often as it is started"
+            )
 
 
 class Health(NamedTuple):

@@ -25,6 +25,7 @@ import jax
 
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.files import jsontext
+from s2sjax.plural import counted
 from s2sjax.reporting.display import Display, align
 from s2sjax.reporting.history import Record
 from s2sjax.reporting.pace import Pace, duration
@@ -181,7 +182,7 @@ class Reporter:
         self._files, self._events = {}, None
         for (what, reason), count in self._lost.items():
             with contextlib.suppress(OSError):
-                self._display.print(f"warning: {what}: {count} writes were lost ({reason})")
+                self._display.print(f"warning: {what}: {counted(count, 'write')} lost ({reason})")
         self._lost.clear()
 
     def _record(

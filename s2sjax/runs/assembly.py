@@ -11,7 +11,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from s2sjax import models
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, listed
 from s2sjax.experiment import Experiment
 from s2sjax.inference.scorers import Single
 from s2sjax.learning import optim
@@ -95,6 +95,6 @@ def check_languages(experiment: Experiment, saved: Experiment, workdir: Path) ->
     )
     if learned and not asked <= learned:
         raise UserError(
-            f"config.data.pairs names {', '.join(sorted(asked - learned))}, and what {workdir} has learned is "
-            f"{', '.join(sorted(learned))}"
+            f"config.data.pairs names {listed(sorted(asked - learned))}, and what {workdir} has learned is "
+            f"{listed(sorted(learned))}"
         )

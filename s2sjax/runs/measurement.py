@@ -60,7 +60,7 @@ class Measurement:
         with progress(f"tokenising {split}") as advance:
             tokenized = tokenize(config, self.tokenizers, split, progress=advance)
         if unknown := tokenized.unknown_targets:
-            _log.warning("%s", unknown.sentence("targets"))
+            _log.warning("%s", unknown.sentence("target"))
         first, *others = self.experiments
         evaluator = Evaluator(self.translator.scorer, first, tokenized, self.mesh, others=others)
         params = self.translator.params

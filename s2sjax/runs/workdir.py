@@ -12,7 +12,7 @@ import jax
 from s2sjax import experiment as experiments
 from s2sjax.checkpoints.copies import SecondCopy
 from s2sjax.checkpoints.restore import CheckpointReader
-from s2sjax.config import differences
+from s2sjax.config import differences, shown_value
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.prepare import Prepared
 from s2sjax.errors import UserError, in_one_line
@@ -91,7 +91,7 @@ def _changed(old: Experiment, new: Experiment) -> str:
         key: value for key, value in differences(*values).items()
         if not (key.startswith(CHANGEABLE) or _DIRECTORY_OF_A_SET.fullmatch(key))
     }  # fmt: skip
-    return "; ".join(f"config.{key} was {a!r} and is {b!r}" for key, (a, b) in found.items())
+    return "; ".join(f"config.{key} was {shown_value(a)} and is {shown_value(b)}" for key, (a, b) in found.items())
 
 
 _VISIBLE = 30.0  # seconds until a file of one host is believed not to be there on another

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.data.parts import parts_of
 from s2sjax.data.plan import Plan
-from s2sjax.errors import UserError, flag
+from s2sjax.errors import UserError, flag, listed
 from s2sjax.experiment import Experiment
 from s2sjax.files import rundir
 from s2sjax.learning.optim import make_schedule
@@ -103,7 +103,7 @@ def next_commands(workdir: Path, experiment: Experiment, checkpoints: Checkpoint
     if best is not None:
         value = checkpoints.metrics(best)[metric]
         equals = [str(s) for s in checkpoints.steps() if s != best and checkpoints.metrics(s).get(metric) == value]
-        also = f" (the newest of equals: {', '.join([*equals, str(best)])})" if equals else ""
+        also = f" (the newest of equals: {listed([*equals, str(best)])})" if equals else ""
         lines.append(f"best checkpoint: step {best}{also}, validation {metric} {value:.4f}; newest: step {newest}")
     pictures = [name for name in rundir.names(workdir, "plots") if name.endswith(".png")]
     if pictures:

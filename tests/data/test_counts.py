@@ -53,9 +53,9 @@ def test_unknown_tokens_are_counted_once_and_the_counts_are_kept(tmp_path, monke
     validation = [("a \u017c b", "\u017c\u017c")]
     first = prepared(tmp_path, [], "char", validation).splits["validation"].remarks
     assert first == (
-        "1 of 1 sources of split 'validation' hold characters that the vocabulary lacks, 1 in all, and they are read "
+        "1 of 1 source of split 'validation' holds characters that the vocabulary lacks, 1 in all, and they are read "
         "as unknown: '\u017c' (1)",
-        "1 of 1 targets of split 'validation' hold characters that the vocabulary lacks, 2 in all, and they are read "
+        "1 of 1 target of split 'validation' holds characters that the vocabulary lacks, 2 in all, and they are read "
         "as unknown: '\u017c' (2)",
     )
     monkeypatch.setattr(counts, "_count", None)
@@ -77,7 +77,7 @@ def test_a_corpus_that_spells_its_unknown_words_lacks_nothing(tmp_path):
     assert splits["train"].remarks == ()
     texts = [source for source, _ in validation]
     tokenizers = prepared(tmp_path, [("a <unk>", "<unk> b <unk>")], "word", validation).tokenizers
-    expected = unknown_in(tokenizers.source, texts).sentence("sources of split 'validation'")
+    expected = unknown_in(tokenizers.source, texts).sentence("source", " of split 'validation'")
     assert splits["validation"].remarks == (expected,)
     assert expected.startswith("1 of 2 sources of split 'validation' hold words that the vocabulary lacks, 2 in all")
 

@@ -57,7 +57,7 @@ def test_rows_of_labels_have_no_end(tmp_path, kind, target):
 
 def test_a_label_that_was_never_seen_is_told():
     pair = train_tokenizers(config("label"), [("a", "cold"), ("b", "hot")])
-    assert unknown_in(pair.target, ["cold", "luke warm"]).sentence("targets") == (
+    assert unknown_in(pair.target, ["cold", "luke warm"]).sentence("target") == (
         "1 of 2 targets hold labels that the vocabulary lacks, 1 in all, and they are read as unknown: 'luke warm' (1)"
     )
 

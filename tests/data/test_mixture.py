@@ -148,3 +148,19 @@ def test_no_window_of_joined_texts_reaches_from_one_set_into_the_next():
     alone = [windowed(split.part(*ends), data) for ends in ((0, 4), (4, 10))]
     assert rows == [each["target"][i].tolist() for each in alone for i in range(len(each))]
     assert np.concatenate([each.given for each in alone]).tolist() == found.given.tolist()
+
+
+def test_the_parts_of_equal_configs_are_made_once():
+    """Of 60,000 pairs of languages that takes seconds, and commands ask for them up to fourteen times."""
+    values = {
+        "pairs": tuple(f"a{i}-b{i}" for i in range(3)),
+        "source": "{source_language}",
+        "target": "{target_language}",
+    }
+    found = parts_of(DataConfig(**values))
+    assert parts_of(DataConfig(**values)) is found and [*found] == ["a0-b0", "a1-b1", "a2-b2"]
+    mixed = DataConfig(mixture={"a": {"weight": 1}})
+    assert parts_of(DataConfig(mixture={"a": {"weight": 1}})) is parts_of(mixed)
+    with pytest.raises(UserError, match="weight is True"):  # which is equal to 1
+        parts_of(DataConfig(mixture={"a": {"weight": True}}))
+    assert hash(mixed) == hash(DataConfig(mixture={"b": {}})) and mixed != DataConfig(mixture={"b": {}})

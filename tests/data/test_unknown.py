@@ -49,7 +49,7 @@ def test_counts_add_up_and_are_told_in_one_sentence(tokenizers):
     parts = [unknown_in(tokenizers["char"], [text]) for text in ("abż", "ab", "żżé")]
     total = sum(parts, Unknown())
     assert total == unknown_in(tokenizers["char"], ["abż", "ab", "żżé"])
-    assert total.sentence("sources") == (
+    assert total.sentence("source") == (
         "2 of 3 sources hold characters that the vocabulary lacks, 4 in all, and they are read as unknown: 'ż' (3), "
         "'é' (1)"
     )

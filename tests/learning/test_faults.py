@@ -117,6 +117,7 @@ def test_what_is_usual_is_the_average_of_the_last_updates_and_bad_steps_are_forg
         ({"beyond_max_skips": "rollbck"}, "did you mean 'rollback'"),
         ({"max_rollbacks": -1}, "config.faults.max_rollbacks is -1"),
         ({"watchdog_seconds": -1.0}, "config.faults.watchdog_seconds is -1"),
+        ({"watchdog_seconds": 0.01}, "config.faults.watchdog_seconds is 0.01, but must be at least 1, or 0 for none"),
     ],
 )
 def test_a_config_that_cannot_be_is_a_users_error(values, message):
