@@ -34,7 +34,7 @@ def check_writes_text(family: str, traits: Traits, others: Sequence[str]) -> Non
     if traits.writes_in_place:
         raise UserError(
             f"config.model.name={family} labels what it reads and writes no text; choose config.task.name="
-            f"classification, or a family that does: {', '.join(others)}"
+            f"classification or tagging, or a family that does: {', '.join(others)}"
         )
 
 
