@@ -145,6 +145,8 @@ def test_a_source_over_the_limit_is_cut_and_counted(workdir, tmp_path, capsys):
     assert "1 of 3 sources were longer than config.batching.max_source_length 12 tokens" in capsys.readouterr().err
     # the limit counts end-of-sentence: eleven letters are what is left
     assert answers[1] == answers[2]
+    decode(workdir, f"{'abcdef' * 20}\n", tmp_path)
+    assert "1 of 1 source was longer than" in capsys.readouterr().err
 
 
 def test_standard_input_and_output_are_the_default(workdir, answers, monkeypatch, capsysbinary):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from s2sjax.commands.config_file import read_config_file
 from s2sjax.config import build, choose, closest, differences, nearest, to_json
 from s2sjax.errors import UserError
 
@@ -110,3 +111,15 @@ def test_of_several_names_that_hold_what_was_typed_the_shortest_is_nearest():
 def test_of_very_many_names_a_message_has_some():
     said = nearest("nothing", [f"name_{i}" for i in range(100_000)])
     assert said.startswith("known: name_0, ") and len(said) < 2_100 and said.endswith(" more")
+
+
+def test_a_key_of_another_family_in_a_config_file_is_told(tmp_path):
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from s2sjax import base_config\n\ndef get_config():\n    config = base_config('hmm')\n"
+        "    config.model.width = 3\n    return config\n"
+    )
+    with pytest.raises(
+        UserError, match=r"line 5: width is not a config key there: config.model.width may be, in a conf"
+    ):
+        read_config_file(str(file))

@@ -61,6 +61,9 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if found := re.search(r'Key "(\w+)" does not exist', text):  # of a ConfigDict that is locked
         names = {key.name.rpartition(".")[2] for key in config_keys()}
+        if found[1] in names:
+            homes = sorted({f"config.{key.name}" for key in config_keys() if key.name.endswith(f".{found[1]}")})
+            return f"{found[1]} is not a config key there: {' and '.join(homes)} may be, in a config of another family"
         return f"{found[1]} is not a config key: {nearest(found[1], names, moved_from()).partition(' (known: ')[0]}"
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

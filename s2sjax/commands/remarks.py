@@ -24,7 +24,8 @@ def print_source_remarks(run: Run, counts: RequestCounts) -> None:
     limits = {member.experiment.batching.max_source_length for member in (run, *run.others)}
     most = run.translator.requests.max_source_length
     key = "batching.max_source_length" if most in limits else "model.max_positions"
+    were = "was" if counts.sources == 1 else "were"
     print_remark(
-        f"{counts.truncated} of {counted(counts.sources, 'source')} were longer than config.{key} "
-        f"{counted(most, 'token')} of {run.workdir} and were cut there"
+        f"{counts.truncated} of {counted(counts.sources, 'source')} {were} longer than config.{key} "
+        f"{counted(most, 'token')} of {run.workdir} and {were} cut there"
     )
