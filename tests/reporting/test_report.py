@@ -264,7 +264,7 @@ def test_a_full_disk_costs_lines_and_one_warning_and_leaves_no_torn_line(tmp_pat
     assert warnings == [
         "warning: metrics.jsonl cannot be written (No space left on device); the run goes on without",
         "warning: metrics.jsonl: 2 writes lost (No space left on device)",
-        "warning: plots/curve.png: 1 writes were lost (No space left on device)",
+        "warning: plots/curve.png: 1 write lost (No space left on device)",
     ]
     assert [record["step"] for record in records(tmp_path)] == [1, 4]
 
