@@ -92,7 +92,7 @@ class Run:
         >>> draws = run.with_config(method="sample", samples=2, seed=1)
         >>> run.with_config(beam=3)
         Traceback (most recent call last):
-        s2sjax.errors.UserError: config.decode.beam is not a config key: did you mean 'beta'? (known: ...
+        s2sjax.errors.UserError: config.decode.beam is not a config key: did you mean 'beam_size'? (known: ...
 
         Args:
             changes: fields of `decode`, as in beam_size=3; or keys of `data`, `batching`, `decode` and `evaluate`
