@@ -17,6 +17,8 @@ from s2sjax.inference.forced import batches
 from s2sjax.inference.hypotheses import EMPTY, Hypothesis
 from s2sjax.inference.requests import RequestFormat, RequestReader
 from s2sjax.inference.scorers import Scorer
+from s2sjax.plural import counted
+from s2sjax.processes.memory import needing_memory
 from s2sjax.sharding import to_host
 
 
@@ -93,7 +95,11 @@ class Labeller:
             start=self._target.vocabulary.start,
         )
         for numbers, batch in batches(examples, self._config.batch_size):
-            scores = to_host(label_log_probs(self.scorer, self.params, batch))[:, :, self._labels]
+            with needing_memory(
+                f"for {counted(len(batch['inputs']), 'text')} of {counted(batch['inputs'].shape[1], 'token')}: lower "
+                "config.decode.batch_size"
+            ):
+                scores = to_host(label_log_probs(self.scorer, self.params, batch))[:, :, self._labels]
             for row, number in enumerate(asked[numbers].tolist()):
                 of_text = scores[row, : counts[number]]
                 found[number] = [self._best(of_text)] if self._each else self._ranked(of_text[0])

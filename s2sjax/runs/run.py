@@ -262,7 +262,11 @@ class Run:
         if self.others:
             raise UserError("an ensemble has no hidden states in common: tag with one run")
         if not hasattr(self.model, "tag"):
-            raise UserError(f"{self.experiment.model_name} has no hidden states to tag with; a hidden Markov model has")
+            learned = (
+                "; what this run has learned to tag, decode writes" if self.experiment.task.name == "tagging" else ""
+            )
+            name = self.experiment.model_name
+            raise UserError(f"{name} has no hidden states to tag with; a hidden Markov model has{learned}")
         told = inputs.callback(progress, "progress")
         end, encode = self.tokenizers.target.vocabulary.end, self.tokenizers.target.encode
         rows = [np.append(ids, end) for ids in encode(inputs.texts(texts, "texts"))]

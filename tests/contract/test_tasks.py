@@ -13,6 +13,7 @@ import pytest
 from s2sjax import sharding, tasks
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import prepare
+from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.inference.likelihood import bound
 from s2sjax.learning.state import Params
@@ -195,6 +196,9 @@ def test_ten_examples_are_learned_by_heart(name, directory, tmp_path, monkeypatc
     assert run.experiment.task.name == name
     if run.experiment.task.conditional:
         assert [found[0].text for found in run.decode(WORDS)] == list(CASES[name].targets)
+        if name == "tagging":
+            with pytest.raises(UserError, match="what this run has learned to tag, decode writes"):
+                run.tag(["ab"])
         assert run.with_config(**{"evaluate.metrics": ("accuracy",)}).evaluate("test")["accuracy"] == 100
     else:
         # After their first tokens, the texts are known.
