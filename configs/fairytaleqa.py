@@ -9,13 +9,14 @@ passage; compressed ones need `--config.data.file={split}.csv.xz`. Answers are c
     s2sjax evaluate --workdir=runs/types --split=validation
 """
 
-from s2sjax.errors import UserError
+from s2sjax import recipes
 from s2sjax.experiment import base_config
+
+VARIANTS = ("types",)
 
 
 def get_config(argument: str = ""):
-    if argument not in ("", "types"):
-        raise UserError(f"{argument!r} is no variant of configs/fairytaleqa.py: say fairytaleqa.py, or :types after it")
+    recipes.check_variant(argument, VARIANTS, of="configs/fairytaleqa.py")
     config = types() if argument else answers()
     config.data.format = "csv"
     config.data.file = "{split}.csv"

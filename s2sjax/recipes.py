@@ -3,8 +3,11 @@
 A config file begins with one of these, and sets what it is about; what it sets anew counts.
 """
 
+from collections.abc import Sequence
+
 from ml_collections import ConfigDict
 
+from s2sjax.errors import UserError
 from s2sjax.experiment import base_config
 
 
@@ -108,3 +111,13 @@ def own_pairs(*, steps: int, validations: int) -> ConfigDict:
     config.evaluate.every_steps = steps // validations
     config.train.log_every = config.checkpoint.every_steps = config.evaluate.every_steps
     return config
+
+
+def check_variant(argument: str, variants: Sequence[str], *, of: str) -> None:
+    """Raise a `UserError` if what stands after the colon of `--config=FILE:ARGUMENT` is no variant that the file has.
+
+    Args:
+      of: the file, as the message names it.
+    """
+    if argument not in ("", *variants):
+        raise UserError(f"{argument!r} is no variant of {of}: say {of} alone, or after a colon {' or '.join(variants)}")

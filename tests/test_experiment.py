@@ -1,6 +1,5 @@
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict, config_flags
@@ -9,33 +8,41 @@ from s2sjax import experiment as experiments
 from s2sjax import models, tasks
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve
+from tests.config_files import CONFIGS, config_names, config_of
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.py"))
 
-
-def load_config_file(path: Path) -> ConfigDict:
+def load_config_file(name: str) -> ConfigDict:
+    """What the command line makes of it. Args: name: one of `config_names`."""
     from absl import flags
 
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["s2sjax"])
-    values(["s2sjax", f"--config={path}"])
+    file, colon, variant = name.partition(":")
+    values(["s2sjax", f"--config={CONFIGS / file}.py{colon}{variant}"])
     return values["config"].value
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_file_resolves_and_survives_the_way_through_json(path, tmp_path):
-    made = resolve(load_config_file(path))
+@pytest.mark.parametrize("name", config_names())
+def test_every_config_file_resolves_and_survives_the_way_through_json(name, tmp_path):
+    made = resolve(load_config_file(name))
     experiments.save(made, tmp_path / "config.json")
     assert experiments.load(tmp_path / "config.json") == made
     assert resolve(config_dict(made)) == made
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: path.stem)
 def test_every_config_file_opens_with_what_it_is_and_the_command(path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith('"""')
     docstring = text.split('"""')[1]
-    assert str(path.relative_to(Path(__file__).parents[1])) in docstring or "launch/" in docstring
+    assert str(path.relative_to(CONFIGS.parent)) in docstring or "launch/" in docstring
+
+
+@pytest.mark.parametrize("name", sorted({name.partition(":")[0] for name in config_names() if ":" in name}))
+def test_a_variant_that_a_config_does_not_have_is_told_with_those_that_it_has(name):
+    variants = [variant for file, _, variant in (n.partition(":") for n in config_names()) if file == name and variant]
+    with pytest.raises(UserError, match=f"'smaller' is no variant of configs/{name}.py: say .*{' or '.join(variants)}"):
+        config_of(f"{name}:smaller")
 
 
 @pytest.mark.parametrize("family", models.families())

@@ -10,14 +10,15 @@ before commit 9d2f7e6; one EPYC (Zen 5) core, 10 minutes each with other work be
 
 from s2sjax import recipes
 
+VARIANTS = ("em",)
+
 
 def get_config(argument: str = ""):
+    recipes.check_variant(argument, VARIANTS, of="configs/wikitext2/hmm.py")
     config = recipes.wikitext2(model="hmm")
 
     config.model.states = 128
 
-    if argument not in ("", "em"):
-        raise ValueError(f"the argument is {argument!r}, but may only be em")
     if argument == "em":
         config.model.learning = "em"
         config.optimizer.name = "em"

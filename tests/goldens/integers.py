@@ -1,18 +1,17 @@
 """What is made of integers and text only, and so is the same on every processor: batches, tokens, resolved configs."""
 
 import hashlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from s2sjax import models
 from s2sjax.files.paths import cache_root
+from tests.config_files import config_names, config_of
 from tests.goldens.inside import base_values, batch_text, batches, config_values, experiment
 
 HERE = Path(__file__).parent
 DATA = HERE / "data"
-CONFIGS = HERE.parents[1] / "configs"
 
 _PAIRS = {"data.dir": str(DATA), "data.source": "{split}.en", "data.target": "{split}.de", "batching.tokens": 512}
 _TEXT = {
@@ -62,29 +61,14 @@ def batch_lines(cache: Path) -> dict[str, list[str]]:
     return found
 
 
-def config_files() -> list[str]:
-    """Names of the example configs, without their folder and suffix."""
-    files = sorted(CONFIGS.rglob("*.py"))
-    return [str(path.relative_to(CONFIGS).with_suffix("")) for path in files if "def get_config" in path.read_text()]
-
-
-def config_of(name: str) -> Any:
-    """What a config file of `config_files` returns."""
-    spec = importlib.util.spec_from_file_location(name.replace("/", "_"), CONFIGS / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config("")
-
-
 def resolved_configs() -> dict[str, Any]:
-    """All defaults, of each family its own, and of each config file the values that are none."""
+    """All defaults, of each family its own, and of each config file and its variants the values that are none."""
     defaults = {family: base_values(family) for family in models.families()}
     shared = {key: value for key, value in defaults["transformer"].items() if not key.startswith("model.")}
     found: dict[str, Any] = {"defaults": shared}
     for family, values in defaults.items():
         found[f"defaults of {family}"] = _without(values, shared)
-    for name in config_files():
+    for name in config_names():
         values = {key: _named(value) for key, value in config_values(config_of(name)).items()}
         found[name] = _without(values, defaults[values["model.name"]]) | {"model.name": values["model.name"]}
     return found

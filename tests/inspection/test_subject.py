@@ -2,8 +2,6 @@
 
 import functools
 import math
-import runpy
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,14 +14,10 @@ from s2sjax.experiment import base_config, resolve
 from s2sjax.inspection.compiled import compile_step
 from s2sjax.inspection.cost import device_bytes, estimate_cost, list_parameters
 from s2sjax.inspection.subject import describe, described_devices
+from tests.config_files import config_names, config_of
 
-CONFIGS = sorted(Path(__file__).parents[2].glob("configs/**/*.py"))
 VOCAB = 1000
 FLOAT = 4  # bytes
-
-
-def config_name(path):
-    return f"{path.parent.name}-{path.stem}"
 
 
 def experiment(family="causal_lm", **overrides):
@@ -84,9 +78,9 @@ def test_fsdp_over_eight_devices_stores_an_eighth_and_little_more(family):
 
 
 @pytest.mark.fast_grid(3)
-@pytest.mark.parametrize("path", CONFIGS, ids=config_name)
-def test_so_does_every_config_whatever_the_vocabulary(path):
-    config = runpy.run_path(str(path))["get_config"]("")
+@pytest.mark.parametrize("name", config_names())
+def test_so_does_every_config_whatever_the_vocabulary(name):
+    config = config_of(name)
     config.mesh.fsdp = 8
     assert_eighth(describe(resolve(config), jax.devices(), 33_277, None))
 
@@ -248,11 +242,10 @@ def test_the_estimate_of_memory_is_within_15_percent_of_xlas(overrides):
 
 @pytest.mark.slow
 @pytest.mark.grid(3)
-@pytest.mark.parametrize("path", CONFIGS, ids=config_name)
-def test_so_is_that_of_every_config(path):
+@pytest.mark.parametrize("name", config_names())
+def test_so_is_that_of_every_config(name):
     vocabularies = {"wikitext2": 33_278, "cmudict": 60, "sigmorphon2020": 60, "tinyshakespeare": 69}
-    config = resolve(runpy.run_path(str(path))["get_config"](""))
-    described = describe(config, jax.devices()[:1], vocabularies.get(path.parent.name, 8000), None)
+    described = describe(resolve(config_of(name)), jax.devices()[:1], vocabularies.get(name.split("/")[0], 8000), None)
     assert estimate_cost(described, "cpu").memory.peak == pytest.approx(compile_step(described).peak, rel=0.15)
 
 

@@ -1,14 +1,10 @@
 """Settings that others keep from having an effect are told; configs that come with the package have none."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from s2sjax.experiment import base_config, config_dict, resolve
 from s2sjax.training.unused import without_effect
-
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.py"))
+from tests.config_files import config_names, config_of
 
 
 def told(family="transformer", **settings):
@@ -70,11 +66,6 @@ def test_what_is_used_is_not_told_of():
     assert told("hmm", train__steps=1001) == []
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(path.parents[1])))
-def test_the_configs_of_the_package_have_no_such_setting(path):
-    spec = importlib.util.spec_from_file_location("config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        pytest.skip("no config of its own")
-    assert list(without_effect(resolve(module.get_config()))) == []
+@pytest.mark.parametrize("name", config_names())
+def test_the_configs_of_the_package_have_no_such_setting(name):
+    assert list(without_effect(resolve(config_of(name)))) == []
