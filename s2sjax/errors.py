@@ -55,7 +55,12 @@ def flag(name: str, value: object) -> str:
     text = value if isinstance(value, str) else repr(value)
     if len(text) > _LONGEST_VALUE:
         return f"--{name}=... (as it is, {counted(len(text), 'character')})"
-    return f"--{name}=" + (shlex.quote("".join(c if c.isprintable() else "\ufffd" for c in text)) if text else "")
+    return f"--{name}=" + (_quoted("".join(c if c.isprintable() else "\ufffd" for c in text)) if text else "")
+
+
+def _quoted(text: str) -> str:
+    """One word of a shell. Double quotes are easier to read around single ones, where nothing in them is expanded."""
+    return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)
 
 
 def shown(value: object, most: int = 50) -> str:
