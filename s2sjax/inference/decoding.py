@@ -56,9 +56,9 @@ class DecodeConfig:
       seed: Seed of the draws. What is drawn for a source depends on it and on the source, and on nothing else.
       max_length_factor: An output has at most factor * source + offset tokens, end-of-sentence counted in both.
       max_length_offset: The offset of the most tokens.
-      max_new_tokens: An output has at most so many tokens, whatever its source has; 0: as the factor and offset above
-        say. Draws of a language model that is trained on a running text (data.join) have exactly so many, and go on
-        over line ends.
+      max_new_tokens: An output has at most so many tokens, end-of-sentence counted, whatever its source has; 0: as the
+        factor and offset above say. Draws of a language model that is trained on a running text (data.join) have
+        exactly so many, and go on over line ends.
       min_length_factor: An output has at least factor * source + offset tokens, counted likewise; 0 and 0 are no limit.
       min_length_offset: The offset of the fewest tokens.
       no_repeat_ngram: No n-gram of so many tokens stands twice in an output; 0 is off.
