@@ -13,7 +13,7 @@ from s2sjax.data.phrases import TAGS
 from s2sjax.experiment import base_config
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = base_config(model="transformer")
 
     config.data.format = "phrases"

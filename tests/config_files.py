@@ -29,5 +29,5 @@ def config_names() -> list[str]:
 
 def config_of(name: str) -> ConfigDict:
     """What `get_config` of a file of `config_names` returns."""
-    file, _, variant = name.partition(":")
-    return _module(file).get_config(variant)
+    file, colon, variant = name.partition(":")
+    return _module(file).get_config(*([variant] if colon else []))

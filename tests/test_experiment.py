@@ -1,3 +1,4 @@
+import ast
 import dataclasses
 import json
 
@@ -8,7 +9,7 @@ from s2sjax import experiment as experiments
 from s2sjax import models, tasks
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve
-from tests.config_files import CONFIGS, config_names, config_of
+from tests.config_files import CONFIGS, FILES, config_names, config_of
 
 
 def load_config_file(name: str) -> ConfigDict:
@@ -36,6 +37,13 @@ def test_every_config_file_opens_with_what_it_is_and_the_command(path):
     assert text.startswith('"""')
     docstring = text.split('"""')[1]
     assert str(path.relative_to(CONFIGS.parent)) in docstring or "launch/" in docstring
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_config_file_takes_an_argument_and_ignores_it(path):
+    (function,) = [n for n in ast.parse(path.read_text()).body if getattr(n, "name", "") == "get_config"]
+    used = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+    assert {argument.arg for argument in function.args.args} <= used
 
 
 @pytest.mark.parametrize("name", sorted({name.partition(":")[0] for name in config_names() if ":" in name}))

@@ -12,7 +12,7 @@ Reached on test: 35.8 % of words wrong, 10.0 % of phonemes, stress counted; one 
 from s2sjax.recipes import pronunciation
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = pronunciation(model="transformer")
 
     config.data.file = "{split}.tsv"

@@ -12,7 +12,7 @@ other work beside it, 2026-11-21, shortly before commit 9d2f7e6. One seed.
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.multi30k(model="rnn_seq2seq")
 
     config.batching.kind = "bucket"

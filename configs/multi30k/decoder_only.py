@@ -12,7 +12,7 @@ Reached 38.1 BLEU, 61.9 chrF on test_2016_flickr (sacreBLEU 13a, cased, beam 5) 
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.multi30k(model="causal_lm")
 
     config.batching.kind = "pack"

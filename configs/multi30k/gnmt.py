@@ -15,7 +15,7 @@ zero-shot de-fr 4.8, fr-de 4.4; 8,000 steps on one EPYC (Zen 5) core with other 
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.multi30k(model="gnmt")
 
     config.data.source = "{split}.{source_language}"

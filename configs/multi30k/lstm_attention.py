@@ -12,7 +12,7 @@ Reached: 37.80 sacreBLEU (13a, cased), 62.7 chrF on test_2016_flickr with beam 5
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.multi30k(model="rnn_seq2seq")
 
     # A recurrent step costs the same for one row as for many: wide batches of short rows, not packed long ones.

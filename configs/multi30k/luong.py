@@ -9,7 +9,7 @@ other work beside it, 2026-11-21, commit 3a1eec1. One seed.
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.multi30k(model="rnn_seq2seq")
 
     config.batching.kind = "bucket"

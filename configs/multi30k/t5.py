@@ -12,7 +12,7 @@ Reached 37.4 BLEU, 60.7 chrF on test_2016_flickr (sacreBLEU 13a, cased, beam 5) 
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.multi30k(model="transformer")
 
     config.batching.kind = "pack"

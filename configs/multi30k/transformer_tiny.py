@@ -12,7 +12,7 @@ with other work beside it, 2026-11-21, commit 60c4e3d. One seed.
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.multi30k(model="transformer")
 
     # Captions are short: packed rows of 64 make one shape, so one compilation, and 6 % padding.

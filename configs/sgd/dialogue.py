@@ -14,7 +14,7 @@ Not yet run.
 from s2sjax.experiment import base_config
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = base_config(model="rnn_seq2seq")
 
     config.data.format = "jsonl"

@@ -21,7 +21,7 @@ SIZES = {
 }  # fmt: skip
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = pronunciation(model="rnn_seq2seq")
 
     config.data.test = "dev"

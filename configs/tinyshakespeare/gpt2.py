@@ -14,7 +14,7 @@ model writes lines when it goes on with a text.)
 from s2sjax.experiment import base_config
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = base_config(model="causal_lm")
 
     config.data.source = ""

@@ -12,7 +12,7 @@ to overfit, and regularisers only cost.
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.wikitext2(model="lstm_lm")
 
     config.model.layers = 2

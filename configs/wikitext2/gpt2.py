@@ -9,7 +9,7 @@ work beside it, 2026-11-21, commit e511000. One seed.
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.wikitext2(model="causal_lm")
 
     config.model.layers = 4

@@ -9,7 +9,7 @@ work beside it, 2026-11-21, shortly before commit 9d2f7e6. One seed.
 from s2sjax import recipes
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = recipes.wikitext2(model="lstm_lm")
 
     config.model.layers = 2

@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -35,6 +36,8 @@ def read_config_file(given: str) -> ConfigDict:
         loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):
             raise UserError(f"config file {path} has no function get_config, which returns the config")
+        if colon and not inspect.signature(module.get_config).parameters:
+            raise UserError(f"config file {path} has no variants: leave out what follows it, {shown(':' + argument)}")
         config = module.get_config(*([argument] if colon else []))
     except UserError:
         raise

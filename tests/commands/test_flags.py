@@ -166,6 +166,12 @@ def test_what_is_wrong_in_a_config_file_is_said_with_its_line(tmp_path, content,
     assert f"config file {path}{message}" in said and "\n" not in said
 
 
+def test_an_argument_for_a_config_file_that_takes_none_is_refused(tmp_path):
+    (tmp_path / "config.py").write_text("def get_config():\n    return 3\n")
+    said = said_of([f"--workdir={tmp_path / 'run'}", f"--config={tmp_path / 'config.py'}:small"], TRAIN)
+    assert "config.py has no variants: leave out what follows it, ':small'" in said
+
+
 def test_an_argument_of_a_config_file_is_passed_on_and_the_file_that_is_missing_is_named(tmp_path):
     (tmp_path / "config.py").write_text(
         "from s2sjax.experiment import base_config\n\n\n"
