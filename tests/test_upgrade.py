@@ -20,7 +20,7 @@ from s2sjax.runs import home
 from s2sjax.runs.assembly import check_changes
 from s2sjax.runs.workdir import check_workdir
 from s2sjax.upgrade import MOVED, VERSION, Config, current_key, moved_from
-from tests.goldens.integers import config_files, config_of
+from tests.config_files import config_names, config_of
 from tests.tiny import s2s, tiny
 
 KEYS = {key.name for key in config_keys()}
@@ -59,7 +59,7 @@ def test_old_names_are_of_no_key_of_today_and_lead_to_one():
 
 @pytest.mark.parametrize("version", range(1, VERSION + 1))
 def test_every_config_is_read_from_the_json_of_every_version(version, said):
-    for name in config_files():
+    for name in config_names():
         experiment = resolve(config_of(name))
         values = json.loads(json.dumps(as_json(experiment)))
         assert values["version"] == VERSION
