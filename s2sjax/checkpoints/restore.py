@@ -11,9 +11,9 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -27,6 +27,8 @@ from s2sjax.checkpoints.sizes import check_files, check_sizes, parse_arrays
 from s2sjax.errors import UserError, in_one_line, listed
 from s2sjax.files import rundir
 from s2sjax.metrics.names import METRIC_SIGNS
+
+Read = TypeVar("Read")
 
 _CHOICES = 20
 """How often another checkpoint is chosen when the one that was chosen has gone."""
@@ -183,33 +185,44 @@ class CheckpointReader:
                 self._check_there(step)
                 raise UserError(f"checkpoint {step} in {self.directory} is damaged: {damage}; {self._others(step)}")
             return self._read(asked, step, ())
-        for _ in range(_CHOICES):
+
+        def read_newest() -> Restored | None:
             newest, damaged = self._newest(asked)
-            if newest is None:
-                if damaged:
-                    raise self._all_damaged(damaged)
-                return None
-            with contextlib.suppress(GoneError):
+            if newest is not None:
                 return self._read(asked, newest, passed_over(damaged, f"checkpoint {newest}"))
-        raise UserError(f"checkpoints in {self.directory} are deleted faster than they can be read; try again")
+            if damaged:
+                raise self._all_damaged(damaged)
+            return None
+
+        return self.choosing_again(read_newest)
 
     def restore_chosen(
         self, abstract_state: PyTree, choice: str, *, partial: bool = False, cast: bool = False
     ) -> Restored | None:
         """As `restore`, of the step that a `decode.checkpoint` asks for. What may have been better is told."""
-        for _ in range(_CHOICES):
+        if choice != "best":
+            return self.restore(abstract_state, self.chosen(choice), partial=partial, cast=cast)
+
+        def read_best() -> Restored | None:
             step = self.chosen(choice)
-            try:
-                restored = self.restore(abstract_state, step, partial=partial, cast=cast)
-            except GoneError:
-                if choice != "best":  # of which a training keeps another one now
-                    raise
-                continue
-            if restored is None or step is None or choice != "best":
+            restored = self.restore(abstract_state, step, partial=partial, cast=cast)
+            if restored is None or step is None:
                 return restored
             damaged = {other: damage for other in self.unreadable() if (damage := self.verify(other))}
             told = passed_over(damaged, f"checkpoint {step}")
             return dataclasses.replace(restored, messages=(*told, *restored.messages))
+
+        return self.choosing_again(read_best)
+
+    def choosing_again(self, read: Callable[[], Read]) -> Read:
+        """What `read` returns, which chooses checkpoints and reads them: once more if what it chose has gone.
+
+        Raises:
+            UserError: what it chose had gone every time.
+        """
+        for _ in range(_CHOICES):
+            with contextlib.suppress(GoneError):
+                return read()
         raise UserError(f"checkpoints in {self.directory} are deleted faster than they can be read; try again")
 
     def _newest(self, asked: Asked) -> tuple[int | None, dict[int, str]]:

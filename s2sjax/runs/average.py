@@ -93,19 +93,15 @@ def average(
     experiment = experiment or experiments.load(workdir / "config.json")
     tokenizers = tokenizers_lib.load(workdir / "tokenizer")
     reader = CheckpointReader(workdir / "checkpoints", experiment.checkpoint.metric)
-    steps = _steps(reader, workdir)
-    if choice.last is not None:
-        rule, weights = f"last {choice.last}", dict.fromkeys(_last(steps, choice.last, workdir, experiment), 1.0)
-    elif choice.best is not None:
-        rule = f"best {choice.best} by {experiment.checkpoint.metric}"
-        weights = dict.fromkeys(_best(reader, steps, choice.best, workdir, experiment), 1.0)
-    else:
-        assert choice.ema is not None
-        rule, weights = f"ema {choice.ema:g}", _geometric(steps, choice.ema)
-    total = sum(weights.values())
     parameters = "ema" if experiment.train.ema_decay > 0 else "params"
+
+    def choose_and_read() -> tuple[str, dict[int, float], dict[str, np.ndarray]]:
+        rule, weights = _weights(choice, reader, workdir, experiment)
+        return rule, weights, _mean(reader, weights, parameters)
+
+    rule, weights, arrays = reader.choosing_again(choose_and_read)
+    total = sum(weights.values())
     record = Average(str(workdir), rule, parameters, {step: weight / total for step, weight in weights.items()})
-    arrays = _mean(reader, weights, parameters)
     ours = home.is_home(workdir, experiment, said)
     _write(output, experiment, tokenizers, arrays, record, ours=ours)
     return record
@@ -118,6 +114,20 @@ def check_trainable(workdir: Path) -> None:
             f"{workdir} holds averaged parameters and no optimizer state to go on training from; go on with the run "
             f"that {RECORD} in it names, and average again"
         )
+
+
+def _weights(
+    choice: Choice, reader: CheckpointReader, workdir: Path, experiment: Experiment
+) -> tuple[str, dict[int, float]]:
+    """How checkpoints are chosen, in words, and what each of them counts, by step, ascending."""
+    steps = _steps(reader, workdir)
+    if choice.last is not None:
+        return f"last {choice.last}", dict.fromkeys(_last(steps, choice.last, workdir, experiment), 1.0)
+    if choice.best is not None:
+        rule = f"best {choice.best} by {experiment.checkpoint.metric}"
+        return rule, dict.fromkeys(_best(reader, steps, choice.best, workdir, experiment), 1.0)
+    assert choice.ema is not None
+    return f"ema {choice.ema:g}", _geometric(steps, choice.ema)
 
 
 def _steps(reader: CheckpointReader, workdir: Path) -> list[int]:

@@ -10,6 +10,7 @@ import pytest
 
 import s2sjax
 from s2sjax import experiment as experiments
+from s2sjax.checkpoints.restore import CheckpointReader
 from s2sjax.errors import UserError
 from s2sjax.runs.average import Choice, average
 from s2sjax.training.loop import train
@@ -114,6 +115,21 @@ def test_the_new_run_is_opened_like_any_other_and_says_what_it_is_made_of(run, t
     assert made.weights == {300: 0.5, 400: 0.5}
     again = average(tmp_path / "out", tmp_path / "of an average", Choice(last=1))
     assert again.weights == {400: 1.0}
+
+
+@pytest.mark.parametrize("moment", ["steps", "arrays", "verify"])
+def test_a_checkpoint_that_a_training_deletes_meanwhile_is_chosen_again(copy, tmp_path, monkeypatch, moment):
+    """Between being chosen, looked at and read."""
+    before = getattr(CheckpointReader, moment)
+
+    def then_gone(self, *arguments, **options):
+        found = before(self, *arguments, **options)
+        shutil.rmtree(copy / "checkpoints" / "400", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(CheckpointReader, moment, then_gone)
+    assert average(copy, tmp_path / "out", Choice(last=2)).weights == {200: 0.5, 300: 0.5}
+    assert_holds(tmp_path / "out", 300, weighted(copy, {200: 1.0, 300: 1.0}))
 
 
 def test_an_average_is_not_trained_on(run, data, tmp_path):
