@@ -166,8 +166,16 @@ def check_given(config: TokenizerConfig, own: TokenizerPair) -> None:
         if model is not None and model != getattr(own, side).to_bytes():
             raise UserError(
                 f"config.tokenizer.{side}_model={path!r} is not the model that this run began with and has a copy of; "
-                "name the one it began with, or use another workdir"
+                f"name the one it began with, or none (--config.tokenizer.{side}_model=), or use another workdir"
             )
+
+
+def check_moved(config: TokenizerConfig, before: TokenizerConfig) -> None:
+    """Of a run that goes on, the models may have moved. Raises: UserError if they are said to be where none is."""
+    for name in ("source_model", "target_model"):
+        path = getattr(config, name)
+        if path and path != getattr(before, name):
+            _read_model(path, name, ())
 
 
 def sample_indices(count: int, config: TokenizerConfig) -> range | np.ndarray:

@@ -171,7 +171,11 @@ class DecodeConfig:
                 yield f"{name} is {value}, but max_new_tokens is {self.max_new_tokens}, which counts"
         if self.groups > 1 and not self.diversity:
             yield f"groups is {self.groups} and diversity 0: every group finds the same"
+        method, beam = f"method is '{self.method}'", self.method == "beam"
         for name, why, unused in (
+            ("beam_size", method, not beam),
+            ("length_penalty", method, not beam),
+            ("seed", method, beam),
             ("alpha", "length_penalty is 'none'", self.length_penalty == "none"),
             ("beta", f"length_penalty is '{self.length_penalty}' and not 'sockeye'", self.length_penalty != "sockeye"),
             ("reference_ratio", "brevity is 0", not self.brevity),

@@ -68,6 +68,7 @@ def check_workdir(experiment: Experiment, workdir: Path) -> Experiment | None:
         held = experiments.load(path)
         if changed := _changed(held, experiment):
             raise UserError(f"{workdir} holds a run of another config: {changed}. Use these values, or another workdir")
+        tokenizers_lib.check_moved(experiment.tokenizer, held.tokenizer)
         check_depth(CheckpointReader(workdir / "checkpoints"), "last", experiment.model)
         return held
     if workdir.exists() and not (there and all(map(_BEGUN.fullmatch, rundir.names(workdir)))):

@@ -26,7 +26,7 @@ from s2sjax.inference.requests import PositionLimit, RequestFormat
 from s2sjax.inference.scorers import Single
 from s2sjax.inference.translator import Translator
 from s2sjax.ops.linear import Precision
-from s2sjax.vocabulary import EOS
+from s2sjax.vocabulary import EOS, own_vocabulary
 from tests.tiny import compiling_once
 from tests.tolerance import allowed
 
@@ -270,12 +270,41 @@ def test_settings_that_cannot_be_are_refused(fields, message):
             "sources of 1 token:",
         ),
         ({"min_length_factor": 1.0, "min_length_offset": 6}, ""),
+        ({"method": "sample", "beam_size": 7}, "beam_size is 7, but method is 'sample': it is not looked at"),
+        ({"method": "stochastic", "length_penalty": "power"}, "length_penalty is power, but method is 'stochastic'"),
+        ({"seed": 3}, "seed is 3, but method is 'beam'"),
         ({}, ""),
     ],
 )
 def test_settings_without_effect_are_told(model, params, caplog, fields, message):
     translator(model, params, **fields)
     assert len(caplog.messages) == bool(message) and message in caplog.text
+
+
+ELSEWHERE = {"method", "checkpoint", "precision", "batch_size", "ensemble", "forbidden", "expand_late", "alpha"}
+"""Fields that are looked at whatever the method is; alpha by `--details=tokens` too."""
+
+
+@pytest.mark.parametrize("method", ["beam", "sample", "stochastic"])
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(DecodeConfig) if f.name not in ELSEWHERE])
+def test_every_setting_has_an_effect_or_is_told_or_refused(method, field):
+    sources, vocabulary = np.arange(1, 21), own_vocabulary(100)
+
+    def effect(config: DecodeConfig):
+        how = (config.beam if config.method == "beam" else config.sampling)(9, vocabulary)
+        lengths = config.max_length(sources).tolist(), str(config.min_length(sources))
+        return how, lengths, config.coverage, config.method != "beam" and config.seed
+
+    other = {"length_penalty": "power", "stop": "never", "top_p": 0.5, "typical": 0.5, "max_new_tokens": 15}
+    plain = DecodeConfig(method=method)
+    try:
+        value = other[field] if field in other else getattr(plain, field) + 1
+        changed = dataclasses.replace(plain, **{field: value})
+    except UserError as error:
+        assert field in str(error)
+        return
+    told = any(text.startswith(f"{field} is ") for text in changed.without_effect(100, 20))
+    assert told or effect(changed) != effect(plain)
 
 
 LENGTHS = {
