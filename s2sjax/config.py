@@ -6,6 +6,7 @@ This file is the bridge, and knows no particular section.
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import os
 import types
@@ -68,15 +69,24 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
         UserError: for an unknown key (naming the nearest known one), a value of the wrong type, or no mapping at all.
     """
     check_mapping(values, where)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: coerce_field(cls, name, value, where) for name, value in values.items()})
+
+
+def coerce_field(cls: type, name: str, value: Any, where: str) -> Any:
+    """A plain value as this field of the dataclass `cls` takes it. Raises: UserError, as `build`."""
+    fields = _hints(cls)
+    if name not in fields:
+        meant = nearest(name, fields, moved_from(where.partition(".")[2]))
+        raise UserError(f"{where}.{name} is not a config key: {meant}")
+    hint, most = fields[name]
+    return coerce(value, hint, f"{where}.{name}", most)
+
+
+@functools.cache
+def _hints(cls: type) -> Mapping[str, tuple[Any, float | None]]:
+    """The type of each field of a dataclass, and the greatest number that it may hold."""
     hints = typing.get_type_hints(cls)
-    made: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in fields:
-            meant = nearest(name, fields, moved_from(where.partition(".")[2]))
-            raise UserError(f"{where}.{name} is not a config key: {meant}")
-        made[name] = coerce(value, hints[name], f"{where}.{name}", fields[name].metadata.get("most"))
-    return cls(**made)
+    return {field.name: (hints[field.name], field.metadata.get("most")) for field in dataclasses.fields(cls)}
 
 
 def check_mapping(value: Any, where: str) -> Mapping[str, Any]:

@@ -31,16 +31,18 @@ from s2sjax.config import (
     check_mapping,
     check_rate,
     coerce,
+    coerce_field,
     nearest,
     one_of,
     to_json,
     up_to,
 )
-from s2sjax.data.batching import BatchingConfig, check_context
+from s2sjax.config_dict import Config
+from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.config import DataConfig
 from s2sjax.data.parts import parts_of
 from s2sjax.data.tokenizer_config import TokenizerConfig, check_sampling
-from s2sjax.errors import UserError, shown
+from s2sjax.errors import UserError, listed, shown
 from s2sjax.files import jsontext, rundir
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.requests import PositionLimit
@@ -55,7 +57,7 @@ from s2sjax.sharding import MeshConfig
 from s2sjax.task import Limits, Task
 from s2sjax.tasks.language import Language
 from s2sjax.tasks.text import Text
-from s2sjax.upgrade import VERSION, Config, accept_key, moved_from, upgrade, with_current_keys
+from s2sjax.upgrade import VERSION, accept_key, moved_from, upgrade, with_current_keys
 
 LARGEST = jsontext.Bound(1 << 22, 200_000)
 """What a saved config may have. It has a few thousand bytes, and what `tokenizer.user_symbols` and `data.pairs` have:
@@ -124,7 +126,6 @@ class Experiment:
     def __post_init__(self):
         check_at_least(0, self, "seed", where="config")
         parts_of(self.data)  # what is wrong with a set of a mixture is told here
-        check_context(self.batching, self.data)
         counts = getattr(self.model, "learning", "gradient") == "em"
         if counts != (self.optimizer.name == "em"):
             raise UserError(
@@ -138,15 +139,16 @@ class Experiment:
                 "config.model.copy writes words of the source, so there is one vocabulary: set "
                 "config.tokenizer.joint=True or config.model.copy=False"
             )
-        self.task.check(self.data, self.tokenizer, self.model_name, self.traits)
-        check_sampling(self.tokenizer, self.data, self.batching)
+        self.task.check(self.data, self.batching, self.tokenizer, self.model_name, self.traits)
+        check_sampling(self.tokenizer, self.data)
         self._check_mesh()
         limit = self.position_limit
-        needed = self.task.positions(self.data, self.batching, self.tokenizer, one_sequence=self.is_language_model)
+        needed = self.task.positions(self.batching, self.tokenizer, one_sequence=self.is_language_model)
         if limit is not None and limit < needed:
             raise UserError(
-                f"config.model.max_positions is {limit}, but training may reach position {needed} ("
-                "config.data.context, or max_source_length and max_target_length): raise the one or lower the others"
+                f"config.model.max_positions is {limit}, but training may reach position {needed} "
+                "(config.batching.max_source_length and max_target_length; config.task.context, where texts are cut): "
+                "raise the one or lower the others"
             )
         self.task.check_evaluation(self.evaluate.decode, (*self.evaluate.metrics, self.checkpoint.metric))
         if self.checkpoint.metric in TEXT_METRICS and not self.evaluate.decode:
@@ -287,10 +289,24 @@ def _section(task: Task) -> dict[str, Any]:
 
 
 def _task(values: dict[str, Any], *, plain_text: bool) -> Task:
-    """The task of a section. Text without sources is what a language model is of, also in configs that name no task."""
+    """The task of a section. Text without sources is what a language model is of, also in configs that name no task.
+
+    A key of another task is left out where it has its default.
+    """
     name = values.pop("name", Text.name)
     chosen = tasks.named(Language.name if name == Text.name and plain_text else name)
-    return build(chosen, values, "config.task")
+    own = {}
+    for key, value in values.items():
+        others = tasks.with_setting(key)
+        if chosen in others or not others:
+            own[key] = value
+        elif coerce_field(others[0], key, value, "config.task") != tasks.settings("task")[key]:
+            why = " (config.data.source is empty)" if name == Text.name and plain_text else ""
+            raise UserError(
+                f"config.task.{key} is {shown(value)}, but it is a key of the task {listed([t.name for t in others])}, "
+                f"and config.task.name is '{chosen.name}'{why}: leave it out, or choose that task"
+            )
+    return build(chosen, own, "config.task")
 
 
 def as_experiment(config: Any) -> Experiment:
@@ -320,7 +336,7 @@ def override(experiment: Experiment, changes: Mapping[str, Any], *, section: str
             if not isinstance(values.get(part), dict):
                 raise UserError(f"{where}.{part} is no section of the config: {nearest(part, values)}")
             values, where = values[part], f"{where}.{part}"
-        if name not in values:
+        if name not in values and not (where == "config.task" and tasks.with_setting(name)):
             meant = nearest(name, values, moved_from(where.partition(".")[2]))
             raise UserError(f"{where}.{name} is not a config key: {meant}")
         value = as_in_json(value)

@@ -38,14 +38,13 @@ def multi30k(*, model: str) -> ConfigDict:
 def wikitext2(*, model: str) -> ConfigDict:
     """WikiText-2 (Merity et al. 2016, arXiv:1609.07843) as one running text, `train.txt` and its like, in windows of
     64 words of which evaluation only reads half; about two epochs."""
-    config = base_config(model=model)
+    config = base_config(model=model, task="language")
 
-    config.data.source = ""
+    config.task.join = True
+    config.task.context = 64
+    config.task.stride = 32
     config.data.target = "{split}.txt"
     config.data.validation = "valid"
-    config.data.join = True
-    config.data.context = 64
-    config.data.stride = 32
     config.batching.kind = "bucket"
     config.batching.buckets = 1
     config.batching.tokens = 2048
@@ -57,7 +56,6 @@ def wikitext2(*, model: str) -> ConfigDict:
     config.train.label_smoothing = 0.0
 
     config.evaluate.every_steps = 1000
-    config.evaluate.decode = False
     config.evaluate.samples = 0
     config.checkpoint.every_steps = 1000
     return config

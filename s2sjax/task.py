@@ -19,6 +19,7 @@ from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.plan import PlannedBatch
 from s2sjax.data.records import Record
+from s2sjax.data.rows import RowFormat
 from s2sjax.data.segmentation import Segmentation
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
@@ -27,6 +28,7 @@ from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.requests import PositionLimit, RequestReader
 from s2sjax.inference.scorers import Scorer
+from s2sjax.inference.search_size import SearchSize
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.ops.losses import LossOptions
 
@@ -111,7 +113,9 @@ class Task(Protocol):
 
     # ---- Config ----
 
-    def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:
+    def check(
+        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, family: str, traits: Traits
+    ) -> None:
         """Raise a `UserError` if it cannot be done with these settings, or not by this family of models."""
         ...
 
@@ -123,19 +127,26 @@ class Task(Protocol):
         """How its vocabularies are learned, given what the config says."""
         ...
 
-    def longest(self, data: DataConfig, batching: BatchingConfig) -> tuple[int, int]:
+    def costly(self) -> Mapping[str, str]:
+        """Its own fields whose values cost too much to be obeyed unasked, each with what is too much of it."""
+        ...
+
+    def longest(self, batching: BatchingConfig) -> tuple[int, int]:
         """The most tokens of an example in training: those it reads, and those it writes."""
         ...
 
-    def positions(
-        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool
-    ) -> int:
+    def positions(self, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
         """The last position that training may reach. Args: one_sequence: what is read and written follow each other."""
         ...
 
     # ---- Data ----
 
-    def arrange(self, examples: Examples, data: DataConfig, *, evaluation: bool = False) -> Examples:
+    @property
+    def rows(self) -> RowFormat:
+        """How its rows of tokens stand."""
+        ...
+
+    def arrange(self, examples: Examples, *, evaluation: bool = False) -> Examples:
         """The examples that batches are made of: windows of long texts, say."""
         ...
 
@@ -169,6 +180,10 @@ class Task(Protocol):
         ...
 
     # ---- Predictions ----
+
+    def search_size(self, decode: DecodeConfig) -> SearchSize | None:
+        """What decides how much memory its search takes; None if it searches for nothing."""
+        ...
 
     def predictor(
         self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh

@@ -9,11 +9,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from s2sjax.errors import UserError, shown
 
-VERSION = 2
+VERSION = 3
 """Of configs as they are saved today. Version 1 has no number in its file."""
 
 MOVED: Mapping[int, Mapping[str, str]] = {
@@ -28,10 +26,19 @@ MOVED: Mapping[int, Mapping[str, str]] = {
         "data.pack_length": "batching.pack_length",
         "data.shuffle": "batching.shuffle",
     },
+    3: {
+        "data.join": "task.join",
+        "data.keep_line_ends": "task.keep_line_ends",
+        "data.context": "task.context",
+        "data.stride": "task.stride",
+        "data.target_order": "task.target_order",
+    },
 }
 """By the version that moved them, ascending: keys of the configs before it, and what they are called since.
 
-A key is `section.name`, and what it holds stays as it is. An old name never becomes the name of another key.
+A key is `section.name`, and what it holds stays as it is. An old name never becomes the name of another key. Every
+config had those that version 3 moved; today only those of some tasks have them, and `resolve` leaves out what is of
+another task and has its default.
 """
 
 _log = logging.getLogger(__name__)
@@ -68,7 +75,7 @@ def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     for old in _olds():
         moved = _with_moved(values, old, current_key(old))
         if moved is not values:
-            _say_moved(old)
+            say_moved(old)
         values = moved
     return {**values}
 
@@ -87,7 +94,7 @@ def current_key(key: str) -> str:
 def accept_key(key: str) -> str:
     """As `current_key`, of a key that a user wrote. If it is an old one, that is said, once."""
     if (current := current_key(key)) != key:
-        _say_moved(key)
+        say_moved(key)
     return current
 
 
@@ -106,7 +113,8 @@ def _olds() -> list[str]:
 
 
 @functools.cache
-def _say_moved(old: str) -> None:
+def say_moved(old: str) -> None:
+    """Say once what a key that a user wrote is called today."""
     new = current_key(old)
     _log.warning("config.%s is now config.%s; the old name still works, and a later version will refuse it", old, new)
 
@@ -121,47 +129,3 @@ def _with_moved(values: Mapping[str, Any], old: str, new: str) -> Mapping[str, A
         raise UserError(f"config.{old} and config.{new} are one key, by its old and its new name: leave out the former")
     rest = {name: value for name, value in before.items() if name != old_name}
     return {**values, old_section: rest, new_section: {**after, new_name: before[old_name]}}
-
-
-class Config(ConfigDict):
-    """What `base_config` returns: a ConfigDict whose sections find keys by their old names too."""
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        if isinstance(value, dict | ConfigDict):
-            value = Section(value, self.is_type_safe)
-            object.__setattr__(value, "_place", (self, key))
-        super().__setitem__(key, value)
-
-    __eq__ = ConfigDict.eq_as_configdict
-
-
-class Section(ConfigDict):
-    """A section of a `Config`. What it holds, and what `in` finds, has today's names only."""
-
-    def __getitem__(self, key: str) -> Any:
-        holder, name = self._home(key)
-        return ConfigDict.__getitem__(holder, name)
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        holder, name = self._home(key)
-        if isinstance(value, dict):  # ConfigDict would make it a section
-            value = ConfigDict(value, self.is_type_safe)
-        ConfigDict.__setitem__(holder, name, value)
-
-    def get_ref(self, key: str) -> Any:
-        holder, name = self._home(key)
-        return ConfigDict.get_ref(holder, name)
-
-    def _home(self, key: str) -> tuple[ConfigDict, str]:
-        """The section that a key belongs to today, and its name there."""
-        config, own = self.__dict__.get("_place", (None, ""))
-        if config is None or key in self or (current := current_key(f"{own}.{key}")) == f"{own}.{key}":
-            return self, key
-        _say_moved(f"{own}.{key}")
-        section, _, name = current.partition(".")
-        return config[section], name
-
-    def __getstate__(self) -> dict[str, Any]:  # of a copy, the config sets the place
-        return {name: value for name, value in self.__dict__.items() if name != "_place"}
-
-    __eq__ = ConfigDict.eq_as_configdict

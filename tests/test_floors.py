@@ -20,6 +20,7 @@ FLOORS = (
     {"inference"},
     {"task"},
     {"tasks"},
+    {"config_dict"},
     {"experiment"},
     {"recipes"},
     {"runs"},

@@ -27,8 +27,9 @@ HINTS = typing.get_type_hints(Experiment)
 SECTIONS = {name: HINTS[name] for name in HINTS if dataclasses.is_dataclass(HINTS[name])}
 NAMES = {"model.name", "task.name"}
 """Keys that decide which others their sections have."""
+TASKS = {name: tasks.named(name) for name in tasks.names()}
 FAMILIES = {name: models.family(name).Config for name in models.families()}
-CONFIGS = [*SECTIONS.values(), *FAMILIES.values(), BeamConfig, SampleConfig]
+CONFIGS = [*SECTIONS.values(), *FAMILIES.values(), *TASKS.values(), BeamConfig, SampleConfig]
 
 
 @pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
@@ -42,13 +43,14 @@ def test_every_field_is_documented_and_nothing_else_is(cls):
 
 def test_keys_read_from_the_source_are_those_of_the_classes():
     expected = {("seed", "", 0, ())}
-    for section, cls, family in [
-        *((section, cls, "") for section, cls in SECTIONS.items()), *(("model", c, f) for f, c in FAMILIES.items())
+    for section, cls, owner in [
+        *((section, cls, "") for section, cls in SECTIONS.items()), *(("model", c, f) for f, c in FAMILIES.items()),
+        *(("task", c, t) for t, c in TASKS.items()),
     ]:  # fmt: skip
         for field in dataclasses.fields(cls):
             default = field.default if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
-            expected.add((f"{section}.{field.name}", family, default, field.metadata.get("choices", ())))
-    found = {(key.name, key.family, key.default, key.choices) for key in config_keys() if key.name not in NAMES}
+            expected.add((f"{section}.{field.name}", owner, default, field.metadata.get("choices", ())))
+    found = {(key.name, key.owner, key.default, key.choices) for key in config_keys() if key.name not in NAMES}
     assert found == expected
     (name,) = (key for key in config_keys() if key.name == "model.name")
     assert name.choices == models.families() and name.default == base_config().model.name
@@ -58,9 +60,9 @@ def test_keys_read_from_the_source_are_those_of_the_classes():
 
 
 @pytest.mark.parametrize("key", [key for key in config_keys() if key.choices and key.name not in NAMES],
-                         ids=lambda key: f"{key.family or key.name}-{key.name}")  # fmt: skip
+                         ids=lambda key: f"{key.owner or key.name}-{key.name}")  # fmt: skip
 def test_choices_in_help_are_those_that_validation_knows(key):
-    cls = FAMILIES[key.family] if key.family else SECTIONS[key.name.partition(".")[0]]
+    cls = (FAMILIES | TASKS)[key.owner] if key.owner else SECTIONS[key.name.partition(".")[0]]
     field = key.name.rpartition(".")[2]
     wrong = ("nonsense",) if key.type.startswith("tuple") else "nonsense"
     with pytest.raises(UserError, match="is 'nonsense'") as error:

@@ -21,7 +21,7 @@ LINES = ["abcd", "efghijklm", "nopqrst"]
 """A letter tells the next one; only the first letter of a line is a surprise."""
 
 PLAIN = {
-    "data__source": "", "data__target": "{split}.txt", "data__join": True, "data__context": 24, "data__stride": 8,
+    "data__source": "", "data__target": "{split}.txt", "task__join": True, "task__context": 24, "task__stride": 8,
     "batching__tokens": 384,
     "model__positions": "rotary", "model__width": 32, "train__label_smoothing": 0.0, "train__log_every": 50,
 }  # fmt: skip
@@ -199,7 +199,7 @@ def test_what_a_running_text_cannot_have_is_refused(run, runs_on):
 
 
 def test_line_ends_that_the_vocabulary_has_are_read_and_written_as_its_tokens(tmp_path):
-    joined = {"data__join": True, "data__context": 8, "data__keep_line_ends": True}
+    joined = {"task__join": True, "task__context": 8, "task__keep_line_ends": True}
     drawing = {"decode__method": "sample", "decode__max_new_tokens": 40}
     experiment = tiny(tmp_path, "lstm_lm", data__source="", **joined, **drawing)
     workdir = write_run(tmp_path / "run", experiment, {1: (random_state(experiment, 0), {"loss": 1.0})})

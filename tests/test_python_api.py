@@ -243,7 +243,7 @@ def test_an_ensemble_s_logits_are_those_of_its_members_together(make, tagger):
 @pytest.mark.parametrize(
     "family, options",
     [
-        ("transformer", {"data__target_order": "right_to_left"}),
+        ("transformer", {"task__target_order": "right_to_left"}),
         ("causal_lm", {"decode__precision": "bfloat16_products"}),
         ("causal_lm", {"data__source": ""}),
         ("gnmt", {}),

@@ -53,7 +53,7 @@ def runs(place, setting):
             for split in ("train", "validation", "test"):
                 lines = {side: (data / f"{split}.{side}").read_text().split("\n")[:-1] for side in ("src", "tgt")}
                 write_split(data, split, lines["src"], turned(lines["tgt"]))
-        experiment = tiny(data, data__target_order=order, **OPTIONS)
+        experiment = tiny(data, task__target_order=order, **OPTIONS)
         checkpoints = {1: (random_state(experiment, seed=0), {"loss": 1.0})}
         made.append(write_run(place / "runs" / order, experiment, checkpoints))
     return [s2sjax.load(workdir) for workdir in made]
@@ -107,7 +107,7 @@ def test_evaluation_reads_the_targets_turned_round(runs):
 def test_packed_and_bucketed_batches_agree(runs):
     _, run = runs
     experiment = run.experiment
-    split = tokenize(experiment.data, run.tokenizers, "train")
+    split = tokenize(experiment.data, run.tokenizers, "train", rows=experiment.task.rows)
     nll = jax.jit(lambda params, batch: run.translator.scorer.nll(params, batch, chunk=64, shards=1))
     sums = []
     for kind in ("bucket", "pack"):
@@ -129,12 +129,12 @@ def test_a_prefix_would_be_a_suffix_and_is_refused(runs, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         run_command(["decode", *arguments])
     assert stopped.value.code == 2
-    assert "config.data.target_order='right_to_left'" in (said := capsys.readouterr().err) and "be a suffix" in said
+    assert "config.task.target_order='right_to_left'" in (said := capsys.readouterr().err) and "be a suffix" in said
 
 
 def test_the_two_directions_make_no_ensemble(runs):
     plain, run = runs
-    with pytest.raises(UserError, match="config.data.target_order='right_to_left' and not 'left_to_right'.*rerank"):
+    with pytest.raises(UserError, match="config.task.target_order='right_to_left' and not 'left_to_right'.*rerank"):
         s2sjax.load(plain.workdir, ensemble=[run.workdir])
 
 
@@ -142,8 +142,8 @@ def test_the_two_directions_make_no_ensemble(runs):
 def test_tags_stand_beside_their_tokens(runs, place):
     states = []
     for run, text in zip(runs, ("edcba", "abcde"), strict=True):
-        experiment = tiny(place, "hmm", data__target_order=run.experiment.data.target_order)
-        workdir = place / "tagged" / experiment.data.target_order
+        experiment = tiny(place, "hmm", task__target_order=run.experiment.task.target_order)
+        workdir = place / "tagged" / experiment.task.target_order
         checkpoints = {1: (random_state(experiment, seed=3), {"loss": 1.0})}
         (tagged,) = s2sjax.load(write_run(workdir, experiment, checkpoints)).tag([text])
         assert [token for token, _ in tagged] == [*text, "</s>"]
@@ -159,7 +159,7 @@ def test_a_run_learns_to_write_from_right_to_left_what_is_read_from_left_to_righ
         data = place / "spelled"
         data.mkdir(exist_ok=True)
         write_split(data, split, [*spelled] * count, [*spelled.values()] * count)
-    options = {"data__target_order": "right_to_left", "batching__kind": batching, "optimizer__learning_rate": 2e-2}
+    options = {"task__target_order": "right_to_left", "batching__kind": batching, "optimizer__learning_rate": 2e-2}
     steps = {"train__steps": 150, "train__log_every": 50, "evaluate__every_steps": 150, "evaluate__decode": True}
     experiment = tiny(data, **options, **steps)
     assert train(experiment, tmp_path / "run") == 0

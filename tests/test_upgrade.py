@@ -1,35 +1,48 @@
 """What earlier versions wrote, and users still write: configs, flags and calls with keys by their old names."""
 
 import copy
+import dataclasses
 import doctest
 import json
 import pickle
 import shutil
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from s2sjax import upgrade
+from s2sjax import tasks, upgrade
 from s2sjax.commands import flags
 from s2sjax.commands.config_file import read_config_file
 from s2sjax.commands.reference import config_keys
 from s2sjax.commands.table import COMMANDS
+from s2sjax.config_dict import Config
 from s2sjax.errors import UserError
 from s2sjax.experiment import as_json, base_config, config_dict, from_json, load, override, resolve, save
 from s2sjax.runs import home
 from s2sjax.runs.assembly import check_changes
 from s2sjax.runs.workdir import check_workdir
-from s2sjax.upgrade import MOVED, VERSION, Config, current_key, moved_from
+from s2sjax.tasks.language import Language
+from s2sjax.tasks.text import TARGET_ORDERS, Text
+from s2sjax.upgrade import MOVED, VERSION, current_key, moved_from
 from tests.config_files import config_names, config_of
 from tests.tiny import s2s, tiny
 
 KEYS = {key.name for key in config_keys()}
 OLDS = [old for moved in MOVED.values() for old in moved]
+OTHERS = {
+    "join": (False, True), "context": (0, 64), "stride": (0, 8), "keep_line_ends": (False, True),
+    "target_order": ("left_to_right", "right_to_left"),
+}  # fmt: skip
+"""Keys that some tasks have, each with its default and another value."""
 
 
 def earlier(values, version):
     """The JSON that a config of today had in an earlier version."""
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    if version < 3:  # then every config had the keys of all tasks
+        values["task"] = {**tasks.settings("task"), **values["task"]}
     for since in sorted(MOVED, reverse=True):
         for old, new in MOVED[since].items() if since > version else ():
             (old_section, old_name), (section, name) = old.split("."), new.split(".")
@@ -41,7 +54,7 @@ def earlier(values, version):
 @pytest.fixture
 def said(caplog):
     """What is said of old names, as if nothing of the kind had been said in this process."""
-    upgrade._say_moved.cache_clear()
+    upgrade.say_moved.cache_clear()
     return lambda: [record.getMessage() for record in caplog.records if record.name == "s2sjax.upgrade"]
 
 
@@ -170,7 +183,7 @@ def test_a_config_without_the_alias_is_resolved_by_its_old_names(said):
     values["data"]["batch_tokens"] = 96
     for config in (values, ConfigDict(values)):
         assert resolve(config).batching.tokens == 96
-    assert len(said()) == len(MOVED[2])
+    assert len(said()) == len(OLDS)
     with pytest.raises(UserError, match="config.data.batch_tokens and config.batching.tokens are one key"):
         resolve(base_config("hmm").to_dict() | {"data": {"batch_tokens": 3}})
 
@@ -223,6 +236,104 @@ def test_changes_in_python_have_keys_by_their_old_names(tmp_path, said):
         override(experiment, {"data.batch_tokns": 96})
     with pytest.raises(UserError, match="config.data.batch_tokns is not a config key: did you mean 'config.batching.t"):
         resolve({"model": {"name": "hmm"}, "data": {"batch_tokns": 96}})
+
+
+LANGUAGE = [("join", True), ("context", 64), ("stride", 8), ("keep_line_ends", True)]
+
+
+@given(st.permutations([*LANGUAGE, ("source", "")]), st.lists(st.booleans(), min_size=5, max_size=5))
+def test_keys_of_a_task_may_be_set_by_either_name_before_it_is_known_which_task_it_is(settings, by_old_name):
+    config = base_config("causal_lm")
+    config.evaluate.decode = False
+    assert config.data.context == config.task.context == 0 and "context" not in config.task
+    for (key, value), old in zip(settings, by_old_name, strict=True):
+        config["data" if old or key == "source" else "task"][key] = value
+    assert resolve(config).task == Language(**dict(LANGUAGE))
+    assert {*config_dict(resolve(config)).task} == {"name", *dict(LANGUAGE)}, "and its keys alone are shown"
+
+
+@st.composite
+def chosen(draw):
+    """A task, and any values of its fields that it accepts."""
+    name = draw(st.sampled_from(tasks.names()))
+    if name == "text":
+        return name, {"target_order": draw(st.sampled_from(TARGET_ORDERS))}
+    if name == "language" and (context := draw(st.sampled_from((0, 2, 64, 256)))):
+        joined = draw(st.booleans())
+        ends = joined and draw(st.booleans())
+        stride = draw(st.integers(0, context - 1))
+        return name, {"context": context, "stride": stride, "join": joined, "keep_line_ends": ends}
+    return name, {}
+
+
+def experiment_of(name, settings):
+    config = base_config({"tagging": "encoder", "classification": "rnn_seq2seq"}.get(name, "causal_lm"), name)
+    config.task.update(settings)
+    return resolve(config)
+
+
+@given(chosen(), st.integers(1, VERSION))
+def test_an_experiment_of_any_task_comes_back_from_every_version(task, version):
+    experiment = experiment_of(*task)
+    before = earlier(json.loads(json.dumps(as_json(experiment))), version)
+    assert from_json(before) == experiment
+    if experiment.task == Language() and version < 3:
+        assert from_json(before | {"task": {"name": "text"}}) == experiment, "what it was before there were tasks"
+
+
+@given(chosen(), st.sampled_from(sorted(OTHERS)), st.integers(1, VERSION))
+def test_a_key_of_another_task_is_refused_unless_it_has_its_default(task, key, version):
+    experiment = experiment_of(*task)
+    own, (default, other) = experiment.task, OTHERS[key]
+    values = json.loads(json.dumps(as_json(experiment)))
+    for value, wrong in ((default, False), (other, True), ([], True)):
+        before = earlier(values, version)
+        section = before["data"] if version < 3 else before.setdefault("task", {})
+        section[key] = value
+        if key in {field.name for field in dataclasses.fields(own)}:
+            continue
+        if not wrong:
+            assert from_json(before) == experiment
+            continue
+        with pytest.raises(UserError, match=f"config.task.{key} is ") as told:
+            from_json(before)
+        assert "\n" not in str(told.value)
+        if value == other:
+            (owner,) = tasks.with_setting(key)
+            assert f"a key of the task {owner.name}, and config.task.name is '{own.name}'" in str(told.value)
+
+
+def test_tasks_agree_on_the_defaults_of_keys_that_they_share():
+    for name in tasks.names():
+        for field in dataclasses.fields(tasks.named(name)):
+            assert tasks.settings("task")[field.name] == field.default
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--config.data.context=64", "--config.data.source=", "--config.data.join=True"],
+    ["--config.data.source=", "--config.task.join=True", "--config.task.context=64"],
+    ["--config.task.context=64", "--config.task.join", "--config.task.name=language", "--config.data.source="],
+])  # fmt: skip
+def test_the_command_line_may_choose_the_task_and_set_its_keys(arguments, tmp_path, said):
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from s2sjax.experiment import base_config\n\n\ndef get_config():\n    config = base_config('causal_lm')\n"
+        "    config.evaluate.decode = False\n    return config\n"
+    )
+    read = lambda *more: resolve(flags.parse([f"--config={file}", "--workdir=x", *more], COMMANDS["train"])["config"])  # noqa: E731
+    assert read(*arguments).task == Language(join=True, context=64)
+    assert len(said()) == sum("data.context" in a or "data.join" in a for a in arguments)
+    assert read("--config.data.context=0", "--config.task.join=False", "--config.evaluate.decode").task == Text()
+    with pytest.raises(UserError, match="config.task.context is 64, but it is a key of the task language"):
+        read("--config.task.context=64")
+    with pytest.raises(UserError, match="right_to_left', .* is 'language' .config.data.source is empty.: leave it out"):
+        read("--config.task.target_order=right_to_left", "--config.data.source=")
+    with pytest.raises(UserError, match="did you mean 'config.task.context'"):
+        read("--config.data.contxt=64")
+    save(read(*arguments), tmp_path / "config.json")
+    shown = flags.help_for([f"--workdir={tmp_path}"], COMMANDS["inspect"], "task.")
+    assert "task.context=64  (whole number; default 0)" in shown and "target_order" not in shown
+    assert "Most tokens of an example" in shown
 
 
 def test_advice_knows_the_old_names_of_a_section_or_of_all():

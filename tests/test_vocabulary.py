@@ -150,7 +150,7 @@ def test_a_training_step_of_the_twin_moves_the_same_numbers(data, own, tmp_path,
         np.testing.assert_allclose(a, b, atol=1e-4 * max(1, np.abs(b).max()))
 
 
-JOINED = {"data__join": True, "data__context": 16, "data__stride": 4}
+JOINED = {"task__join": True, "task__context": 16, "task__stride": 4}
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_given_models_of_all_layouts_train_and_decode(data, own, tmp_path, chang
     path.write_bytes(tokenizer.to_bytes())
     experiment = tiny(
         data, family, tokenizer__kind="bpe", tokenizer__source_model=str(path), train__steps=30, evaluate__samples=1,
-        evaluate__decode="data__join" not in options, evaluate__every_steps=30, train__label_smoothing=0.0, **options,
+        evaluate__decode="task__join" not in options, evaluate__every_steps=30, train__label_smoothing=0.0, **options,
     )  # fmt: skip
     train(experiment, tmp_path / "run")
     losses = [line["loss"] for line in records(tmp_path / "run")]
@@ -184,7 +184,7 @@ def test_given_models_of_all_layouts_train_and_decode(data, own, tmp_path, chang
     if options:
         drawing = run.with_config(method="sample", max_new_tokens=40, beam_size=5, nbest=1)
         lengths = {len(h.ids) for each in drawing.decode(["ab", ""]) for h in each}
-        assert lengths == {40} if "data__join" in options else max(lengths) <= 40
+        assert lengths == {40} if "task__join" in options else max(lengths) <= 40
 
 
 @pytest.mark.slow
@@ -209,9 +209,9 @@ def test_rows_of_data_end_and_begin_as_the_vocabulary_says(data, own, tmp_path):
     pair = TokenizerPair(like_t5(own), like_llama(own))
     split = tokenize(experiment.data, pair, "validation")
     assert split.start == split.part(2, 5).start == pair.target.vocabulary.start == 1
-    sections = experiment.data, experiment.batching, experiment.tokenizer
-    plan = training_plan(split, *sections, seed=0, divisor=1)
-    segmentation = sampled_segmentation(*sections, pair, seed=0)
+    sections = experiment.batching, experiment.tokenizer
+    plan = training_plan(split, experiment.data, *sections, seed=0, divisor=1)
+    segmentation = sampled_segmentation(experiment.task.rows, *sections, pair, seed=0)
     for batch in (assemble(plan.batch(0), split, segmentation=cut) for cut in (None, segmentation)):
         for side, tokens, end in (("input", "inputs", 1), ("target", "targets", 2)):
             there = batch[f"{side}_segments"] > 0

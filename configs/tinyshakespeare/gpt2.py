@@ -15,17 +15,16 @@ from s2sjax.experiment import base_config
 
 
 def get_config():
-    config = base_config(model="causal_lm")
+    config = base_config(model="causal_lm", task="language")
 
-    config.data.source = ""
+    config.task.join = True
+    config.task.keep_line_ends = True
+    config.task.context = 128
+    config.task.stride = 64
     config.data.target = "{split}.txt"
     config.data.train = "input[:35525]"
     config.data.validation = "input[35525:]"
     config.data.test = "input[35525:]"
-    config.data.join = True
-    config.data.keep_line_ends = True
-    config.data.context = 128
-    config.data.stride = 64
     config.batching.buckets = 1
     config.batching.tokens = 4096
 
@@ -36,7 +35,7 @@ def get_config():
     config.model.hidden = 512
     config.model.heads = 4
     config.model.positions = "learned"
-    config.model.max_positions = config.data.context
+    config.model.max_positions = config.task.context
     config.model.mlp = "gelu_tanh"
     config.model.scale_embeddings = False
     config.model.dropout = 0.1
@@ -51,7 +50,6 @@ def get_config():
     config.train.label_smoothing = 0.0
 
     config.evaluate.every_steps = 500
-    config.evaluate.decode = False
     config.evaluate.samples = 0
     config.checkpoint.every_steps = 500
     return config

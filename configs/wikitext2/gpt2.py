@@ -17,7 +17,7 @@ def get_config():
     config.model.hidden = 512
     config.model.heads = 4
     config.model.positions = "learned"
-    config.model.max_positions = config.data.context
+    config.model.max_positions = config.task.context
     config.model.mlp = "gelu_tanh"
     config.model.scale_embeddings = False
     config.model.dropout = 0.2

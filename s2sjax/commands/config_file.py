@@ -66,7 +66,8 @@ def _reason(error: Exception) -> str:
         names = {key.name.rpartition(".")[2] for key in config_keys()}
         if found[1] in names:
             homes = sorted({f"config.{key.name}" for key in config_keys() if key.name.endswith(f".{found[1]}")})
-            return f"{found[1]} is not a config key there: {' and '.join(homes)} may be, in a config of another family"
+            where = f"{' and '.join(homes)} may be, in a config of another family or task"
+            return f"{found[1]} is not a config key there: {where}"
         return f"{found[1]} is not a config key: {nearest(found[1], names, moved_from()).partition(' (known: ')[0]}"
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

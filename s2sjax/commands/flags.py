@@ -97,6 +97,7 @@ def _read(argv: Sequence[str], command: Command) -> tuple[flags.FlagValues, list
     config = None if command.config == "none" else _config(argv, command)
     saved = None if config is None or _given(argv, "config") else _resolved(config)
     if config is not None:
+        _add_keys_of_tasks(argv, config)
         # ml-collections would read the file by itself, and wrap what goes wrong in it.
         argv = list(_without(argv, "config")) if command.config == "file" else list(argv)
         _check_overrides(argv, config)
@@ -177,6 +178,18 @@ def _saved_config(workdir: Path) -> ConfigDict:
     return experiment.config_dict(experiment.load(workdir / "config.json"))
 
 
+def _add_keys_of_tasks(argv: Iterable[str], config: ConfigDict) -> None:
+    """Let flags set keys of another task than the config's: which task it is, flags may say too. `resolve` refuses what
+    is not the task's own."""
+    defaults = {key.name: key.default for key in config_keys() if key.owner and not key.name.startswith("model.")}
+    for name in sorted(_overridden(argv)):
+        section, _, key = (full := name.removeprefix("config.")).partition(".")
+        keys = config.get(section)
+        if full in defaults and isinstance(keys, ConfigDict) and key not in keys:
+            with keys.unlocked():
+                keys[key] = defaults[full]
+
+
 def _check_overrides(argv: Iterable[str], config: ConfigDict) -> None:
     """Raise a `UserError` for the first `--config.a.b` that names no key."""
     for argument in argv:
@@ -196,7 +209,7 @@ def _check_overrides(argv: Iterable[str], config: ConfigDict) -> None:
 def _check_family(config: ConfigDict) -> None:
     """Raise a `UserError` if `model.name` was changed to a family that has other keys than `config.model` has."""
     family = config.model.name
-    keys = {key.name for key in config_keys() if key.family == family}
+    keys = {key.name for key in config_keys() if key.name.startswith("model.") and key.owner == family}
     if keys and keys != {f"model.{key}" for key in config.model if key != "name"}:
         raise UserError(
             f"config.model.name is '{family}', but the other keys of config.model are those of another family: begin "

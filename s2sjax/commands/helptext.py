@@ -111,16 +111,17 @@ def _narrowed(command: Command, prefix: str) -> list[Key]:
 
 
 def _in_play(key: Key, values: Mapping[str, Any]) -> bool:
-    return not (values and key.family and key.family != values.get("model.name"))
+    name = "model.name" if key.name.startswith("model.") else "task.name"
+    return not (values and key.owner and key.owner != values.get(name))
 
 
 def _entries(keys: Iterable[Key], values: Mapping[str, Any]) -> list[str]:
-    """A few lines for each key. Of a model's keys that families share, each says which families have it."""
+    """A few lines for each key. Keys of some model families or tasks say which have them."""
     merged: dict[tuple, list[str]] = {}
     for key in keys:
         if _in_play(key, values):
             entry = (key.name, key.type, key.default, key.choices, key.meaning)
-            merged.setdefault(entry, []).append(key.family)
+            merged.setdefault(entry, []).append(key.owner)
     lines: list[str] = []
     for (name, of, default, choices, meaning), families in merged.items():
         shown = values.get(name, _MISSING)

@@ -16,7 +16,7 @@ from typing import Any
 _PACKAGE = Path(__file__).parents[1]
 _TASK = (
     "What is learned: text from a source (text), a language (language: data.source is empty), one label for a text "
-    "(classification), or one for each of its words (tagging)."
+    "(classification), or one for each of its words (tagging). It decides which other keys `task` has."
 )
 _TYPES = {"int": "whole number", "float": "number", "bool": "True or False", "str": "text", "Sets": "mapping"}
 
@@ -31,7 +31,7 @@ class Key:
       default: the value that it has if nothing sets it; of a mapping, which is empty then, "{}".
       choices: the values that it takes; empty: any of its type.
       meaning: what it is, in one paragraph.
-      family: the model family that has it; empty: every config has it.
+      owner: the model family or the task that has it; empty: every config has it.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Key:
     default: Any
     choices: tuple[str, ...]
     meaning: str
-    family: str = ""
+    owner: str = ""
 
 
 @functools.cache
 def config_keys() -> tuple[Key, ...]:
-    """All config keys, section by section; those of `model` family by family."""
+    """All config keys, section by section; those of `model` family by family, those of `task` task by task."""
     module = _Module("experiment")
     families, tasks = (
         tuple(sorted(path.stem for path in (_PACKAGE / folder).glob("*.py") if not path.stem.startswith("_")))
@@ -55,6 +55,9 @@ def config_keys() -> tuple[Key, ...]:
     for family in families:
         keys += _Module("models", family).keys("Config", "model.", family)
     keys.append(Key("task.name", "text", "text", tasks, _TASK))
+    for task in tasks:
+        file = _Module("tasks", task)
+        keys += file.keys(ast.unparse(file.find("TASK")[1]), "task.", task)
     for field, annotation in module.fields("Experiment"):
         if field == "seed":
             keys[:0] = [key for key in module.keys("Experiment", "") if key.name == "seed"]
@@ -96,15 +99,18 @@ class _Module:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 yield node.target.id, node.annotation
 
-    def keys(self, name: str, prefix: str, family: str = "") -> Iterator[Key]:
+    def keys(self, name: str, prefix: str, owner: str = "") -> Iterator[Key]:
         """The keys that the fields of a config dataclass are, those of its bases first."""
         cls = self.find(name)[1]
-        for base in cls.bases:
-            owner, found = self.find(ast.unparse(base))
-            yield from owner.keys(found.name, prefix, family)
+        for base in map(ast.unparse, cls.bases):
+            if base != "ABC":
+                module, found = self.find(base)
+                yield from module.keys(found.name, prefix, owner)
         meanings = attributes(ast.get_docstring(cls) or "")
         for node in cls.body:
             if isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name):
+                if ast.unparse(node.annotation).startswith("ClassVar"):
+                    continue
                 field, value = node.target.id, node.value
                 choices: tuple[str, ...] = ()
                 if isinstance(value, ast.Call):
@@ -114,7 +120,7 @@ class _Module:
                     choices = self._choices(value.args[0]) if maker == "one_of" else ()
                     value = ast.Constant("{}") if maker == "named" else value.args[1]
                 default, meaning = ast.literal_eval(value), meanings.get(field, "")
-                yield Key(prefix + field, _type(node.annotation), default, choices, meaning, family)
+                yield Key(prefix + field, _type(node.annotation), default, choices, meaning, owner)
 
     def _choices(self, node: ast.expr | ast.ClassDef) -> tuple[str, ...]:
         """The strings of a tuple, the keys of a dict, or the values of an enumeration, by its name or as it stands."""

@@ -154,7 +154,7 @@ def _judge(entry: str, *, channel: bool) -> Judge:
             "of the hypotheses"
         )
     kind = Kind.CHANNEL if channel else Kind.FORWARD if conditional else Kind.LANGUAGE_MODEL
-    shown = "right_to_left" if kind == Kind.FORWARD and data.right_to_left else kind.value
+    shown = "right_to_left" if kind == Kind.FORWARD and experiment.task.rows.right_to_left else kind.value
     opened = load(directory, experiment=dataclasses.replace(experiment, data=data))
     return Judge(f"{shown}:{name}", _Judging(opened), kind, share)
 

@@ -73,7 +73,7 @@ def _whole(path: str, run: Run) -> str:
     """A file as one text. Its last line end is of the file and not of the text, but where a text runs over lines."""
     with reading(path) as stream:
         lines = list(read_lines(stream, path))
-        whole = "\n".join(lines) + ("\n" if lines and run.experiment.data.join else "")
+        whole = "\n".join(lines) + ("\n" if lines and run.translator.requests.over_lines else "")
     (shared,) = distributed.shared([whole])
     return shared
 

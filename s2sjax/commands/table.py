@@ -70,7 +70,7 @@ _DECODE = Command(
     description="Plain text has a line for each source: in an output, whatever ends a line for some reader is a "
     "space; JSON lines keep it. With decode.nbest or decode.samples of N, each source has N lines, one after the "
     "other. A blank source stays empty; a language model of plain text begins a text for it. With "
-    "decode.max_new_tokens, draws of a language model of joined text (data.join) go on over line ends and are written "
+    "decode.max_new_tokens, draws of a language model of joined text (task.join) go on over line ends and are written "
     "with them, a line of dashes between two. Sources over batching.max_source_length are cut, and counted on standard "
     "error.",
     options=(

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 
 from s2sjax.config import check_at_least, check_choices, one_of
-from s2sjax.data.config import DataConfig
-from s2sjax.errors import UserError
-from s2sjax.plural import counted
 
 KINDS = ("bucket", "pack")
 
@@ -40,13 +37,3 @@ class BatchingConfig:
         check_choices(self, "config.batching")
         numbers = ("max_source_length", "max_target_length", "length_multiple", "pack_length", "tokens")
         check_at_least(1, self, *numbers, "row_multiple", "buckets", where="config.batching")
-
-
-def check_context(batching: BatchingConfig, data: DataConfig) -> None:
-    """Raise a `UserError` if windows of the data are longer than the examples that are trained on."""
-    if data.context > batching.max_target_length:
-        raise UserError(
-            f"config.data.context is {data.context}, but examples of over "
-            f"{counted(batching.max_target_length, 'token')} are left out; raise config.batching.max_target_length to "
-            "it"
-        )

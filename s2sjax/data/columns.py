@@ -62,8 +62,7 @@ class Column:
 class Examples:
     """Every example of a split, none dropped: columns of equally many rows. On disk they are read-only memory maps.
 
-    Rows of tokens end as their task says. Targets stand as a model writes them: with `task.target_order`
-    "right_to_left" from the last token to the first.
+    Rows of tokens stand as their task says (`data.rows`): targets as a model writes them.
     """
 
     columns: Mapping[str, Column]

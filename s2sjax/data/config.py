@@ -9,7 +9,6 @@ from s2sjax.config import check_at_least, check_choices, named, nearest, one_of,
 from s2sjax.errors import UserError, shown
 
 FORMATS = ("text", "jsonl", "tsv", "csv", "tfds", "phrases")
-TARGET_ORDERS = ("left_to_right", "right_to_left")
 QUOTINGS = ("auto", "double", "none")
 
 Sets = Mapping[str, Mapping[str, Any]]
@@ -48,16 +47,7 @@ class DataConfig:
         languages (Arivazhagan et al. 2019, arXiv:1907.05019).
       sets: names of the sets of the mixture to use (empty: all). Evaluate and decode with one of them:
         --config.data.sets="('news',)".
-      target_order: "left_to_right", or "right_to_left": a model writes the last token of a target first. Texts stay as
-        they are read: they are turned round after they are tokenised.
       train, validation, test: what each split is called in file names or in TFDS; a slice of one is "train[:90%]".
-      join: the examples of a split are one running text, in order. Language modelling only.
-      keep_line_ends: in a joined text, a line end is a character of the vocabulary, so that a model that goes on with a
-        text writes lines. Otherwise each line ends with end-of-sentence.
-      context: most tokens of an example; longer ones are cut into windows whose first token is only read, so that each
-        token is predicted once (0: not cut). Language modelling only.
-      stride: tokens predicted in a window of evaluation; those before them in the window are only read (0: as many as
-        possible, context - 1). The smaller, the more context every token has and the longer evaluation takes.
       max_bad_records: records of a split that may be left out because they cannot be read: text that is not UTF-8,
         broken JSON, a field that is missing, a row with more or fewer columns than the first. They are counted and
         listed. 0: the first stops everything.
@@ -78,14 +68,9 @@ class DataConfig:
     mixture: Sets = named()
     mixture_temperature: float = 1.0
     sets: tuple[str, ...] = ()
-    target_order: str = one_of(TARGET_ORDERS, "left_to_right")
     train: str = "train"
     validation: str = "validation"
     test: str = "test"
-    join: bool = False
-    keep_line_ends: bool = False
-    context: int = 0
-    stride: int = 0
     max_bad_records: int = 0
     cache_dir: str = ""
 
@@ -97,26 +82,6 @@ class DataConfig:
             )
         self._check_separator()
         check_at_least(0, self, "max_bad_records", where="config.data")
-
-        if self.source and (self.join or self.context):
-            raise UserError(
-                f"config.data.source is {self.source!r}, but config.data.join and config.data.context are for language "
-                "modelling, where it is empty"
-            )
-        if self.context < 0 or self.context == 1 or not 0 <= self.stride < max(self.context, 1):
-            raise UserError(
-                f"config.data.context is {self.context} and config.data.stride {self.stride}; expected a context of 0 "
-                "or at least 2, and a stride below it"
-            )
-        if self.join and not self.context:
-            raise UserError(
-                "config.data.join makes one text of a split: set config.data.context, the tokens of a window"
-            )
-        if self.keep_line_ends and not self.join:
-            raise UserError(
-                "config.data.keep_line_ends is for a joined text, whose lines follow each other: set config.data.join, "
-                "or leave it out"
-            )
         names = "".join((self.file, self.source, *self.targets))
         if self.pairs and not ("{source_language}" in names and "{target_language}" in names):
             raise UserError(
@@ -130,11 +95,6 @@ class DataConfig:
         if not self.source and self.prompt != "{source}":
             raise UserError(
                 f"config.data.prompt is {self.prompt!r}, but without config.data.source there is nothing to put into it"
-            )
-        if not self.source and self.right_to_left:
-            raise UserError(
-                "config.data.target_order is 'right_to_left', but config.data.source is empty: a language model of "
-                "plain text goes on from what it reads, and would have to write what stands before; set 'left_to_right'"
             )
         for pair in self.pairs:
             if len(pair.split("-")) != 2 or "/" in pair:  # languages become parts of files' names
@@ -204,10 +164,6 @@ class DataConfig:
         return self.format in ("tsv", "csv") and (
             self.format == "csv" if self.quoting == "auto" else self.quoting == "double"
         )
-
-    @property
-    def right_to_left(self) -> bool:
-        return self.target_order == "right_to_left"
 
     def split_name(self, split: str) -> str:
         """What `split` is called on disk; a name other than train, validation and test stands for itself.

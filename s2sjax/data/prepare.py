@@ -3,11 +3,11 @@
 Under the cache directory:
 
     tokenizer-HASH/        HASH of the training split's content and the tokenizer's config
-    tokens-HASH/           HASH of a split's content, the tokenizers and data.target_order
+    tokens-HASH/           HASH of a split's content, the tokenizers and how the task's rows stand
       shards-SIZE/7.npz    finished shards, gone when the split is complete
       source_tokens.npy    all rows one after another, int32, each with its end-of-sentence
       source_offsets.npy   int64 [n + 1], row i is tokens[offsets[i] : offsets[i + 1]]
-      target_*.npy         likewise, in the order of data.target_order
+      target_*.npy         likewise, as the task's rows stand
       complete.json        written last
       counts.json          what of it is unknown or blank: `data.counts`
 
@@ -38,9 +38,9 @@ from s2sjax.data.cache import cache_directory, cache_errors, write
 from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.counts import Side, count
-from s2sjax.data.labels import LABEL_KINDS
 from s2sjax.data.parts import in_proportion, shares
 from s2sjax.data.records import Record, Source
+from s2sjax.data.rows import PLAIN_ROWS, RowFormat
 from s2sjax.data.splits import bare_prompts, open_split, overlap
 from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
@@ -61,23 +61,19 @@ class Prepared:
     splits: Mapping[str, Examples]
 
 
-def turn_round(row: np.ndarray) -> np.ndarray:
-    """A target from its last token to its first and back, `[T, ...]`: its end-of-sentence, the last, stays the last."""
-    return np.concatenate([row[:-1][::-1], row[-1:]])
-
-
 def prepare(
     data: DataConfig,
     tokenizer: TokenizerConfig,
     splits: Sequence[str] = ("train", "validation"),
     *,
+    rows: RowFormat = PLAIN_ROWS,
     own: TokenizerPair | None = None,
     progress: Progress | None = None,
-    shard_size: int = SHARD_SIZE,
 ) -> Prepared:
     """Trains or loads the tokenizers and tokenises the splits; what is there already is re-used.
 
     Args:
+      rows: the task's.
       own: tokenizers of a run that goes on: they are its own copies, and nothing is trained.
 
     Raises:
@@ -86,15 +82,17 @@ def prepare(
     """
     if own is not None:
         tokenizers_lib.check_given(tokenizer, own)
-    pair = own or prepare_tokenizers(data, tokenizer, progress=progress)
-    made = {split: tokenize(data, pair, split, progress=progress, shard_size=shard_size) for split in splits}
+    pair = own or prepare_tokenizers(data, tokenizer, rows, progress=progress)
+    made = {split: tokenize(data, pair, split, rows=rows, progress=progress) for split in splits}
     if {"train", "validation"} <= made.keys() and (remark := overlap(data)):
         validation = made["validation"]
         made["validation"] = dataclasses.replace(validation, remarks=(*validation.remarks, remark))
     return Prepared(pair, made)
 
 
-def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: Progress | None = None) -> TokenizerPair:
+def prepare_tokenizers(
+    data: DataConfig, config: TokenizerConfig, rows: RowFormat = PLAIN_ROWS, *, progress: Progress | None = None
+) -> TokenizerPair:
     """The given models, or tokenizers trained on the training split, from the cache if they are there."""
     if given := tokenizers_lib.given_tokenizers(config):
         return given
@@ -105,7 +103,7 @@ def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: P
         del values["symbol_pattern"]
     for name in ("sampling", "bpe_dropout", "sampling_alpha", "sampling_slack"):  # nothing that is learned
         del values[name]
-    line_ends = ["line_ends"] if data.keep_line_ends else []
+    line_ends = ["line_ends"] if rows.line_ends else []
     mixed = shares(data, source.parts)
     in_shares = [] if mixed is None else [json.dumps(mixed.round(6).tolist())]
     digest = _digest(source.fingerprint(), json.dumps(values, sort_keys=True), *line_ends, *in_shares)
@@ -118,7 +116,7 @@ def prepare_tokenizers(data: DataConfig, config: TokenizerConfig, *, progress: P
                 progress(f"training the {config.kind} tokenizer on {counted(len(indices), 'example')}", 0, 1)
             examples = (source[int(i)] for i in indices)
             pairs = [(example["source"], example["target"]) for example in examples]
-            pair = tokenizers_lib.train_tokenizers(config, pairs, line_ends=data.keep_line_ends)
+            pair = tokenizers_lib.train_tokenizers(config, pairs, line_ends=rows.line_ends)
             _save_tokenizers(pair, directory)
             if progress:
                 progress(f"training the {config.kind} tokenizer on {counted(len(indices), 'example')}", 1, 1)
@@ -131,12 +129,12 @@ def tokenize(
     tokenizers: TokenizerPair,
     split: str,
     *,
+    rows: RowFormat = PLAIN_ROWS,
     progress: Progress | None = None,
-    shard_size: int = SHARD_SIZE,
 ) -> Examples:
     """Tokenises one split with tokenizers that exist, for instance those of a run directory."""
     source = open_split(data, split)
-    digest = fingerprint(source, data, tokenizers)
+    digest = fingerprint(source, tokenizers, rows)
     directory = cache_directory(data) / f"tokens-{digest}"
     complete = directory / "complete.json"
     # os.path.exists, unlike Path.exists, takes a directory that may not be read for an absent one; writing reports it.
@@ -147,8 +145,8 @@ def tokenize(
             if os.path.exists(complete):
                 break
             try:
-                report = functools.partial(_report, progress, split)
-                _build(source, tokenizers, directory, shard_size, report, data)
+                encoder = _Encoder(tokenizers, rows, conditional=bool(data.source))
+                _build(source, encoder, directory, functools.partial(_report, progress, split))
             except UserError:
                 # Without locks, another process may have completed the split and removed the shards that this one used.
                 if not os.path.exists(complete):
@@ -167,31 +165,10 @@ def tokenize(
     )  # fmt: skip
 
 
-def row_end(data: DataConfig, tokenizer: Tokenizer) -> int | None:
-    """The token that a row ends with: end-of-sentence, or a line end where `data.keep_line_ends` has them as tokens.
-    None for labels, which are rows without an end.
-
-    Raises:
-      UserError: the vocabulary has no line end.
-    """
-    if tokenizer.kind in LABEL_KINDS:
-        return None
-    if not data.keep_line_ends:
-        return tokenizer.vocabulary.end
-    (ids,) = tokenizer.encode(["\n"])
-    if len(ids) != 1 or ids[0] == tokenizer.vocabulary.unk:
-        raise UserError(
-            "config.data.keep_line_ends needs a vocabulary in which a line end is one token: learn one of kind char, "
-            "byte, unigram or bpe; or train a model with spm_train --user_defined_symbols=$'\\n' "
-            "--add_dummy_prefix=false"
-        )
-    return int(ids[0])
-
-
-def fingerprint(source: Source, data: DataConfig, tokenizers: TokenizerPair) -> str:
-    """What a tokenised split is known by: a hash of its text and of the tokenizers."""
+def fingerprint(source: Source, tokenizers: TokenizerPair, rows: RowFormat = PLAIN_ROWS) -> str:
+    """What a tokenised split is known by: a hash of its text, of the tokenizers and of how rows stand."""
     models = [f"{t.kind} {hashlib.blake2b(t.to_bytes()).hexdigest()}" for t in (tokenizers.source, tokenizers.target)]
-    ways = ["right_to_left"] * data.right_to_left + ["line_ends"] * data.keep_line_ends
+    ways = ["right_to_left"] * rows.right_to_left + ["line_ends"] * rows.line_ends
     return _digest(source.fingerprint(), *models, *ways)
 
 
@@ -210,25 +187,41 @@ def _report(progress: Progress | None, split: str, done: int, total: int) -> Non
         progress(f"tokenising {split}", done, total)
 
 
-def _build(
-    source: Source,
-    tokenizers: TokenizerPair,
-    directory: Path,
-    shard_size: int,
-    report: Callable[[int, int], None],
-    data: DataConfig,
-) -> None:
-    starts = range(0, len(source), shard_size)
+@dataclass(frozen=True)
+class _Encoder:
+    """From records to columns of rows of tokens."""
+
+    tokenizers: TokenizerPair
+    rows: RowFormat
+    conditional: bool
+    """Whether there are sources."""
+
+    def __call__(self, examples: Sequence[Record]) -> tuple[Column, Column]:
+        """Sources and targets."""
+        targets = self._encode(self.tokenizers.target, [example["target"] for example in examples])
+        target = Column.from_rows([self.rows.turned(row) for row in targets])
+        if not self.conditional:
+            return Column.of_nothing(len(examples)), target
+        return Column.from_rows(
+            self._encode(self.tokenizers.source, [example["source"] for example in examples])
+        ), target
+
+    def _encode(self, tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
+        end, rows = self.rows.end(tokenizer), tokenizer.encode(texts)
+        return rows if end is None else [np.append(row, np.int32(end)) for row in rows]
+
+
+def _build(source: Source, encoder: _Encoder, directory: Path, report: Callable[[int, int], None]) -> None:
+    starts = range(0, len(source), SHARD_SIZE)
     # The size is in the name: shards of another size are no part of this set.
-    shards = directory / f"shards-{shard_size}"
+    shards = directory / f"shards-{SHARD_SIZE}"
     with cache_errors(directory):
         shards.mkdir(parents=True, exist_ok=True)
     paths = [shards / f"{number}.npz" for number in range(len(starts))]
     for start, path in zip(starts, paths, strict=True):
-        stop = min(start + shard_size, len(source))
+        stop = min(start + SHARD_SIZE, len(source))
         if not _readable(path):
-            examples = [source[i] for i in range(start, stop)]
-            _write_shard(path, tokenizers, examples, data)
+            _write_shard(path, *encoder([source[i] for i in range(start, stop)]))
         report(stop, len(source))
     for side in _SIDES:
         _write_array(directory / f"{side}_tokens.npy", paths, f"{side}_tokens", np.int32)
@@ -241,22 +234,7 @@ def _build(
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _write_shard(
-    path: Path,
-    tokenizers: TokenizerPair,
-    examples: Sequence[Record],
-    data: DataConfig,
-) -> None:
-    def encode(tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
-        end, rows = row_end(data, tokenizer), tokenizer.encode(texts)
-        return rows if end is None else [np.append(row, np.int32(end)) for row in rows]
-
-    targets = encode(tokenizers.target, [example["target"] for example in examples])
-    target = Column.from_rows([turn_round(row) for row in targets] if data.right_to_left else targets)
-    source = Column.of_nothing(len(examples))
-    if data.source:
-        source = Column.from_rows(encode(tokenizers.source, [example["source"] for example in examples]))
-
+def _write_shard(path: Path, source: Column, target: Column) -> None:
     def content(file: IO[bytes]) -> None:
         np.savez(
             file,

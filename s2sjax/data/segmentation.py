@@ -13,9 +13,8 @@ import numpy as np
 
 from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Column, Examples
-from s2sjax.data.config import DataConfig
 from s2sjax.data.plan import PlannedBatch
-from s2sjax.data.prepare import turn_round
+from s2sjax.data.rows import PLAIN_ROWS, RowFormat
 from s2sjax.data.subwords import BpeDropout, Draw, Pieces, UnigramSampling
 from s2sjax.data.tokenizer import Tokenizer, TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
@@ -42,7 +41,7 @@ def planned_lengths(
 
 
 def sampled_segmentation(
-    data: DataConfig, batching: BatchingConfig, config: TokenizerConfig, tokenizers: TokenizerPair, seed: int
+    rows: RowFormat, batching: BatchingConfig, config: TokenizerConfig, tokenizers: TokenizerPair, seed: int
 ) -> "Segmentation | None":
     """What draws the training data's segmentations; None if they are not sampled.
 
@@ -56,8 +55,8 @@ def sampled_segmentation(
             pieces, draw = sides["source"].pieces, sides["source"].draw
         else:
             pieces, draw = _draw_of(getattr(tokenizers, side), config, side)
-        reverse = side == "target" and data.right_to_left
-        sides[side] = _Side(f"{seed} {side}", pieces, draw, longest[side], reverse)
+        stand = rows if side == "target" else PLAIN_ROWS
+        sides[side] = _Side(f"{seed} {side}", pieces, draw, longest[side], stand)
     return Segmentation(sides) if sides else None
 
 
@@ -119,14 +118,14 @@ class _Side:
     pieces: Pieces
     draw: Draw
     longest: int
-    reverse: bool
-    """Whether rows stand from their last token to the first."""
+    stand: RowFormat
+    """How the rows of this side stand."""
 
     def samples(
         self, usual: Sequence[np.ndarray], keys: Sequence[str], given: np.ndarray | None
     ) -> list[np.ndarray | None]:
         """Each row cut anew, None where that is over the length limit. The first `given` tokens of a row stay."""
-        rows = Column.from_rows([turn_round(row) for row in usual] if self.reverse else usual)
+        rows = Column.from_rows([self.stand.turned(row) for row in usual])
         starts, fixed = self.pieces.word_starts(rows.values), self.pieces.fixed[rows.values]
         if given is not None:
             position = np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
@@ -145,10 +144,7 @@ class _Side:
                 ids = data[4 * ends[word] : 4 * ends[word + 1]]
                 words.append(ids if stay[word] else self.draw(ids, uniform))
             sample = np.frombuffer(b"".join(words), np.int32)
-            if len(sample) > self.longest:
-                made.append(None)
-            else:
-                made.append(turn_round(sample) if self.reverse else sample)
+            made.append(None if len(sample) > self.longest else self.stand.turned(sample))
         return made
 
 

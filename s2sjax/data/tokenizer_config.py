@@ -1,15 +1,12 @@
 """The `tokenizer` section of the config: which vocabularies there are, and how training reads texts with them."""
 
-import math
 import re
 from dataclasses import dataclass
 
 from s2sjax.config import check_at_least, check_choices, check_rate, one_of, up_to
-from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.config import DataConfig
 from s2sjax.data.units import SPECIALS
 from s2sjax.errors import UserError
-from s2sjax.plural import counted
 
 KINDS = ("unigram", "bpe", "char", "byte", "word")
 SAMPLING = ("none", "source", "target", "both")
@@ -113,18 +110,11 @@ class TokenizerConfig:
         return {"none": (), "both": ("source", "target")}.get(self.sampling, (self.sampling,))
 
 
-def check_sampling(config: TokenizerConfig, data: DataConfig, batching: BatchingConfig) -> None:
-    """Raise a `UserError` if data without sources, or of windows, cannot be sampled as the config says."""
+def check_sampling(config: TokenizerConfig, data: DataConfig) -> None:
+    """Raise a `UserError` if data without sources is to be sampled on their side."""
     if config.sampling == "source" and not data.source:
         raise UserError(
             "config.tokenizer.sampling is 'source', but config.data.source is empty: set it to 'target' or 'none'"
-        )
-    needed = math.ceil(data.context * config.sampling_slack)
-    if config.sampled_sides and data.context and batching.max_target_length < needed:
-        raise UserError(
-            f"config.tokenizer.sampling is '{config.sampling}', and windows of {counted(data.context, 'token')} "
-            "(config.data.context) need room for samples that are longer: set "
-            f"config.batching.max_target_length={needed}"
         )
 
 

@@ -26,7 +26,7 @@ class AskedTokens:
         """What the output of each source begins with."""
         if self._right_to_left:
             raise UserError(
-                "an output cannot be given its beginning: with config.data.target_order='right_to_left' this run "
+                "an output cannot be given its beginning: with config.task.target_order='right_to_left' this run "
                 "writes the last token first, and a prefix would be a suffix; decode without prefixes, or with a run "
                 "that writes left to right"
             )

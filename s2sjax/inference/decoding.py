@@ -57,7 +57,7 @@ class DecodeConfig:
       max_length_factor: An output has at most factor * source + offset tokens, end-of-sentence counted in both.
       max_length_offset: The offset of the most tokens.
       max_new_tokens: An output has at most so many tokens, end-of-sentence counted, whatever its source has; 0: as the
-        factor and offset above say. Draws of a language model that is trained on a running text (data.join) have
+        factor and offset above say. Draws of a language model that is trained on a running text (task.join) have
         exactly so many, and go on over line ends.
       min_length_factor: An output has at least factor * source + offset tokens, counted likewise; 0 and 0 are no limit.
       min_length_offset: The offset of the fewest tokens.
@@ -154,7 +154,7 @@ class DecodeConfig:
             if (value := getattr(self, name)) != (default := getattr(type(self), name)):
                 raise UserError(
                     f"config.decode.{name} is {value}, and does not go with max_new_tokens of a running text "
-                    f"(data.join); set {name} to {default}"
+                    f"(task.join); set {name} to {default}"
                 )
 
     def without_effect(self, vocab_size: int, max_source_length: int) -> Iterator[str]:

@@ -18,7 +18,7 @@ from s2sjax.api import Batch
 from s2sjax.data.columns import Column, Examples
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
-from s2sjax.data.prepare import turn_round
+from s2sjax.data.rows import turn_round
 from s2sjax.errors import UserError, shown
 from s2sjax.inference.batching import padded_length, serving_batches
 from s2sjax.inference.scorers import Scorer, mean_attention

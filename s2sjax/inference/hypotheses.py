@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from s2sjax.data.prepare import turn_round
+from s2sjax.data.rows import turn_round
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.inference.sentences import Found
 from s2sjax.plural import counted

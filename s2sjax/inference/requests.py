@@ -96,6 +96,8 @@ class RequestReader:
         """
         self._tokenizers, self._format = tokenizers, format
         self._by_line = bool(format.joined) and not format.line_ends
+        self.over_lines = bool(format.joined)
+        """Whether sources and outputs are parts of a text that runs over its line ends."""
         self.runs_on = bool(format.joined and config.max_new_tokens)
         """Whether outputs go on over line ends."""
         if self.runs_on:

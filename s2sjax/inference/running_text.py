@@ -1,6 +1,6 @@
 """A running text gone on with over its line ends: drawn a part at a time, each part after the tokens before it.
 
-A language model of joined text (`data.join`) has learned windows of `data.context` tokens that begin anywhere, after a
+A language model of joined text (`task.join`) has learned windows of `task.context` tokens that begin anywhere, after a
 begin-of-sentence, with an end-of-sentence where a line ends. So a long text is drawn as such windows: half of a window
 is drawn, then the half before it is forgotten. Each token is drawn given at least half a window, or all of the text
 there is.

@@ -93,12 +93,12 @@ def describe(
     batching = experiment.batching
     if vocab is None:
         try:
-            tokenizer = experiment.task.tokenizer(experiment.tokenizer)
-            prepared = prepare(experiment.data, tokenizer, ("train",), own=own, progress=progress)
+            tokenizer, rows = experiment.task.tokenizer(experiment.tokenizer), experiment.task.rows
+            prepared = prepare(experiment.data, tokenizer, ("train",), rows=rows, own=own, progress=progress)
         except UserError as error:
             size = experiment.tokenizer.vocab_size
             raise UserError(f"{error}\nWithout data, say the size of the vocabulary: --vocab={size}") from error
-        split = experiment.task.arrange(prepared.splits["train"], experiment.data)
+        split = experiment.task.arrange(prepared.splits["train"])
         shapes = training_plan(
             split, experiment.data, batching, experiment.tokenizer, seed=experiment.seed, divisor=shards
         ).shapes
@@ -120,6 +120,6 @@ def longest_rows(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
     batching = experiment.batching
     most = batching.pack_length if batching.kind == "pack" else batching.tokens // batching.row_multiple
     most = max(most // batching.length_multiple * batching.length_multiple, 1)
-    source, target = (min(length, most) for length in experiment.task.longest(experiment.data, batching))
+    source, target = (min(length, most) for length in experiment.task.longest(batching))
     count = batching.tokens + batching.row_multiple  # more rows than there is room for
     return np.full(count, source), np.full(count, target)

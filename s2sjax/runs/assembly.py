@@ -82,9 +82,9 @@ def check_changes(keys: Iterable[str], workdir: Path) -> None:
                 f"{key} decides what is loaded, and with_config loads nothing: open the run again with "
                 f's2sjax.load("{workdir}", **{{"{key}": ...}})'
             )
-        if section not in ("", "data", "batching", "decode", "evaluate"):
+        if section not in ("", "data", "batching", "task", "decode", "evaluate") or (section, name) == ("task", "name"):
             raise UserError(
-                f"{key} is not with_config's to change, which takes keys of decode, data, batching and evaluate"
+                f"{key} is not with_config's to change, which takes keys of decode, data, batching, task and evaluate"
             )
 
 

@@ -31,8 +31,6 @@ MOST_OF_TRAINING: Mapping[str, int] = {
     "batching.tokens": 1 << 18, "batching.length_multiple": 1 << 10, "train.loss_chunk": 1 << 16,
 }  # fmt: skip
 """What a step computes at a time. It decides what is computed, so it cannot be lowered."""
-MOST_OVERLAP = 64
-"""Windows of a text that the same token is read in."""
 MOST_FIELDS, LONGEST_TEMPLATE = 64, 1 << 14
 """Fields and characters of a text that is made of others: so many times as long a source may become."""
 LONGEST_TOKEN = 256
@@ -59,12 +57,10 @@ def beyond(experiment: Experiment, *, training: bool) -> dict[str, str]:
     if models.depth(experiment.model) > MOST_LAYERS:
         sizes = (name for name, value in models.layers(experiment.model).items() if value > 1)
         found |= {f"model.{name}": f"more than {counted(MOST_LAYERS, 'layer')} together" for name in sizes}
-    data = experiment.data
-    if data.context > MOST_OVERLAP * (data.stride or data.context):
-        found["data.stride"] = f"windows that have more than {MOST_OVERLAP} in common"
+    found |= {f"task.{name}": why for name, why in experiment.task.costly().items()}
     return found | {
         f"data.{key}": f"texts of more than {counted(MOST_FIELDS, 'field')} or {counted(LONGEST_TEMPLATE, 'character')}"
-        for key in _long_templates(data)
+        for key in _long_templates(experiment.data)
     }
 
 
@@ -112,12 +108,10 @@ def with_search_that_fits(
     Raises:
         UserError: one sentence takes more, because of what is not the user's own.
     """
-    if experiment.traits.writes_in_place:
-        return experiment  # it searches for nothing
-    decode, data = experiment.decode, experiment.data
-    asked, default = SearchSize.of(decode), SearchSize.of(DecodeConfig())
-    if data.join and decode.max_new_tokens:  # it is drawn window by window
-        asked = dataclasses.replace(asked, max_new_tokens=min(decode.max_new_tokens, data.context))
+    decode = experiment.decode
+    asked, default = experiment.task.search_size(decode), SearchSize.of(DecodeConfig())
+    if asked is None:
+        return experiment
     width = "beam_size" if decode.method == "beam" else "samples"
     keys = {name: f"decode.{width if name == 'width' else name}" for name in vars(asked)}
     differing = {name: value for name, value in vars(asked).items() if value != getattr(default, name)}

@@ -58,7 +58,7 @@ class Evaluator:
         gathered: from parameters as they are given to parameters as the scorer takes them; see `inference.gathering`.
         """
         task = experiment.task
-        split = task.arrange(split, experiment.data, evaluation=True)
+        split = task.arrange(split, evaluation=True)
         self._make = functools.partial(task.batch, examples=split)
         self._mesh = mesh
         shards = sharding.batch_shards(mesh)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from s2sjax.data.columns import Column, Examples
-from s2sjax.data.prepare import row_end
 from s2sjax.data.splits import prompt_of
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.unknown import unknown_in
@@ -50,15 +49,14 @@ class Forcing:
         Raises:
             UserError: a hypothesis is of another vocabulary, or a pair is longer than the positions that were learned.
         """
-        data = self.experiments[0].data
-        prompt = prompt_of(data)
+        prompt = prompt_of(self.experiments[0].data)
         read = self.translator.requests.source_rows([prompt(s) for s in sources])
         source_rows = read.result
         texts = [t for t in targets if isinstance(t, str)]
         rows = self.tokenizers.target.encode(texts)
         counts = read.counts + RequestCounts(unknown_targets=unknown_in(self.tokenizers.target, texts, rows))
         encoded = iter(rows)
-        end = row_end(data, self.tokenizers.target)
+        end = self.experiments[0].task.rows.end(self.tokenizers.target)
         added = [] if end is None else [end]
         target_rows = [np.append(next(encoded), added) if isinstance(t, str) else np.array(t.ids, int) for t in targets]
         vocab = self.tokenizers.target.vocab_size
@@ -77,7 +75,7 @@ class Forcing:
         batch_size = experiment.decode.batch_size
         if layers is None:  # logits: rows of 64 tokens over the whole vocabulary
             batch_size = max(1, min(batch_size, _MOST_LOGITS // (64 * self.tokenizers.target.vocab_size)))
-        options = ForcedOptions(batch_size, layers, experiment.data.right_to_left)
+        options = ForcedOptions(batch_size, layers, experiment.task.rows.right_to_left)
         return forced_pairs(self.translator.scorer, self.translator.params, split, options, progress=progress)
 
     def score(

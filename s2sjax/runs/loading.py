@@ -123,17 +123,18 @@ def _member(first: Run, workdir: Path) -> Run:
                 f"that is SentencePiece, with config.tokenizer.{side}_model={first.workdir}/tokenizer/{side}.model"
             )
     mine, theirs = first.experiment.data, experiment.data
-    if (first.experiment.task, mine.prompt) != (experiment.task, theirs.prompt):
+    if (first.experiment.task.name, mine.prompt) != (experiment.task.name, theirs.prompt):
         raise UserError(
             f"{workdir} cannot be in an ensemble with {first.workdir}: it reads config.data.source={theirs.source!r} "
             f"as config.data.prompt={theirs.prompt!r}, and not {mine.source!r} as {mine.prompt!r}; choose runs that "
             "read the same"
         )
-    if mine.target_order != theirs.target_order:
+    if (turned := experiment.task.rows.right_to_left) != first.experiment.task.rows.right_to_left:
+        orders = [f"'{'right_to_left' if each else 'left_to_right'}'" for each in (turned, not turned)]
         raise UserError(
-            f"{workdir} cannot be in an ensemble with {first.workdir}: it writes config.data.target_order="
-            f"'{theirs.target_order}' and not '{mine.target_order}', so the two never ask for the same token; let one "
-            "rerank what the other finds (s2sjax rerank)"
+            f"{workdir} cannot be in an ensemble with {first.workdir}: it writes config.task.target_order={orders[0]} "
+            f"and not {orders[1]}, so the two never ask for the same token; let one rerank what the other finds "
+            "(s2sjax rerank)"
         )
     return load(workdir, experiment=dataclasses.replace(experiment, mesh=first.experiment.mesh))
 

@@ -58,7 +58,7 @@ class Measurement:
         config = self.experiments[0].data
         source = open_split(config, split)
         with progress(f"tokenising {split}") as advance:
-            tokenized = tokenize(config, self.tokenizers, split, progress=advance)
+            tokenized = tokenize(config, self.tokenizers, split, rows=self.experiments[0].task.rows, progress=advance)
         if unknown := tokenized.unknown_targets:
             _log.warning("%s", unknown.sentence("target"))
         first, *others = self.experiments

@@ -12,7 +12,6 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from s2sjax import experiment as experiments
-from s2sjax.data.prepare import turn_round
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
@@ -270,11 +269,11 @@ class Run:
         told = inputs.callback(progress, "progress")
         end, encode = self.tokenizers.target.vocabulary.end, self.tokenizers.target.encode
         rows = [np.append(ids, end) for ids in encode(inputs.texts(texts, "texts"))]
-        written = [turn_round(row) for row in rows] if self.experiment.data.right_to_left else rows
+        stand = self.experiment.task.rows
+        written = [stand.turned(row) for row in rows]
         batch_size = self.experiment.decode.batch_size
-        states = tags(self.model, self.params, written, batch_size=batch_size, progress=told)
-        if self.experiment.data.right_to_left:
-            states = [turn_round(np.array(path)).tolist() for path in states]
+        found = tags(self.model, self.params, written, batch_size=batch_size, progress=told)
+        states = [stand.turned(np.array(path)).tolist() for path in found]
         pieces = self.tokenizers.target.pieces
         return [list(zip(pieces(row), path, strict=True)) for row, path in zip(rows, states, strict=True)]
 

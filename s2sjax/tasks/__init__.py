@@ -4,8 +4,12 @@ A module offers `TASK`, a frozen dataclass that is an `s2sjax.task.Task`: its fi
 without its `name`, which is the module's. Adding a task is adding a file: the registry is the folder.
 """
 
+import dataclasses
+import functools
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from typing import Any
 
 from s2sjax.config import nearest
 from s2sjax.errors import UserError, shown
@@ -26,3 +30,19 @@ def named(name: str) -> type[Task]:
     if not isinstance(name, str) or name not in names():
         raise UserError(f"config.task.name is {shown(name)}: {nearest(str(name), names())}")
     return importlib.import_module(f"{__name__}.{name}").TASK
+
+
+@functools.cache
+def settings(section: str) -> Mapping[str, Any]:
+    """Keys of a config section that the configs of some tasks have and those of others lack, each with its default."""
+    return {} if section != "task" else {key: value for name in names() for key, value in _fields(named(name)).items()}
+
+
+def with_setting(key: str) -> tuple[type[Task], ...]:
+    """The tasks that have this key of the section `task`."""
+    return tuple(task for task in map(named, names()) if key in _fields(task))
+
+
+def _fields(task: Any) -> dict[str, Any]:
+    """The fields of a task, each with its default."""
+    return {field.name: field.default for field in dataclasses.fields(task)}

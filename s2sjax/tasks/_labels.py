@@ -9,13 +9,13 @@ from typing import ClassVar
 from jax.sharding import Mesh
 
 from s2sjax.data.batching import BatchingConfig
-from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.records import Record
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.labelling import Labeller
+from s2sjax.inference.search_size import SearchSize
 from s2sjax.metrics.labels import confusion, label_metrics
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.reporting.plots import confusion_matrix
@@ -38,11 +38,9 @@ class LabelTask(TokenTask, ABC):
         """All labels of some records: those that were predicted, and those that are right."""
 
     def check_data(self, data: DataConfig) -> None:
-        """Raise a `UserError` if there is nothing to label, or labels are to stand in another order."""
+        """Raise a `UserError` if there is nothing to label."""
         if not data.source:
             raise UserError(f"config.task.name is '{self.name}', but config.data.source is empty: say what is read")
-        if data.right_to_left:
-            raise UserError("config.data.target_order is 'right_to_left', but labels have no order: leave it out")
 
     def check_evaluation(self, decode: bool, metrics: Sequence[str]) -> None:
         if other := [name for name in metrics if name not in self.default_metrics]:
@@ -54,18 +52,16 @@ class LabelTask(TokenTask, ABC):
     def tokenizer(self, config: TokenizerConfig) -> TokenizerConfig:
         return replace(config, joint=False, target_kind=self.labels)
 
-    def positions(
-        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool
-    ) -> int:
+    def positions(self, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
         return batching.max_source_length
 
-    def arrange(self, examples: Examples, data: DataConfig, *, evaluation: bool = False) -> Examples:
-        return examples
+    def search_size(self, decode: DecodeConfig) -> SearchSize | None:
+        return None
 
     def predictor(
         self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh
     ) -> Labeller:
-        format, each = request_format(data, limits, continues=False), self.labels == "tag"
+        format, each = request_format(data, limits, self.rows), self.labels == "tag"
         return Labeller(trained.scorer, trained.params, trained.tokenizers, decode, format, each=each)
 
     def question(self, record: Record) -> Record:

@@ -14,6 +14,7 @@ from s2sjax.data.config import DataConfig
 from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch
 from s2sjax.data.records import Record
+from s2sjax.data.rows import PLAIN_ROWS, RowFormat
 from s2sjax.data.segmentation import Segmentation
 from s2sjax.data.splits import blank_of
 from s2sjax.data.tokenizer_config import TokenizerConfig
@@ -22,6 +23,7 @@ from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.likelihood import cross_entropy_sums
 from s2sjax.inference.requests import RequestFormat
 from s2sjax.inference.scorers import Scorer
+from s2sjax.inference.search_size import SearchSize
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.measure import measure
 from s2sjax.metrics.text import TextMetrics
@@ -43,8 +45,18 @@ class TokenTask:
 
     defaults: ClassVar[Mapping[str, Any]] = {}
 
+    @property
+    def rows(self) -> RowFormat:
+        return PLAIN_ROWS
+
     def tokenizer(self, config: TokenizerConfig) -> TokenizerConfig:
         return config
+
+    def costly(self) -> Mapping[str, str]:
+        return {}
+
+    def arrange(self, examples: Examples, *, evaluation: bool = False) -> Examples:
+        return examples
 
     def pictures(self, records: Iterable[Record], predictions: Sequence[str]) -> Mapping[str, Callable[[Path], None]]:
         return {}
@@ -61,6 +73,9 @@ class TokenTask:
         segmentation: Segmentation | None = None,
     ) -> dict[str, np.ndarray]:
         return assemble(planned, examples, only=only, segmentation=segmentation)
+
+    def search_size(self, decode: DecodeConfig) -> SearchSize | None:
+        return SearchSize.of(decode)
 
     def loss(self, apply: Apply, batch: Batch, options: LossOptions, *, train: bool) -> Sums:
         """Cross-entropy; `nll` without smoothing and what else is added to it, nats, and `correct`, the tokens that
@@ -90,14 +105,16 @@ class TokenTask:
         return measure(how, records, predictions, nll=sums["nll"], tokens=sums["weight"])
 
 
-def request_format(data: DataConfig, limits: Sequence[Limits], *, continues: bool) -> RequestFormat:
-    """How sources are read. Args: continues: they are texts that are gone on with."""
+def request_format(
+    data: DataConfig, limits: Sequence[Limits], rows: RowFormat, *, continues: bool = False, joined: int = 0
+) -> RequestFormat:
+    """How sources are read. Args: as `RequestFormat` has them."""
     return RequestFormat(
         max_source_length=min(each.max_source_length for each in limits),
         continues=continues,
-        joined=data.context if data.join else 0,
-        line_ends=data.keep_line_ends,
-        right_to_left=data.right_to_left,
+        joined=joined,
+        line_ends=rows.line_ends,
+        right_to_left=rows.right_to_left,
         positions=tuple(each.positions for each in limits if each.positions is not None),
         blank=blank_of(data),
     )

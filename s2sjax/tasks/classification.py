@@ -28,7 +28,9 @@ class Classification(LabelTask):
     default_metrics: ClassVar[tuple[str, ...]] = LABEL_METRICS
     labels: ClassVar[str] = "label"
 
-    def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:
+    def check(
+        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, family: str, traits: Traits
+    ) -> None:
         self.check_data(data)
         if traits.language_model:
             raise UserError(
@@ -37,7 +39,7 @@ class Classification(LabelTask):
                 "(config.task.name=text, config.evaluate.metrics=('exact_match', 'macro_f1'))"
             )
 
-    def longest(self, data: DataConfig, batching: BatchingConfig) -> tuple[int, int]:
+    def longest(self, batching: BatchingConfig) -> tuple[int, int]:
         return batching.max_source_length, 1
 
     def compared(self, records: Iterable[Record], predictions: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,5 +1,7 @@
 """Language modelling: plain text, read in windows where it is long, and gone on with."""
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,26 +15,91 @@ from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.columns import Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.records import Record
+from s2sjax.data.rows import RowFormat
 from s2sjax.data.tokenizer_config import TokenizerConfig
-from s2sjax.data.windows import windowed
+from s2sjax.data.windows import Windows, windowed
 from s2sjax.errors import UserError
 from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.search_size import SearchSize
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.names import LIKELIHOOD_METRICS, PLAIN_TEXT_DEFAULT, TEXT_METRICS
+from s2sjax.plural import counted
 from s2sjax.task import Limits, Pairs, Rows, Trained
 from s2sjax.tasks._tokens import TokenTask, check_writes_text, request_format, search
+
+MOST_OVERLAP = 64
+"""Windows of a text that the same token is read in."""
 
 
 @dataclass(frozen=True)
 class Language(TokenTask):
-    """Each record is a text, all of whose tokens are predicted."""
+    """Each record is a text, all of whose tokens are predicted.
+
+    Attributes:
+      join: the examples of a split are one running text, in order.
+      keep_line_ends: in a joined text, a line end is a character of the vocabulary, so that a model that goes on with a
+        text writes lines. Otherwise each line ends with end-of-sentence.
+      context: most tokens of an example; longer ones are cut into windows whose first token is only read, so that each
+        token is predicted once (0: not cut).
+      stride: tokens predicted in a window of evaluation; those before them in the window are only read (0: as many as
+        possible, context - 1). The smaller, the more context every token has and the longer evaluation takes.
+    """
 
     name: ClassVar[str] = "language"
     conditional: ClassVar[bool] = False
     default_metrics: ClassVar[tuple[str, ...]] = PLAIN_TEXT_DEFAULT
     defaults: ClassVar[Mapping[str, Any]] = {"data.source": "", "evaluate.decode": False}
 
-    def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:
+    join: bool = False
+    keep_line_ends: bool = False
+    context: int = 0
+    stride: int = 0
+
+    def __post_init__(self) -> None:
+        if self.context < 0 or self.context == 1 or not 0 <= self.stride < max(self.context, 1):
+            raise UserError(
+                f"config.task.context is {self.context} and config.task.stride {self.stride}; expected a context of 0 "
+                "or at least 2, and a stride below it"
+            )
+        if self.join and not self.context:
+            raise UserError(
+                "config.task.join makes one text of a split: set config.task.context, the tokens of a window"
+            )
+        if self.keep_line_ends and not self.join:
+            raise UserError(
+                "config.task.keep_line_ends is for a joined text, whose lines follow each other: set config.task.join, "
+                "or leave it out"
+            )
+
+    @property
+    def windows(self) -> Windows:
+        return Windows(self.context, self.join, self.stride)
+
+    @property
+    def rows(self) -> RowFormat:
+        return RowFormat(line_ends=self.keep_line_ends)
+
+    def check(
+        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, family: str, traits: Traits
+    ) -> None:
+        if data.source:
+            raise UserError(
+                f"config.task.name is 'language', but config.data.source is {data.source!r}, and plain text has none: "
+                "set config.data.source='', or config.task.name=text"
+            )
+        if self.context > batching.max_target_length:
+            raise UserError(
+                f"config.task.context is {self.context}, but examples of over "
+                f"{counted(batching.max_target_length, 'token')} are left out; raise config.batching.max_target_length "
+                "to it"
+            )
+        needed = math.ceil(self.context * tokenizer.sampling_slack)
+        if "target" in tokenizer.sampled_sides and self.context and batching.max_target_length < needed:
+            raise UserError(
+                f"config.tokenizer.sampling is '{tokenizer.sampling}', and windows of "
+                f"{counted(self.context, 'token')} (config.task.context) need room for samples that are longer: set "
+                f"config.batching.max_target_length={needed}"
+            )
         check_writes_text(family, traits, models.language_models())
         if not traits.language_model:
             raise UserError(
@@ -56,22 +123,32 @@ class Language(TokenTask):
                 f"{', '.join(LIKELIHOOD_METRICS)}"
             )
 
-    def longest(self, data: DataConfig, batching: BatchingConfig) -> tuple[int, int]:
-        return 0, data.context or batching.max_target_length
+    def costly(self) -> Mapping[str, str]:
+        if self.context > MOST_OVERLAP * (self.stride or self.context):
+            return {"stride": f"windows that have more than {MOST_OVERLAP} in common"}
+        return {}
 
-    def positions(
-        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool
-    ) -> int:
+    def longest(self, batching: BatchingConfig) -> tuple[int, int]:
+        return 0, self.context or batching.max_target_length
+
+    def positions(self, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
         # Sampled segmentations may be longer than a window, up to the limit.
-        return batching.max_target_length if tokenizer.sampled_sides else self.longest(data, batching)[1]
+        return batching.max_target_length if tokenizer.sampled_sides else self.longest(batching)[1]
 
-    def arrange(self, examples: Examples, data: DataConfig, *, evaluation: bool = False) -> Examples:
-        return windowed(examples, data, evaluation=evaluation)
+    def arrange(self, examples: Examples, *, evaluation: bool = False) -> Examples:
+        return windowed(examples, self.windows, evaluation=evaluation)
+
+    def search_size(self, decode: DecodeConfig) -> SearchSize | None:
+        size = SearchSize.of(decode)
+        if self.join and size.max_new_tokens:  # drawn window by window
+            size = dataclasses.replace(size, max_new_tokens=min(size.max_new_tokens, self.context))
+        return size
 
     def predictor(
         self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh
     ) -> Translator:
-        return search(trained, decode, request_format(data, limits, continues=True), mesh)
+        joined = self.context if self.join else 0
+        return search(trained, decode, request_format(data, limits, self.rows, continues=True, joined=joined), mesh)
 
     def question(self, record: Record) -> Record:
         """The first half of a text's words, and how it goes on."""

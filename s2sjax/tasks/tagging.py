@@ -36,7 +36,9 @@ class Tagging(LabelTask):
     defaults: ClassVar[Mapping[str, Any]] = {"tokenizer.kind": "word"}
     labels: ClassVar[str] = "tag"
 
-    def check(self, data: DataConfig, tokenizer: TokenizerConfig, family: str, traits: Traits) -> None:
+    def check(
+        self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, family: str, traits: Traits
+    ) -> None:
         self.check_data(data)
         if not traits.writes_in_place:
             raise UserError(
@@ -51,10 +53,10 @@ class Tagging(LabelTask):
         if data.prompt != "{source}":
             raise UserError(f"config.data.prompt is {data.prompt!r}, but its words have no tags: leave it out")
 
-    def longest(self, data: DataConfig, batching: BatchingConfig) -> tuple[int, int]:
+    def longest(self, batching: BatchingConfig) -> tuple[int, int]:
         return batching.max_source_length, batching.max_source_length
 
-    def arrange(self, examples: Examples, data: DataConfig, *, evaluation: bool = False) -> Examples:
+    def arrange(self, examples: Examples, *, evaluation: bool = False) -> Examples:
         """The same.
 
         Raises:

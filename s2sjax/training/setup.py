@@ -57,12 +57,13 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
     with progress("preparing data") as advance:
         own = own_tokenizers(workdir)
         home.check_tokens(workdir, experiment, said, own)
-        prepared = prepare(experiment.data, experiment.task.tokenizer(experiment.tokenizer), own=own, progress=advance)
-    split = experiment.task.arrange(prepared.splits["train"], experiment.data)
+        tokenizer, rows = experiment.task.tokenizer(experiment.tokenizer), experiment.task.rows
+        prepared = prepare(experiment.data, tokenizer, rows=rows, own=own, progress=advance)
+    split = experiment.task.arrange(prepared.splits["train"])
     divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
-    sections = experiment.data, experiment.batching, experiment.tokenizer
-    plan = training_plan(split, *sections, seed=experiment.seed, divisor=divisor)
-    segmentation = sampled_segmentation(*sections, prepared.tokenizers, experiment.seed)
+    sections = experiment.batching, experiment.tokenizer
+    plan = training_plan(split, experiment.data, *sections, seed=experiment.seed, divisor=divisor)
+    segmentation = sampled_segmentation(rows, *sections, prepared.tokenizers, experiment.seed)
 
     # ---- Model, optimizer, state ----
     parts = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)

@@ -66,7 +66,7 @@ def test_bash_offers_every_command_option_choice_and_config_key(complete):
         for section in ("decode.", "model.", "data."):
             lines[f"s2sjax {name} --config.{section}"] = {key for key in keys if key.startswith(f"--config.{section}")}
     for key in config_keys():
-        if key.choices and not key.family:
+        if key.choices and not key.owner:
             lines[f"s2sjax train --config.{key.name}="] = {choice for choice in key.choices if choice}
     assert [set(words) for words in complete(*lines)] == list(lines.values())
 

@@ -94,7 +94,7 @@ def said_of(arguments, command):
     return ""
 
 
-KEYS = {key.name: (key.type, bool(key.choices)) for key in config_keys() if key.family in ("", "hmm")}
+KEYS = {key.name: (key.type, bool(key.choices)) for key in config_keys() if key.owner in ("", "hmm", "text")}
 ONE_OF_EACH_TYPE = [*{kind: name for name, kind in KEYS.items()}.values()]
 
 

@@ -35,7 +35,7 @@ def runs(place, setting):
     kinds = {
         "first": ("hmm", {}),
         "forward": ("hmm", {}),
-        "backwards": ("hmm", {"data__target_order": "right_to_left"}),
+        "backwards": ("hmm", {"task__target_order": "right_to_left"}),
         "several": ("hmm", {
             "data__source": "{split}.{source_language}", "data__target": "{split}.{target_language}",
             "data__pairs": ("a-b", "b-a"), "data__prompt": "{target_language}{source}",

@@ -40,7 +40,7 @@ class Case(NamedTuple):
 CASES = {
     "text": Case("transformer", [word[::-1] for word in WORDS]),
     "language": Case(
-        "causal_lm", WORDS, {"data__source": "", "data__target": "{split}.tgt", "data__context": 4, "data__stride": 2}
+        "causal_lm", WORDS, {"data__source": "", "data__target": "{split}.tgt", "task__context": 4, "task__stride": 2}
     ),
     "tagging": Case("rnn_encoder", [" ".join("VC"[letter not in "ae"] + word[0] for letter in word) for word in WORDS]),
     "classification": Case("rnn_seq2seq", [f"begins with {word[0]}" for word in WORDS]),
@@ -89,8 +89,8 @@ def experiment_of(name: str, directory, **changes) -> Experiment:
 def made(name: str, directory) -> Made:
     experiment = experiment_of(name, directory)
     task = experiment.task
-    prepared = prepare(experiment.data, task.tokenizer(experiment.tokenizer))
-    examples = task.arrange(prepared.splits["train"], experiment.data)
+    prepared = prepare(experiment.data, task.tokenizer(experiment.tokenizer), rows=task.rows)
+    examples = task.arrange(prepared.splits["train"])
     mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
     model, _, init, _ = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)
     return Made(experiment, prepared, examples, model, init(jax.random.key(1)).params)

@@ -9,19 +9,20 @@ from hypothesis import strategies as st
 from s2sjax.data import counts
 from s2sjax.data.config import DataConfig
 from s2sjax.data.prepare import prepare
+from s2sjax.data.rows import PLAIN_ROWS, RowFormat
 from s2sjax.data.tokenizer_config import KINDS, TokenizerConfig
 from s2sjax.data.unknown import unknown_in
 
 SIDE = st.sampled_from(["a b", "", " ", "\u3000", "\t \u00a0", "b"])
 
 
-def prepared(directory, pairs, kind, validation=(("a b", "a b"),), **options):
+def prepared(directory, pairs, kind, validation=(("a b", "a b"),), stand=PLAIN_ROWS, **options):
     for split, rows in (("train", [("a \u3000\t\u00a0b", "a b"), *pairs, ("a", "b")]), ("validation", validation)):
         for side, name in enumerate(("en", "de")):
             (directory / f"{split}.{name}").write_text("".join(f"{row[side]}\n" for row in rows))
     files = {"source": "{split}.en", "target": "{split}.de"}
     data = DataConfig(dir=str(directory), cache_dir=str(directory / "cache"), **files, **options)
-    return prepare(data, TokenizerConfig(kind=kind, vocab_size=30))
+    return prepare(data, TokenizerConfig(kind=kind, vocab_size=30), rows=stand)
 
 
 @pytest.fixture(scope="module")
@@ -83,5 +84,5 @@ def test_a_corpus_that_spells_its_unknown_words_lacks_nothing(tmp_path):
 
 
 def test_targets_that_are_turned_round_lack_what_they_lack(tmp_path):
-    told = prepared(tmp_path, [], "char", [("a", "ab\u017c")], target_order="right_to_left").splits["validation"]
+    told = prepared(tmp_path, [], "char", [("a", "ab\u017c")], RowFormat(right_to_left=True)).splits["validation"]
     assert told.unknown_targets.counts == {"\u017c": 1}

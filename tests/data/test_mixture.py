@@ -13,7 +13,7 @@ from s2sjax.data.parts import chosen, parts_of, without_prompt
 from s2sjax.data.prepare import prepare
 from s2sjax.data.splits import blank_of, open_split, overlap, prompt_of
 from s2sjax.data.tokenizer_config import TokenizerConfig
-from s2sjax.data.windows import windowed
+from s2sjax.data.windows import Windows, windowed
 from s2sjax.errors import UserError
 from s2sjax.experiment import load, save
 from tests.tiny import tiny
@@ -140,12 +140,12 @@ def test_no_window_of_joined_texts_reaches_from_one_set_into_the_next():
     offsets = np.arange(0, 31, 3)
     empty = Column(np.zeros(0, np.int32), np.zeros(11, np.int64))
     split = Examples.of_pairs(empty, Column(np.arange(30, dtype=np.int32), offsets), parts={"a": 4, "b": 6})
-    data = DataConfig(source="", join=True, context=5, mixture={"a": {}, "b": {}})
-    found = windowed(split, data)
+    joined = Windows(context=5, join=True)
+    found = windowed(split, joined)
     rows = [found["target"][i].tolist() for i in range(len(found))]
     assert rows[:3] == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, 10, 11]] and rows[3] == [12, 13, 14, 15, 16]
     assert found.parts == {"a": 3, "b": len(rows) - 3}
-    alone = [windowed(split.part(*ends), data) for ends in ((0, 4), (4, 10))]
+    alone = [windowed(split.part(*ends), joined) for ends in ((0, 4), (4, 10))]
     assert rows == [each["target"][i].tolist() for each in alone for i in range(len(each))]
     assert np.concatenate([each.given for each in alone]).tolist() == found.given.tolist()
 

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from s2sjax.data import prepare as preparation
 from s2sjax.data.columns import Column
 from s2sjax.data.config import DataConfig
-from s2sjax.data.prepare import prepare, prepare_tokenizers, tokenize, turn_round
+from s2sjax.data.prepare import prepare, prepare_tokenizers, tokenize
+from s2sjax.data.rows import RowFormat, turn_round
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
+from s2sjax.tasks.text import Text
 from s2sjax.vocabulary import EOS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,6 +47,11 @@ def data(tmp_path):
         validation="val",
         cache_dir=str(tmp_path / "cache"),
     )
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(preparation, "SHARD_SIZE", SHARD)
 
 
 def assert_equal(one, other):
@@ -76,9 +83,10 @@ def test_rows_of_a_column_come_back(rows):
     assert (column.values.dtype, column.offsets.dtype) == (np.int32, np.int64)
 
 
+@pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "char", "byte"])
 def test_every_example_is_stored_with_its_end_of_sentence(data, kind):
-    prepared = prepare(data, TokenizerConfig(kind=kind, vocab_size=60), ("train", "validation"), shard_size=SHARD)
+    prepared = prepare(data, TokenizerConfig(kind=kind, vocab_size=60), ("train", "validation"))
     for name, split in prepared.splits.items():
         source = open_split(data, name)
         assert len(split) == len(source)
@@ -94,12 +102,13 @@ def test_every_example_is_stored_with_its_end_of_sentence(data, kind):
             split["source"].values[0] = 1
 
 
-def test_the_shard_size_does_not_show_in_the_result(data):
+def test_the_shard_size_does_not_show_in_the_result(data, monkeypatch):
     pair = prepare_tokenizers(data, CONFIG)
     results = []
     for size in (1, 7, 50, 1000):
         own = dataclasses.replace(data, cache_dir=f"{data.cache_dir}/{size}")
-        results.append(tokenize(own, pair, "train", shard_size=size))
+        monkeypatch.setattr(preparation, "SHARD_SIZE", size)
+        results.append(tokenize(own, pair, "train"))
     for other in results[1:]:
         assert_equal(results[0], other)
 
@@ -135,16 +144,17 @@ def test_other_content_or_another_tokenizer_is_prepared_anew(data):
     assert len(changed.splits["train"]) == 51
 
 
-def test_progress_counts_examples_up_to_the_total(data):
+def test_progress_counts_examples_up_to_the_total(data, monkeypatch):
+    monkeypatch.setattr(preparation, "SHARD_SIZE", 20)
     calls = []
-    prepare(data, CONFIG, ("train",), progress=lambda *call: calls.append(call), shard_size=20)
+    prepare(data, CONFIG, ("train",), progress=lambda *call: calls.append(call))
     training = "training the bpe tokenizer on 50 examples"
     assert calls == [(training, 0, 1), (training, 1, 1), *(("tokenising train", n, 50) for n in (20, 40, 50))]
 
 
 KILLED = """
 import json, os, signal, sys
-from s2sjax.data.prepare import prepare
+from s2sjax.data import prepare
 from s2sjax.data.config import DataConfig
 from s2sjax.data.tokenizer_config import TokenizerConfig
 
@@ -153,10 +163,12 @@ def progress(description, done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 data = DataConfig(**json.loads(sys.argv[1]))
-prepare(data, TokenizerConfig(kind="bpe", vocab_size=60), ("train",), progress=progress, shard_size=8)
+prepare.SHARD_SIZE = 8
+prepare.prepare(data, TokenizerConfig(kind="bpe", vocab_size=60), ("train",), progress=progress)
 """
 
 
+@pytest.mark.usefixtures("small_shards")
 def test_a_killed_preparation_goes_on_from_its_finished_shards(data, monkeypatch):
     untouched = prepare(dataclasses.replace(data, cache_dir=data.cache_dir + "-other"), CONFIG, ("train",))
     for done in (8, 32):
@@ -166,7 +178,7 @@ def test_a_killed_preparation_goes_on_from_its_finished_shards(data, monkeypatch
         assert len([name for name in files(data) if name.endswith(".npz")]) == done // SHARD
     counts = count_encoded(untouched.tokenizers, monkeypatch)
     calls = []
-    resumed = prepare(data, CONFIG, ("train",), progress=lambda *call: calls.append(call), shard_size=SHARD)
+    resumed = prepare(data, CONFIG, ("train",), progress=lambda *call: calls.append(call))
     assert counts[:6] == [8, 8, 8, 8, 2, 2]  # source and target of the shards after the fourth; trained nothing anew
     assert len(counts) == 8, "and white space, to know what is blank"
     assert all(description == "tokenising train" for description, _, _ in calls)
@@ -174,10 +186,11 @@ def test_a_killed_preparation_goes_on_from_its_finished_shards(data, monkeypatch
     assert not any(name.endswith((".npz", ".tmp")) for name in files(data))
 
 
+@pytest.mark.usefixtures("small_shards")
 def test_targets_are_turned_round_after_they_are_tokenised_and_end_of_sentence_stays_last(data):
     """With the same tokenizers, and beside what is kept of the other order."""
     plain = prepare(data, CONFIG, ("train",))
-    other = prepare(dataclasses.replace(data, target_order="right_to_left"), CONFIG, ("train",), shard_size=SHARD)
+    other = prepare(data, CONFIG, ("train",), rows=RowFormat(right_to_left=True))
     assert other.tokenizers.target.to_bytes() == plain.tokenizers.target.to_bytes()
     ours, theirs = other.splits["train"], plain.splits["train"]
     assert ours.fingerprint != theirs.fingerprint
@@ -193,14 +206,13 @@ def test_turning_round_twice_changes_nothing(row):
     assert turned[-1:].tolist() == row[-1:] and turn_round(turned).tolist() == row
 
 
-def test_a_target_order_that_cannot_be_is_refused(data):
-    with pytest.raises(UserError, match="config.data.target_order is 'rtl': known: left_to_right, right_to_left"):
-        dataclasses.replace(data, target_order="rtl")
-    with pytest.raises(UserError, match="config.data.target_order is 'right_to_left', but config.data.source is empty"):
-        dataclasses.replace(data, target_order="right_to_left", source="")
+def test_a_target_order_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match="config.task.target_order is 'rtl': known: left_to_right, right_to_left"):
+        Text(target_order="rtl")
 
 
-def test_a_spoiled_shard_is_made_again(data):
+@pytest.mark.usefixtures("small_shards")
+def test_a_spoiled_shard_is_made_again(data, monkeypatch):
     pair = prepare_tokenizers(data, CONFIG)
     whole = tokenize(dataclasses.replace(data, cache_dir=data.cache_dir + "-other"), pair, "train")
 
@@ -212,16 +224,17 @@ def test_a_spoiled_shard_is_made_again(data):
             raise Stop
 
     with pytest.raises(Stop):
-        tokenize(data, pair, "train", progress=stop_after_two, shard_size=SHARD)
+        tokenize(data, pair, "train", progress=stop_after_two)
     elsewhere = shutil.copytree(data.cache_dir, data.cache_dir + "-copy")
     first, second = sorted(Path(data.cache_dir).rglob("*.npz"))
     content = bytearray(first.read_bytes())
     content[len(content) // 3] ^= 1
     first.write_bytes(content)
     second.write_bytes(second.read_bytes()[:100])
-    assert_equal(tokenize(data, pair, "train", shard_size=SHARD), whole)
+    assert_equal(tokenize(data, pair, "train"), whole)
     # shards of one size are no part of a split that is prepared with another
-    assert_equal(tokenize(dataclasses.replace(data, cache_dir=elsewhere), pair, "train", shard_size=11), whole)
+    monkeypatch.setattr(preparation, "SHARD_SIZE", 11)
+    assert_equal(tokenize(dataclasses.replace(data, cache_dir=elsewhere), pair, "train"), whole)
 
 
 def test_processes_that_prepare_the_same_thing_at_once_do_not_disturb_each_other(data):
@@ -232,6 +245,7 @@ def test_processes_that_prepare_the_same_thing_at_once_do_not_disturb_each_other
     assert_equal(prepare(data, CONFIG, ("train",)).splits["train"], untouched.splits["train"])
 
 
+@pytest.mark.usefixtures("small_shards")
 def test_of_two_that_prepare_at_once_one_works_and_the_other_waits(data, monkeypatch):
     trained, written = [], []
     train, write = preparation.tokenizers_lib.train_tokenizers, preparation._write_shard
@@ -249,7 +263,7 @@ def test_of_two_that_prepare_at_once_one_works_and_the_other_waits(data, monkeyp
     monkeypatch.setattr(preparation.tokenizers_lib, "train_tokenizers", train_slowly)
     monkeypatch.setattr(preparation, "_write_shard", write_slowly)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(lambda _: prepare(data, CONFIG, ("train",), shard_size=SHARD), range(2))
+        one, other = pool.map(lambda _: prepare(data, CONFIG, ("train",)), range(2))
     assert_equal(one.splits["train"], other.splits["train"])
     assert len(trained) == 1 and len(written) == len(set(written))
     assert not list(Path(data.cache_dir).glob("*.lock"))
@@ -265,7 +279,7 @@ def without_locks(monkeypatch):
     monkeypatch.setattr(preparation.fcntl, "flock", flock)
 
 
-@pytest.mark.usefixtures("without_locks")
+@pytest.mark.usefixtures("without_locks", "small_shards")
 def test_a_split_that_another_process_completes_in_between_is_used(data):
     """In lockstep: ours is stopped in the middle while theirs runs to the end and removes the shards."""
     pair = prepare_tokenizers(data, CONFIG)
@@ -273,9 +287,9 @@ def test_a_split_that_another_process_completes_in_between_is_used(data):
 
     def interfere(description, done, total):
         if not theirs and done == 2 * SHARD:
-            theirs.append(tokenize(data, pair, "train", shard_size=SHARD))
+            theirs.append(tokenize(data, pair, "train"))
 
-    ours = tokenize(data, pair, "train", progress=interfere, shard_size=SHARD)
+    ours = tokenize(data, pair, "train", progress=interfere)
     assert_equal(ours, theirs[0])
 
 

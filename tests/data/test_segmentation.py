@@ -17,12 +17,13 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.pieces import SentencePieceTokenizer
 from s2sjax.data.pipeline import batches
 from s2sjax.data.plan import PlannedBatch, Shape, make_plan
-from s2sjax.data.prepare import prepare_tokenizers, turn_round
+from s2sjax.data.prepare import prepare_tokenizers
+from s2sjax.data.rows import PLAIN_ROWS, RowFormat, turn_round
 from s2sjax.data.segmentation import planned_lengths, sampled_segmentation
 from s2sjax.data.tokenizer import TokenizerPair, train_tokenizers
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.units import CharTokenizer
-from s2sjax.data.windows import windowed
+from s2sjax.data.windows import Windows, windowed
 from s2sjax.errors import UserError
 from s2sjax.vocabulary import EOS
 from tests.tiny import tiny, write_text
@@ -61,8 +62,8 @@ def split(kind="bpe", *, right_to_left=False):
     return Examples.of_pairs(rows(sources, False), rows(targets, right_to_left))
 
 
-def segmentation(seed=0, kind="bpe", data=None, batching=BATCHING, **changes):
-    return sampled_segmentation(data or DataConfig(), batching, config(kind=kind, **changes), tokenizers(kind), seed)
+def segmentation(seed=0, kind="bpe", rows=PLAIN_ROWS, batching=BATCHING, **changes):
+    return sampled_segmentation(rows, batching, config(kind=kind, **changes), tokenizers(kind), seed)
 
 
 def planned(batching=BATCHING, whole=None, **changes):
@@ -197,19 +198,19 @@ def test_planned_lengths_have_slack_within_the_limits_and_leave_out_the_same_exa
 
 
 def test_targets_from_right_to_left_are_sampled_as_they_are_read():
-    data = DataConfig(target_order="right_to_left")
     wide = PlannedBatch(Shape(9, 999, 999), np.arange(9), np.arange(9))
-    turned = rows_of(assemble(wide, split(right_to_left=True), segmentation=segmentation(data=data)))
+    draws = segmentation(rows=RowFormat(right_to_left=True))
+    turned = rows_of(assemble(wide, split(right_to_left=True), segmentation=draws))
     straight = rows_of(assemble(wide, split(), segmentation=segmentation()))
     assert [turn_round(row).tolist() for row in turned] == [row.tolist() for row in straight]
 
 
 def test_what_a_window_only_reads_stays_and_the_rest_is_sampled():
-    data, batching = DataConfig(source="", join=True, context=12), BatchingConfig(max_target_length=20)
-    whole = windowed(split().with_columns({"source": split()["target"]}), data)
+    batching = BatchingConfig(max_target_length=20)
+    whole = windowed(split().with_columns({"source": split()["target"]}), Windows(context=12, join=True))
     whole = dataclasses.replace(whole, given=whole.given + 2)
     wide = PlannedBatch(Shape(20, 0, 40), np.arange(20), np.arange(20))
-    made = assemble(wide, whole, segmentation=segmentation(data=data, batching=batching, sampling="target"))
+    made = assemble(wide, whole, segmentation=segmentation(batching=batching, sampling="target"))
     usual = assemble(wide, whole)
     decode = tokenizers().target.decode
     changed = 0
@@ -280,7 +281,7 @@ def test_what_cannot_be_sampled_is_refused_in_one_sentence(values, message):
 
 
 def test_a_language_models_windows_need_room_and_it_has_no_sources_to_sample():
-    plain = {"data__source": "", "data__join": True, "data__context": 64, "batching__max_target_length": 64}
+    plain = {"data__source": "", "task__join": True, "task__context": 64, "batching__max_target_length": 64}
     sampled = plain | {"tokenizer__kind": "bpe", "tokenizer__sampling": "target"}
     with pytest.raises(UserError, match="set config.batching.max_target_length=80"):
         tiny(Path("data"), "causal_lm", **sampled)
@@ -292,7 +293,7 @@ def test_a_language_models_windows_need_room_and_it_has_no_sources_to_sample():
 def test_a_model_of_characters_is_refused_when_it_is_seen():
     tokenizer = CharTokenizer("abc")
     with pytest.raises(UserError, match="the source's tokenizer is of kind char, and only bpe and unigram"):
-        sampled_segmentation(DataConfig(), BATCHING, config(), TokenizerPair(tokenizer, tokenizer), 0)
+        sampled_segmentation(PLAIN_ROWS, BATCHING, config(), TokenizerPair(tokenizer, tokenizer), 0)
 
 
 def test_a_model_whose_scores_are_no_numbers_is_refused():
@@ -300,4 +301,4 @@ def test_a_model_whose_scores_are_no_numbers_is_refused():
     proto.pieces[9].score = float("nan")
     broken = SentencePieceTokenizer(proto.SerializeToString())
     with pytest.raises(UserError, match="has a score that is no number"):
-        sampled_segmentation(DataConfig(), BATCHING, config(), TokenizerPair(broken, broken), 0)
+        sampled_segmentation(PLAIN_ROWS, BATCHING, config(), TokenizerPair(broken, broken), 0)

@@ -18,7 +18,6 @@ from s2sjax.data import pipeline
 from s2sjax.data.examples import assemble
 from s2sjax.data.mixing import training_plan
 from s2sjax.data.prepare import prepare
-from s2sjax.data.windows import windowed
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve
 from s2sjax.inference.likelihood import loss_sums
 from s2sjax.inspection.subject import describe
@@ -85,8 +84,9 @@ def base_values(family: str) -> dict[str, Any]:
 
 def batches(experiment: Experiment, count: int) -> list[dict[str, np.ndarray]]:
     """The first batches of training, as the plan has them."""
-    split = windowed(prepare(experiment.data, experiment.tokenizer, ("train",)).splits["train"], experiment.data)
-    sections = experiment.data, experiment.batching, experiment.tokenizer
+    task, data = experiment.task, experiment.data
+    split = task.arrange(prepare(data, experiment.tokenizer, ("train",), rows=task.rows).splits["train"])
+    sections = data, experiment.batching, experiment.tokenizer
     plan = training_plan(split, *sections, seed=experiment.seed, divisor=1)
     return list(pipeline.batches(plan, functools.partial(assemble, split=split), range(count)))
 

@@ -26,7 +26,6 @@ from s2sjax.errors import UserError
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.scorers import Single
 from s2sjax.inference.search_size import MARGIN, SearchSize, fitting, footprint
-from s2sjax.models import transformer
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.position import _buckets
 from s2sjax.runs import costs, home
@@ -102,9 +101,9 @@ def test_ordinary_settings_are_not_touched(settings, subject, tmp_path):
     assert costs.lowered(asked, ()) == asked and not costs.beyond(asked, training=True)
 
 
-def test_what_labels_its_input_searches_for_nothing(tmp_path, monkeypatch):
-    experiment = tiny(tmp_path, **TOO_LONG)
-    monkeypatch.setattr(transformer, "TRAITS", dataclasses.replace(transformer.TRAITS, writes_in_place=True))
+@pytest.mark.parametrize(("task", "family"), [("classification", "rnn_seq2seq"), ("tagging", "rnn_encoder")])
+def test_labels_are_searched_for_nowhere(tmp_path, task, family):
+    experiment = tiny(tmp_path, family, task__name=task, decode__batch_size=10**6)
     assert costs.with_search_that_fits(experiment, (), tmp_path, None, None, VOCAB) is experiment
 
 
@@ -182,9 +181,9 @@ def test_loops_in_python_are_bounded(run, tmp_path, key, value, named):
 
 
 def test_windows_that_are_nearly_the_same_are_bounded(tmp_path):
-    text = {"data__source": "", "data__context": 100, "checkpoint__metric": "loss"}
-    for stride, found in ((0, []), (2, []), (1, ["data.stride"])):
-        experiment = tiny(tmp_path, "causal_lm", **text, data__stride=stride)
+    text = {"data__source": "", "task__context": 100, "checkpoint__metric": "loss"}
+    for stride, found in ((0, []), (2, []), (1, ["task.stride"])):
+        experiment = tiny(tmp_path, "causal_lm", **text, task__stride=stride)
         assert list(costs.beyond(experiment, training=False)) == found
 
 

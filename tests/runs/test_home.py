@@ -252,7 +252,7 @@ def test_data_that_has_the_hash_of_the_runs_is_not_read_unasked_either(run, tmp_
     data = tiny(write_text(tmp_path / "data")).data
     pair = TokenizerPair(tokenizer := CharTokenizer(LETTERS), tokenizer)
     save_tokenizers(pair, brought / "tokenizer")
-    known = {split: fingerprint(open_split(data, split), data, pair) for split in ("validation", "train")}
+    known = {split: fingerprint(open_split(data, split), pair) for split in ("validation", "train")}
     rundir.write(brought, "data.json", json.dumps(known).encode())
     assert "--config.data.dir=" in reasons(brought)[0]
 
