@@ -34,10 +34,12 @@ _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_ZEROS = {  # by the width of a unit: which of its bytes are zero in at least such a share of them, and which never are
+_ZEROS = {  # by the width of a unit: which of its bytes are zero in at least such a share of them, and which seldom are
     4: {"UTF-32LE": ([2, 3], 0.99, [0]), "UTF-32BE": ([0, 1], 0.99, [3])},
     2: {"UTF-16LE": ([1], 0.05, [0]), "UTF-16BE": ([0], 0.05, [1])},
 }
+_SELDOM = 0.25  # as often, at most: U+0100 has its zero on the other side
+_WHITE = b"\t\n\v\f\r"
 _DECOMPRESSION_ERRORS = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
@@ -249,14 +251,40 @@ def _encoding(head: bytes) -> str:
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
-    # Letters of one script, spaces and line ends have zeros in always the same places, and only there.
+    if b"\0" not in head:
+        return ""
+    # Letters of one script, spaces and line ends have zeros in always the same places, and seldom elsewhere.
     for width, orders in _ZEROS.items():
         units = np.frombuffer(head[: len(head) // width * width], np.uint8).reshape(-1, width)
         zeros = (units == 0).mean(axis=0) if len(units) else np.zeros(width)
-        for encoding, (often, least, never) in orders.items():
-            if zeros[often].min() >= least and zeros[never].max() == 0:
-                return encoding
+        for encoding, (often, least, seldom) in orders.items():
+            if zeros[often].min() >= least and zeros[seldom].max() <= _SELDOM * zeros[often].min():
+                return "" if _utf8_but_for_zeros(head, encoding) else encoding
     return ""
+
+
+def _utf8_but_for_zeros(head: bytes, encoding: str) -> bool:
+    """Whether bytes that may be of this encoding are rather UTF-8 with a few zeros among them.
+
+    Read as UTF-8, the other encodings are invalid, or have a zero beside every letter or line end, or a control
+    character for the upper half of each letter: "\\x04" of Cyrillic, "\\t" of Devanagari.
+    """
+    text = head.replace(b"\0", b"")
+    control = [byte for byte in text if byte < ord(" ")]
+    line_end = "\n".encode(encoding)
+    line_feeds = head.count(b"\n") - (line_end.startswith(b"\n") and head.endswith(b"\n"))  # of a line that is cut
+    if (
+        4 * (len(head) - len(text)) >= len(head)
+        or 4 * len(control) >= len(text)
+        or not set(control) <= set(_WHITE)
+        or 0 < line_feeds == head.count(line_end)
+    ):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(text)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _damaged(name: str, error: Exception) -> str:

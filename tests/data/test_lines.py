@@ -8,7 +8,7 @@ import os
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2sjax.data import lines
@@ -63,6 +63,53 @@ def test_other_encodings_are_named_with_the_way_out_with_a_mark_and_without(dire
     expected = encoding[:6] if mark else encoding[:6] + encoding[7:]
     with pytest.raises(UserError, match=f"is text in {expected.upper()}.*iconv -f {expected} -t utf-8"):
         read(path)
+
+
+UNITS = st.tuples(st.sampled_from("abc XYZ.,0é"), st.sampled_from("def ghi-\t9€")).map("".join)
+
+
+@READERS
+@settings(max_examples=50)
+@given(data=st.data(), length=st.integers(12, 60), encoding=st.sampled_from(["LE", "BE"]))
+def test_a_few_zeros_do_not_make_another_encoding_of_utf8_wherever_they_stand(directory, read, data, length, encoding):
+    """Also where each takes the place in which UTF-16 has them."""
+    units = data.draw(st.lists(UNITS, min_size=length, max_size=length))
+    whole = "".join(units).encode()
+    units = [whole[i : i + 2] for i in range(0, len(whole) - 1, 2)]
+    zeros = data.draw(st.sets(st.integers(3, len(units) - 1), max_size=len(units) // 3))
+    for number in zeros:  # two of them at most in the first line
+        if units[number].isascii():
+            units[number] = units[number][:1] + b"\0" if encoding == "LE" else b"\0" + units[number][1:]
+    content = b"".join(units[:5]) + b"\nx" + b"".join(units[5:]) + b"y\n"
+    path = directory / "file"
+    path.write_bytes(content)
+    try:
+        expected = content.decode().removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        return  # a letter of two bytes was cut
+    assert read(path) == expected
+
+
+SCRIPTS = {
+    "Latin": "Āabcde ", "Greek": "αβγδεζη ", "Cyrillic": "абвгдежз ", "Hebrew": "אבגדהוזח ", "Arabic": "ابتثجحخد ",
+    "Devanagari": "अहिन्दी ", "Gurmukhi": "ਪੰਜਾਬੀ ", "Telugu": "తెలుగు ", "Malayalam": "മലയാളം ", "Thai": "ภาษาไทย ",
+    "Georgian": "ქართული ", "Hangul": "한국어말 ", "Han": "日本語中文汉字 ",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("script", SCRIPTS)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_lines_of_any_script_in_utf16_are_never_taken_for_utf8(directory, script, encoding, data):
+    first, *letters = SCRIPTS[script]
+    words = st.text(st.sampled_from(letters[:6]), min_size=3, max_size=9)
+    lines = data.draw(st.lists(words, min_size=4, max_size=12))
+    text = first + "\n".join(lines) + "\n"
+    path = directory / "file"
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(UserError, match="is text in UTF-16|not valid UTF-8"):
+        Lines(path)
 
 
 @READERS
