@@ -1,6 +1,7 @@
 """What decode reads: lines of a file or of standard input, one text, or the sources of a split."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def open_sources(values: dict[str, Any], run: Run, stack: contextlib.ExitStack) 
         UserError: a file or a split cannot be read, or the run's data has no sources.
     """
     if "prompt" in values["given"]:  # which may be empty
-        return Sources([_unescaped(values["prompt"])], 1)
+        return Sources([_unescaped(_text_of_argument(values["prompt"], "prompt"))], 1)
     if values["prompt-file"]:
         return Sources([_whole(values["prompt-file"], run)], 1)
     if values["split"]:
@@ -76,6 +77,20 @@ def _whole(path: str, run: Run) -> str:
         whole = "\n".join(lines) + ("\n" if lines and run.translator.requests.over_lines else "")
     (shared,) = distributed.shared([whole])
     return shared
+
+
+def _text_of_argument(text: str, name: str) -> str:
+    """The UTF-8 of an argument, which Python reads by the locale: bytes that are none of its letters are half of a
+    surrogate pair each. Raises: UserError if the bytes are no UTF-8 either."""
+    if text.isascii() or not re.search("[\udc80-\udcff]", text):
+        return text
+    try:
+        return os.fsencode(text).decode()
+    except UnicodeError as error:
+        raise UserError(
+            f"--{name} is not valid UTF-8 ({getattr(error, 'reason', error)}); write it to a file, convert that (iconv "
+            f"-t utf-8), and give --{name}-file"
+        ) from None
 
 
 def _unescaped(text: str) -> str:

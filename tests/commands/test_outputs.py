@@ -1,17 +1,23 @@
 """What decode and align say beside the text: a tiny run, with a tag in front of its sources and words in letters."""
 
+import contextlib
 import io
 import itertools
 import json
+import os
 import re
 import sys
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 import s2sjax
+from s2sjax.commands.sources import open_sources
 from s2sjax.data.tokenizer import TokenizerPair, save
 from s2sjax.data.units import CharTokenizer
+from s2sjax.errors import UserError
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.training.loop import train
 from tests.tiny import compiling_once, json_lines, on_devices, random_state, s2s, tiny, write_run, write_split
@@ -274,3 +280,18 @@ def test_a_model_that_reverses_words_aligns_them_in_reverse(place, tmp_path, fam
     expected = [(len(line.split()) - 1 - j, j) for line in targets for j in range(len(line.split()))]
     assert len(links) == len(expected)
     assert np.mean([a == b for a, b in zip(links, expected, strict=True)]) > 0.9
+
+
+@hypothesis.given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\\\0")))
+def test_a_prompt_is_utf8_whatever_the_locale_is(text):
+    """As ASCII, the locale C reads each byte of other letters as half of a surrogate pair."""
+    for read in (text, text.encode().decode("ascii", "surrogateescape")):
+        found = open_sources({"prompt": read, "given": {"prompt"}}, None, contextlib.ExitStack())
+        assert list(found.texts) == [text]
+
+
+@pytest.mark.parametrize("bytes_of_it", [b"a\xff b", "Gr\xfc\xdfe".encode("latin1")])
+def test_a_prompt_that_is_no_utf8_is_told(bytes_of_it):
+    read = os.fsdecode(bytes_of_it)
+    with pytest.raises(UserError, match="^--prompt is not valid UTF-8 .*--prompt-file$"):
+        open_sources({"prompt": read, "given": {"prompt"}}, None, contextlib.ExitStack())
