@@ -3,7 +3,7 @@
 A config file begins with one of these, and sets what it is about; what it sets anew counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ml_collections import ConfigDict
 
@@ -89,6 +89,53 @@ def pronunciation(*, model: str) -> ConfigDict:
     config.checkpoint.every_steps = 1000
 
     config.decode.alpha = 0.0
+    return config
+
+
+def inflection(sets: Mapping[str, Mapping[str, str]]) -> ConfigDict:
+    """Lemma and features to the inflected form by an LSTM with attention: letters, and one token for each feature.
+
+    The files are TSV without a header.
+
+    Features in parentheses are tokens too: "sehen#V;IMP;NOM(2,SG)" ends in "#V", ";IMP", ";NOM", "(2", ",SG", ")".
+
+    Args:
+        sets: of each language, the keys of its data. Of several, one model learns all, and reads a tag of the language
+            before the lemma.
+    """
+    config = base_config(model="rnn_seq2seq")
+
+    config.data.format = "tsv"
+    config.data.header = False
+    if len(sets) == 1:
+        (only,) = sets.values()
+        config.data.update(only)
+    else:
+        config.data.mixture = {name: {**own, "prompt": f"<{name}>{{source}}"} for name, own in sets.items()}
+        config.tokenizer.user_symbols = tuple(f"<{name}>" for name in sets)
+    config.batching.buckets = 2
+    config.batching.tokens = 2048 if len(sets) > 1 else 1024
+
+    config.tokenizer.kind = "char"
+    config.tokenizer.symbol_pattern = r"[#;(,][A-Z0-9][^#;(,)\s]*"
+
+    config.model.tied = "all"
+    config.model.width = 192
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.clip_norm = 1.0
+
+    config.train.precision = "bfloat16_products"
+
+    config.evaluate.every_steps = 1000
+    config.evaluate.decode = False
+    config.evaluate.metrics = ("accuracy", "character_error_rate")
+    config.checkpoint.every_steps = 1000
+
+    config.decode.alpha = 0.0
+    config.decode.checkpoint = "last"
     return config
 
 

@@ -249,7 +249,10 @@ BY_EM = pytest.mark.xfail(strict=True, reason="86.6 MB are estimated, XLA takes 
 @pytest.mark.grid(3)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=BY_EM) if n.endswith(":em") else n for n in config_names()])
 def test_so_is_that_of_every_config(name):
-    vocabularies = {"wikitext2": 33_278, "cmudict": 60, "sigmorphon2020": 60, "tinyshakespeare": 69}
+    vocabularies = {
+        "wikitext2": 33_278, "cmudict": 60, "sigmorphon2020": 60, "sigmorphon2022": 839, "sigmorphon2023": 156,
+        "tinyshakespeare": 69, "chess": 422,
+    }  # fmt: skip
     described = describe(resolve(config_of(name)), jax.devices()[:1], vocabularies.get(name.split("/")[0], 8000), None)
     assert estimate_cost(described, "cpu").memory.peak == pytest.approx(compile_step(described).peak, rel=0.15)
 
