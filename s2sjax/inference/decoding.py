@@ -157,12 +157,13 @@ class DecodeConfig:
                     f"(task.join); set {name} to {default}"
                 )
 
-    def without_effect(self, vocab_size: int, max_source_length: int) -> Iterator[str]:
+    def without_effect(self, vocab_size: int, max_source_length: int, *, runs_on: bool = False) -> Iterator[str]:
         """Sentences about settings that others keep from having an effect.
 
         Args:
             vocab_size: of the target.
             max_source_length: tokens, end-of-sentence counted.
+            runs_on: outputs go on over line ends, and end with none.
         """
         if self.top_k >= vocab_size:
             yield f"top_k is {self.top_k}, and the vocabulary has {counted(vocab_size, 'token')}: it cuts off nothing"
@@ -183,6 +184,9 @@ class DecodeConfig:
             if unused and (value := getattr(self, name)) != getattr(type(self), name):
                 yield f"{name} is {value}, but {why}: it is not looked at"
         sources = np.arange(1, max_source_length + 1)
+        if not runs_on and (self.max_length(sources) <= 1).all():
+            limit = self._set("max_new_tokens") or self._set("max_length_factor", "max_length_offset")
+            yield f"{limit} has room for end-of-sentence alone: every output is empty; two tokens hold one of text"
         least = np.floor(self.min_length_factor * sources) + self.min_length_offset
         if (short := sources[least > self.max_length(sources)]).size:
             asks = self._set("min_length_factor", "min_length_offset")

@@ -56,7 +56,8 @@ class Translator:
         self.requests = RequestReader(tokenizers, config, format)
         """How sources are read."""
         self._config, self._format, self._target = config, format, tokenizers.target
-        for sentence in config.without_effect(self._target.vocab_size, self.requests.max_source_length):
+        longest, runs_on = self.requests.max_source_length, self.requests.runs_on
+        for sentence in config.without_effect(self._target.vocab_size, longest, runs_on=runs_on):
             _log.warning("config.decode.%s", sentence)
         self._search = Search(scorer, config, format, self._target, mesh)
 

@@ -371,6 +371,14 @@ def test_the_settings_that_a_least_length_contradicts_are_named():
     )
 
 
+@pytest.mark.parametrize("limit", [{"max_new_tokens": 1}, {"max_length_factor": 0.0, "max_length_offset": 1}])
+def test_a_limit_that_leaves_every_output_empty_is_told(limit):
+    (sentence,) = DecodeConfig(**limit).without_effect(100, 20)
+    assert " with ".join(f"{name}={value}" for name, value in limit.items()) in sentence and "is empty" in sentence
+    assert not list(DecodeConfig(**limit).without_effect(100, 20, runs_on=True))
+    assert not list(DecodeConfig(**limit | {name: value + 1 for name, value in limit.items()}).without_effect(100, 20))
+
+
 def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
     """Neither is what is read: sources are cut, and counted."""
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
