@@ -2,7 +2,8 @@
 
 All of that time is itemised, and the items add up. Time when nobody ran does not count, be it a queue's or a week-end:
 `Goodput.down` has it. What a process did between its last line in the ledger and its death is not known, and is part of
-that. Within one stretch of training all steps are taken to have lasted equally long.
+that. Within one stretch of training all steps are taken to have lasted equally long. A clock that is set back costs the
+time between the two lines before and after that, and no more.
 """
 
 import datetime
@@ -31,6 +32,7 @@ ITEMS = {
     "plot": "drawing plots",
 }
 _MOST_STARTS = 100_000
+_SET_BACK = 1.0  # seconds: lines of two threads may be that much out of order
 _WAITS = ("compile", "restore", "save", "validate", "plot")
 
 
@@ -86,6 +88,7 @@ def compute(entries: Iterable[Mapping[str, Any]]) -> Goodput:
     began = opening["time"] - opening["seconds"]
     # Since `mark` there is time that no item has yet.
     mark = last = began
+    behind = 0.0  # by so much the clock has been set back until now
     up = False
 
     def close(now: float) -> None:
@@ -100,7 +103,10 @@ def compute(entries: Iterable[Mapping[str, Any]]) -> Goodput:
             down += spent
 
     for entry in itertools.chain([opening], entries):
-        event, now, step = entry["event"], max(entry["time"], last), int(entry["step"])
+        event, step = entry["event"], int(entry["step"])
+        if entry["time"] + behind < last - _SET_BACK:
+            behind = last + entry["seconds"] - entry["time"]  # what it tells has taken so long, at least
+        now = max(entry["time"] + behind, last)
         if event == "start":
             close(last)  # of a process that was killed nothing is known after its last line
             up = False

@@ -152,7 +152,29 @@ def test_a_start_that_reached_no_step_and_clocks_that_went_back_are_borne():
         )
     )
     assert all(seconds >= 0 for seconds in found.seconds.values()) and found.starts == 2
-    assert found.total + found.down == 10
+    assert found.total + found.down == 10 + 10 + 10  # the second start's line is 10 s after the line before it
+
+
+def test_a_clock_that_is_set_back_costs_what_is_between_two_lines_and_no_more():
+    """Hours or days, within a process or between two, once or often."""
+    rng = random.Random(1)
+    for _ in range(100):
+        now, back, cost, right, wrong = 1e6, 0.0, 0.0, [], []
+        for start in range(rng.randint(1, 3)):
+            kinds = [("start", 0, 1.0), ("train", 10 * start, 0)]
+            kinds += [(rng.choice(("progress", "save", "validate")), 10 * start + n, 0.5) for n in range(6)]
+            for event, step, seconds in [*kinds, ("stop", 0, 0)]:
+                passed = rng.uniform(2, 9)
+                now += passed
+                if right and rng.random() < 0.2:
+                    back += rng.choice((60, 3600, 86_400))
+                    cost += passed - seconds
+                right.append((now, event, step, seconds))
+                wrong.append((now - back, event, step, seconds))
+        honest, found = goodput.compute(history(*right)), goodput.compute(history(*wrong))
+        assert (found.steps, found.starts, found.crashes) == (honest.steps, honest.starts, honest.crashes)
+        assert found.total + found.down == pytest.approx(honest.total + honest.down - cost)
+        assert all(seconds >= 0 for seconds in found.seconds.values())
 
 
 def test_the_command_prints_a_table_of_the_ledger(tmp_path, capsys, monkeypatch):
