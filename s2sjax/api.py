@@ -5,11 +5,13 @@ Dimension letters, used in every shape of this package:
     B  batch (rows)           S  source length        T  target length       L  length of a key-value cache
     K  hypotheses (beam)      N  hypotheses returned  D  model width         F  hidden width of an MLP
     H  attention heads        C  width of one head    V  vocabulary          M  any number of tokens
+    W  width of vectors that are read
 
 A batch is a mapping of arrays. Bucketed and packed batches are the same thing: segments and positions are
 always there, and a bucketed row simply holds one segment.
 
-    inputs            [B, S] int32   source tokens, each sentence ended by end-of-sentence; [B, 0] if there are none
+    inputs            [B, S] int32   source tokens, each sentence ended by end-of-sentence; [B, 0] if there are none;
+                                     or [B, S, W] float32, vectors: what stands in padding is whatever it is, NaN too
     targets           [B, T] int32   target tokens, each sentence ended by end-of-sentence
     decoder_inputs    [B, T] int32   targets shifted right within each segment, begun by begin-of-sentence
     input_segments    [B, S] int32   0 is padding, 1.. names the example within a packed row
@@ -23,7 +25,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import jax.numpy as jnp
 from jax import Array
+
+from s2sjax.ports import Port, Ports, Tokens, Vectors
 
 Batch = Mapping[str, Array]
 Cache = Any
@@ -46,14 +52,16 @@ Rules = Sequence[tuple[str, tuple[Axis, ...]]]
 
 @dataclass(frozen=True)
 class Traits:
-    """What a family's models can do beyond what every model does."""
+    """What a family's models read and write, and what they can do beyond what every model does."""
 
+    reads: tuple[type[Port], ...] = (Tokens,)
+    """Kinds of ports that they can read; language models can also do without a source."""
+    writes: tuple[type[Port], ...] = (Tokens,)
+    """Kinds of ports that they can write."""
     language_model: bool = False
     """Source and target are one sequence to them, and they can read plain text without a source."""
     splits_time: bool = False
     """Their layers mix positions by attention alone, so that devices can share the positions of a row."""
-    knows_start: bool = False
-    """To them, what a decoder reads before the first token of a target is no word: `build` is told it as `start`."""
     gathers_layers: bool = False
     """All their stacks gather the parameters of a layer by themselves, where it runs (`nn.gathering`)."""
     writes_in_place: bool = False
@@ -143,3 +151,15 @@ class Stepwise(Model, Protocol):
         A model with attention over the source sows it, [B, K, S], where "attention" is mutable; so does `__call__`.
         """
         ...
+
+
+def batch_shapes(ports: Ports, rows: int, source: int, target: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of the arrays of a batch: so many rows, positions of the source, and positions of the target."""
+    read, written = (rows, source), (rows, target)
+    shapes = {"inputs": read, "input_segments": read, "input_positions": read, "targets": written}
+    shapes |= dict.fromkeys(("decoder_inputs", "target_segments", "target_positions", "weights"), written)
+    made = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
+    made["weights"] = jax.ShapeDtypeStruct(written, jnp.float32)
+    if isinstance(ports.reads, Vectors):
+        made["inputs"] = jax.ShapeDtypeStruct((*read, ports.reads.width), jnp.float32)
+    return made

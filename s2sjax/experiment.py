@@ -58,6 +58,7 @@ from s2sjax.task import Limits, Task
 from s2sjax.tasks.language import Language
 from s2sjax.tasks.text import Text
 from s2sjax.upgrade import VERSION, accept_key, moved_from, upgrade, with_current_keys
+from s2sjax.vocabulary import own_vocabulary
 
 LARGEST = jsontext.Bound(1 << 22, 200_000)
 """What a saved config may have. It has a few thousand bytes, and what `tokenizer.user_symbols` and `data.pairs` have:
@@ -140,6 +141,9 @@ class Experiment:
                 "config.tokenizer.joint=True or config.model.copy=False"
             )
         self.task.check(self.data, self.batching, self.tokenizer, self.model_name, self.traits)
+        # A module costs nothing before it has parameters: what no vocabularies would mend is told before data is read.
+        ports = self.task.ports(own_vocabulary(4), own_vocabulary(4))
+        models.build(self.model_name, self.model, ports, precision=Precision(self.train.precision))
         check_sampling(self.tokenizer, self.data)
         self._check_mesh()
         limit = self.position_limit

@@ -31,6 +31,8 @@ from s2sjax.inference.scorers import Scorer
 from s2sjax.inference.search_size import SearchSize
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.ops.losses import LossOptions
+from s2sjax.ports import Ports
+from s2sjax.vocabulary import Vocabulary
 
 Apply = Callable[[Batch], Output | Mixture]
 """A model bound to its parameters and, in training, to its dropout."""
@@ -121,6 +123,10 @@ class Task(Protocol):
 
     def check_evaluation(self, decode: bool, metrics: Sequence[str]) -> None:
         """Raise a `UserError` if it has no predictions to decode, or none of these metrics."""
+        ...
+
+    def ports(self, source: Vocabulary, target: Vocabulary) -> Ports:
+        """What a model of it reads and writes, of these vocabularies."""
         ...
 
     def tokenizer(self, config: TokenizerConfig) -> TokenizerConfig:

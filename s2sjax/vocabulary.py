@@ -75,25 +75,3 @@ def check_one_vocabulary(source: int, target: int) -> None:
             f"a language model reads prompt and answer with one vocabulary, but there are two, of {source} and "
             f"{counted(target, 'entry')}; set config.tokenizer.joint=True"
         )
-
-
-TIED = ("all", "decoder", "none")
-"""Which embeddings may share one table: source, target and output projection; target and output projection; none."""
-
-
-def check_tied(tied: str, source: int, target: int) -> None:
-    """Raise a `UserError` if all embeddings are to be one table, and the vocabularies differ in size."""
-    if tied == "all" and source != target:
-        raise UserError(
-            f"config.model.tied is 'all', but the vocabularies have {source} and {counted(target, 'entry')}; set "
-            "config.tokenizer.joint=True or config.model.tied=decoder"
-        )
-
-
-def check_copying(source: int, target: int) -> None:
-    """Raise a `UserError` unless what is copied from a source is of the target's vocabulary (sizes are compared)."""
-    if source != target:
-        raise UserError(
-            f"config.model.copy writes words of the source, but the vocabularies have {source} and "
-            f"{counted(target, 'entry')}; set config.tokenizer.joint=True or config.model.copy=False"
-        )

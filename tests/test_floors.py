@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "s2sjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "vocabulary", "api", "config", "upgrade", "files", "one_or_several", "plural"}
+GROUND = {"errors", "vocabulary", "ports", "api", "config", "upgrade", "files", "one_or_several", "plural"}
 LEAVES = {"checkpoints", "learning", "sharding", "processes", "metrics", "reporting"}
 """They stand beside the floors: they know the ground and each other, and only `inference` and above know them."""
 FLOORS = (
@@ -40,6 +40,7 @@ UNKNOWN = {"nn": {"data"}, "decode": {"data", "ops"}, "models": {"data", "decode
 FOREIGN = {
     "errors": {"jax", "flax", "numpy", "ml_collections"},
     "vocabulary": {"jax", "flax", "numpy", "ml_collections"},
+    "ports": {"jax", "flax", "numpy", "ml_collections"},
     "config": {"jax", "flax", "ml_collections"},
     "upgrade": {"jax", "flax", "numpy"},
     "files": {"jax", "flax", "numpy", "ml_collections"},

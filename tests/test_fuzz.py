@@ -33,6 +33,7 @@ from s2sjax.reporting.history import read_history
 from s2sjax.runs import average, workdir
 from s2sjax.runs.loading import load
 from s2sjax.training import skipped
+from s2sjax.vocabulary import own_vocabulary
 from tests.bombs import FAMILIES
 from tests.hostile import VALUES, outcome, peak, reseal, spoil_bytes, spoil_file, spoil_json, train_tiny
 from tests.tiny import on_one_device, read_state, tiny
@@ -69,9 +70,10 @@ def overrides(rng: random.Random, run: Path, place: Path, values=VALUES) -> Call
         command = COMMANDS[rng.choice(("decode", "train", "evaluate"))]
         experiment = experiments.resolve(flags.parse([f"--workdir={run}", f"--config.{key}={text}"], command)["config"])
         if rng.random() < 0.1:  # what is accepted has shapes
-            model = models.family(experiment.model_name).build(experiment.model, 9, 9, precision=Precision.FLOAT32)
+            ports = experiment.task.ports(own_vocabulary(9), own_vocabulary(9))
+            model = models.build(experiment.model_name, experiment.model, ports, precision=Precision.FLOAT32)
             optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
-            jax.eval_shape(initializer(model, optimizer, ema=False), jax.random.key(0))
+            jax.eval_shape(initializer(model, ports, optimizer, ema=False), jax.random.key(0))
 
     return act
 

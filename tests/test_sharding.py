@@ -16,6 +16,7 @@ from s2sjax.errors import UserError
 from s2sjax.learning import optim
 from s2sjax.learning.state import abstract_state, initializer
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Ports, Tokens
 from s2sjax.sharding import (
     MeshConfig,
     arrange,
@@ -188,8 +189,9 @@ def test_fsdp_leaves_each_device_its_share_of_experts_too():
     """On 8 devices at most 5 % more than an eighth; `tests/inspection/test_subject.py` says so of all families."""
     module, mesh = models.family("causal_lm"), make_mesh(MeshConfig(data=1, fsdp=8))
     config = module.Config(experts=4)
-    model = module.build(config, 8000, 8000, precision=Precision.FLOAT32)
-    init = initializer(model, optim.make_optimizer(optim.OptimizerConfig(), 10), ema=False)
+    ports = Ports(Tokens(8000), Tokens(8000))
+    model = module.build(config, *ports, precision=Precision.FLOAT32)
+    init = initializer(model, ports, optim.make_optimizer(optim.OptimizerConfig(), 10), ema=False)
     state = abstract_state(init, mesh, module.sharding_rules(config))
     leaves = jax.tree.leaves((state.params, state.opt_state))
     held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves)
@@ -200,8 +202,9 @@ def test_fsdp_leaves_each_device_its_share_of_experts_too():
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
 def test_the_optimizers_moments_are_sharded_like_their_parameters(mesh, family, optimizer):
     module = models.family(family)
-    model = module.build(module.Config(), 64, 64, precision=Precision.FLOAT32)
-    init = initializer(model, optim.make_optimizer(optim.OptimizerConfig(name=optimizer), 10), ema=True)
+    ports = Ports(Tokens(64), Tokens(64))
+    model = module.build(module.Config(), *ports, precision=Precision.FLOAT32)
+    init = initializer(model, ports, optim.make_optimizer(optim.OptimizerConfig(name=optimizer), 10), ema=True)
     state = abstract_state(init, mesh, module.sharding_rules(module.Config()))
     params = {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(state.params)}
     assert any(not leaf.sharding.is_fully_replicated for leaf in params.values()), "the mesh must matter"

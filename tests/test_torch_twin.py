@@ -13,6 +13,7 @@ from s2sjax.inference.likelihood import loss_sums
 from s2sjax.models import transformer
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
+from s2sjax.ports import Tokens
 from s2sjax.vocabulary import BOS
 
 torch = pytest.importorskip("torch")
@@ -54,7 +55,7 @@ def sentences(source_lengths, target_lengths, width=9):
 )
 def test_the_twin_has_the_same_loss_and_the_same_gradients(lengths):
     batch = sentences(*lengths)
-    model = transformer.build(CONFIG, VOCAB, VOCAB, precision=Precision.FLOAT32)
+    model = transformer.build(CONFIG, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32)
     arrays = jax.tree.map(jnp.asarray, batch)
     params = jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), arrays)["params"]
     # Biases begin at 0 and scales at 1, which would hide a wrong mapping.

@@ -28,6 +28,7 @@ from s2sjax.learning import optim
 from s2sjax.learning.state import TrainState, initializer
 from s2sjax.ops.linear import Precision
 from s2sjax.runs import home
+from s2sjax.vocabulary import own_vocabulary
 
 LETTERS = "abcdef"
 
@@ -133,10 +134,11 @@ def write_run(workdir: Path, experiment: Experiment, checkpoints: Mapping[int, t
 
 def random_state(experiment: Experiment, seed: int, vocab: int = CharTokenizer(LETTERS).vocab_size) -> TrainState:
     """A train state that nothing was compiled for: every number in it is drawn, and is a model's by its place only."""
-    family = models.family(experiment.model_name)
-    model = family.build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
+    ports = experiment.task.ports(own_vocabulary(vocab), own_vocabulary(vocab))
+    model = models.build(experiment.model_name, experiment.model, ports, precision=Precision.FLOAT32)
     optimizer = optim.make_optimizer(experiment.optimizer, experiment.train.steps)
-    shapes = jax.eval_shape(initializer(model, optimizer, ema=experiment.train.ema_decay > 0), jax.random.key(0))
+    init = initializer(model, ports, optimizer, ema=experiment.train.ema_decay > 0)
+    shapes = jax.eval_shape(init, jax.random.key(0))
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), leaf.dtype), shapes)
 

@@ -56,7 +56,8 @@ def padded(rows: Sequence[np.ndarray], size: int, length: int, *, fill: int = FI
 
 
 def source_batch(inputs, lengths):
-    """The source's part of a batch from tokens [B, S], one sentence a row, of which the first [B] are its own."""
-    positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape)
+    """The source's part of a batch from tokens [B, S], or vectors [B, S, W]: one source a row, of which so many
+    positions, `lengths` [B], are its own."""
+    positions = jnp.broadcast_to(jnp.arange(inputs.shape[1], dtype=jnp.int32), inputs.shape[:2])
     segments = (positions < lengths[:, None]).astype(jnp.int32)
     return {"inputs": inputs, "input_segments": segments, "input_positions": positions}

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 import jax.extend.backend
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from s2sjax import sharding
+from s2sjax.api import batch_shapes
 from s2sjax.data.mixing import training_plan
 from s2sjax.data.plan import Shape, make_plan
 from s2sjax.data.prepare import Progress, prepare
@@ -18,6 +18,7 @@ from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.learning.state import TrainState, shardings
+from s2sjax.ports import Ports
 from s2sjax.runs.assembly import assemble_run
 from s2sjax.training.step import make_step
 from s2sjax.vocabulary import own_vocabulary
@@ -33,6 +34,8 @@ class Subject:
     """Of batches, of all processes together."""
     vocabularies: tuple[int, int]
     """Sizes of source's and target's."""
+    ports: Ports
+    """What the model reads and writes."""
     state: TrainState
     step: Any
     """What `make_step` returns, a function under `jax.jit`."""
@@ -44,14 +47,9 @@ class Subject:
 
     @property
     def batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        B, S, T = self.shape
         place = sharding.batch_sharding(self.mesh, split_time=self.experiment.splits_time)
-        lengths = {"inputs": S, "input_segments": S, "input_positions": S, "targets": T, "decoder_inputs": T}
-        lengths |= {"target_segments": T, "target_positions": T, "weights": T}
-        return {
-            name: jax.ShapeDtypeStruct((B, length), jnp.float32 if name == "weights" else jnp.int32, sharding=place)
-            for name, length in lengths.items()
-        }
+        shapes = batch_shapes(self.ports, *self.shape)
+        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in shapes.items()}
 
 
 def described_devices(count: int | None) -> list[jax.Device]:
@@ -110,7 +108,8 @@ def describe(
     parts = assemble_run(experiment, vocabularies, mesh)
     step = make_step(parts.model, parts.optimizer, experiment, mesh, shardings(parts.state))
     source, target = vocabularies
-    return Subject(experiment, mesh, shapes, (source.size, target.size), parts.state, step)
+    ports = experiment.task.ports(source, target)
+    return Subject(experiment, mesh, shapes, (source.size, target.size), ports, parts.state, step)
 
 
 def longest_rows(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:

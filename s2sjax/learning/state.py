@@ -11,8 +11,9 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from s2sjax.api import Rules
+from s2sjax.api import Rules, batch_shapes
 from s2sjax.learning.faults import Health, healthy
+from s2sjax.ports import Ports
 from s2sjax.sharding import replicated, shard_like_parameters, shard_parameters
 
 Params = Any
@@ -36,20 +37,11 @@ class TrainState:
 
 
 def initializer(
-    model: nn.Module, optimizer: optax.GradientTransformation, *, ema: bool
+    model: nn.Module, ports: Ports, optimizer: optax.GradientTransformation, *, ema: bool
 ) -> Callable[[Array], TrainState]:
-    """A function from a random key to the state before the first update."""
+    """A function from a random key to the state before the first update. Args: ports: what the model is built for."""
     # Parameters do not depend on the shape of a batch: the smallest will do.
-    names = (
-        "inputs",
-        "targets",
-        "decoder_inputs",
-        "input_segments",
-        "target_segments",
-        "input_positions",
-        "target_positions",
-    )
-    batch = {name: jnp.ones((1, 2), jnp.int32) for name in names} | {"weights": jnp.ones((1, 2))}
+    batch = {name: jnp.ones(x.shape, x.dtype) for name, x in batch_shapes(ports, 1, 2, 2).items()}
 
     def init(key: Array) -> TrainState:
         params = model.init(key, batch, train=False)["params"]

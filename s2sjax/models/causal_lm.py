@@ -24,7 +24,7 @@ from s2sjax.nn.transformer import Stack, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.prompt import join
-from s2sjax.vocabulary import check_one_vocabulary
+from s2sjax.ports import Tokens, check_prompts
 
 TRAITS = Traits(language_model=True, splits_time=True, gathers_layers=True)
 
@@ -53,14 +53,14 @@ def sharding_rules(config: Config) -> Rules:
     return ((r"table$", ("tensor", None)), *projection, *block_rules(config))
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "CausalLM":
+def build(config: Config, reads: Tokens | None, writes: Tokens, *, precision: Precision) -> "CausalLM":
     """Make the module.
 
     Raises:
         UserError: if the vocabularies differ in size: prompt and answer are one sequence.
     """
-    check_one_vocabulary(source_vocab, target_vocab)
-    return CausalLM(config, target_vocab, precision)
+    check_prompts(reads, writes)
+    return CausalLM(config, writes.size, precision)
 
 
 class CausalLM(nn.Module):

@@ -19,13 +19,15 @@ import jax.numpy as jnp
 from s2sjax.api import Batch, Output, Rules, Traits
 from s2sjax.config import check_at_least
 from s2sjax.nn.encoder import EncoderConfig, encoder_mask
-from s2sjax.nn.layers import Embedding, Kernel
+from s2sjax.nn.layers import Kernel
+from s2sjax.nn.source import SOURCE_RULES, embed_source, source_embedding
 from s2sjax.nn.totals import total
 from s2sjax.nn.transformer import Stack, block_rules
 from s2sjax.ops.in_place import read_in_place
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Port, Tokens, Vectors
 
-TRAITS = Traits(splits_time=True, gathers_layers=True, writes_in_place=True)
+TRAITS = Traits(reads=(Tokens, Vectors), splits_time=True, gathers_layers=True, writes_in_place=True)
 
 
 @dataclass(frozen=True)
@@ -44,34 +46,33 @@ class Config(EncoderConfig):
 
 
 def sharding_rules(config: Config) -> Rules:
-    return ((r"table$", ("tensor", None)), (r"projection/kernel$", (None, "tensor")), *block_rules(config))
+    return (*SOURCE_RULES, (r"projection/kernel$", (None, "tensor")), *block_rules(config))
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "Encoder":
+def build(config: Config, reads: Port, writes: Tokens, *, precision: Precision) -> "Encoder":
     """Make the module."""
-    return Encoder(config, source_vocab, target_vocab, precision)
+    return Encoder(config, reads, writes, precision)
 
 
 class Encoder(nn.Module):
     """See `api.Model`."""
 
     config: Config
-    source_vocab: int
-    target_vocab: int
+    reads: Port
+    writes: Tokens
     precision: Precision
 
     def setup(self):
         c = self.config
-        self.source_embedding = Embedding(self.source_vocab, c.width)
+        self.source_embedding = source_embedding(self.reads, c.width, self.precision, use_bias=c.biases)
         self.encoder = Stack(c, c.layers, self.precision, bidirectional=True)
-        self.projection = Kernel((c.width, self.target_vocab), nn.initializers.normal(c.width**-0.5))
+        self.projection = Kernel((c.width, self.writes.size), nn.initializers.normal(c.width**-0.5))
         if c.biases:
-            self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.target_vocab,), jnp.float32)
+            self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.writes.size,), jnp.float32)
 
     def __call__(self, batch: Batch, *, train: bool) -> Output:
         c, positions, filled = self.config, batch["input_positions"], batch["input_segments"] > 0
-        x = self.source_embedding(batch["inputs"], self.precision.activations)
-        x = x * c.width**0.5 if c.scale_embeddings else x
+        x = embed_source(self.source_embedding, batch, self.precision.activations, scaled=c.scale_embeddings)
         x, balance, _ = self.encoder(x, positions, filled, encoder_mask(c, batch), train=train)
         aux = c.balance * balance * total(self, "tokens", jnp.sum(batch["weights"])) if c.experts else None
         return Output(read_in_place(x, batch), self.projection(), self.output_bias if c.biases else None, aux)

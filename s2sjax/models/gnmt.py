@@ -29,6 +29,7 @@ from s2sjax.nn.gathering import gathered
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
 from s2sjax.nn.remat import REMAT
+from s2sjax.nn.source import SOURCE_RULES, embed_source, source_embedding
 from s2sjax.ops.alignment import additive_scores, weighted_sum
 from s2sjax.ops.attention import masked_softmax, segment_mask
 from s2sjax.ops.copying import coverage_loss, mix
@@ -43,9 +44,9 @@ from s2sjax.ops.recurrent import (
     segment_starts,
     zero_state,
 )
-from s2sjax.vocabulary import TIED, check_copying, check_tied
+from s2sjax.ports import TIED, Port, Tokens, Vectors, check_copying, check_tied
 
-TRAITS = Traits(gathers_layers=True)
+TRAITS = Traits(reads=(Tokens, Vectors), gathers_layers=True)
 
 
 @dataclass(frozen=True)
@@ -93,23 +94,22 @@ class Config:
 
 def sharding_rules(config: Config) -> Rules:
     return (
-        (r"table$", ("tensor", None)),
+        *SOURCE_RULES,
         *gate_rules(config.copy),
         (r"kernel$", (None, "tensor")),
         (r"(bias|v|coverage)$", (None,)),
     )
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "GNMT":
+def build(config: Config, reads: Port, writes: Tokens, *, precision: Precision) -> "GNMT":
     """Make the module.
 
     Raises:
-        UserError: if `tied` is "all", or `copy` is set, and the vocabularies differ in size.
+        UserError: if `tied` is "all", or `copy` is set, and the vocabularies differ in size or vectors are read.
     """
-    check_tied(config.tied, source_vocab, target_vocab)
-    if config.copy:
-        check_copying(source_vocab, target_vocab)
-    return GNMT(config, source_vocab, target_vocab, precision)
+    check_tied(config.tied, reads, writes)
+    check_copying(config.copy, reads, writes)
+    return GNMT(config, reads, writes, precision)
 
 
 class Layer(nn.Module):
@@ -263,17 +263,18 @@ class GNMT(nn.Module):
     """See `api.Stepwise`. The memory holds projected keys, values and the mask."""
 
     config: Config
-    source_vocab: int
-    target_vocab: int
+    reads: Port
+    writes: Tokens
     precision: Precision
 
     def setup(self):
         c, D = self.config, self.config.width
-        self.target_embedding = Embedding(self.target_vocab, D)
-        self.source_embedding = self.target_embedding if c.tied == "all" else Embedding(self.source_vocab, D)
+        self.target_embedding = Embedding(self.writes.size, D)
+        tied = self.target_embedding if c.tied == "all" else None
+        self.source_embedding = source_embedding(self.reads, D, self.precision, tied=tied)
         if c.tied == "none":
-            self.projection = Kernel((D, self.target_vocab))
-        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.target_vocab,), jnp.float32)
+            self.projection = Kernel((D, self.writes.size))
+        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.writes.size,), jnp.float32)
         self.encoder_forward = Recurrent(Cell.LSTM, D, self.precision)
         self.encoder_backward = Recurrent(Cell.LSTM, D, self.precision)
         self.encoder_upper = Upper(c, c.encoder_layers - 2, self.precision)
@@ -283,11 +284,13 @@ class GNMT(nn.Module):
             self.copy_gate = CopyGate(self.precision)
         self.drop = Dropout(c.dropout)
 
-    def _embed(self, embedding: Embedding, tokens: Array, *, train: bool) -> Array:
-        return self.drop(embedding(tokens, self.precision.activations) * self.config.width**0.5, train=train)
+    def _embed(self, tokens: Array, *, train: bool) -> Array:
+        x = self.target_embedding(tokens, self.precision.activations)
+        return self.drop(x * self.config.width**0.5, train=train)
 
     def _encode(self, batch: Batch, *, train: bool) -> Array:
-        x, segments = self._embed(self.source_embedding, batch["inputs"], train=train), batch["input_segments"]
+        x = self.drop(embed_source(self.source_embedding, batch, self.precision.activations), train=train)
+        segments = batch["input_segments"]
         starts = segment_starts(segments)
         forward = self.encoder_forward(x, starts)
         backward = self.encoder_backward(x, segment_starts(segments, reverse=True), reverse=True)
@@ -297,7 +300,7 @@ class GNMT(nn.Module):
         source = self.decoder_bottom.source(self._encode(batch, train=train))
         mask = segment_mask(batch["target_segments"], batch["input_segments"])
         starts = segment_starts(batch["target_segments"])
-        words = self._embed(self.target_embedding, batch["decoder_inputs"], train=train)
+        words = self._embed(batch["decoder_inputs"], train=train)
         h, context, attention = self.decoder_bottom(words, source, mask, starts)
         features = self.decoder_upper(h, context, starts, train=train)
         weight = self.config.coverage_weight
@@ -324,7 +327,7 @@ class GNMT(nn.Module):
     def decode_step(self, tokens: Array, cache, memory):
         B, K = tokens.shape
         mask = jnp.broadcast_to(memory["mask"][:, None], (B, K, memory["mask"].shape[1]))
-        words = self._embed(self.target_embedding, tokens, train=False)
+        words = self._embed(tokens, train=False)
         bottom, attention = self.decoder_bottom.step(words, memory["source"], mask, cache["bottom"])
         features, upper = self.decoder_upper.step(bottom.lstm.h, bottom.context, cache["upper"])
         logits = project(features, self._kernel(), self.precision).astype(jnp.float32) + self.output_bias

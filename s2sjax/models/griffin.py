@@ -26,7 +26,7 @@ from s2sjax.ops.attention import segment_mask, window_mask
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.position import rotary_frequencies, rotation
 from s2sjax.ops.prompt import ending, join
-from s2sjax.vocabulary import check_one_vocabulary
+from s2sjax.ports import Tokens, check_prompts
 
 TRAITS = Traits(language_model=True, gathers_layers=True)
 
@@ -97,14 +97,14 @@ def sharding_rules(config: Config) -> Rules:
     return tuple(rules)
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "Griffin":
+def build(config: Config, reads: Tokens | None, writes: Tokens, *, precision: Precision) -> "Griffin":
     """Make the module.
 
     Raises:
         UserError: if the vocabularies differ in size: prompt and answer are one sequence.
     """
-    check_one_vocabulary(source_vocab, target_vocab)
-    return Griffin(config, target_vocab, precision)
+    check_prompts(reads, writes)
+    return Griffin(config, writes.size, precision)
 
 
 class Reading(NamedTuple):

@@ -20,9 +20,9 @@ from s2sjax.ops import hmm
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import finite_log
 from s2sjax.ops.prompt import Joined, join
-from s2sjax.vocabulary import BOS, check_one_vocabulary
+from s2sjax.ports import Tokens, check_prompts
 
-TRAITS = Traits(language_model=True, knows_start=True)
+TRAITS = Traits(language_model=True)
 
 
 @dataclass(frozen=True)
@@ -51,29 +51,25 @@ def sharding_rules(config: Config) -> Rules:
     )
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision, start: int = BOS) -> "HMM":
-    """Make the module.
-
-    Args:
-        start: the token that begins a text, which no state emits.
+def build(config: Config, reads: Tokens | None, writes: Tokens, *, precision: Precision) -> "HMM":
+    """Make the module. No state emits the token that begins a text.
 
     Raises:
         UserError: if source and target do not share a vocabulary.
     """
-    check_one_vocabulary(source_vocab, target_vocab)
+    check_prompts(reads, writes)
     del precision  # probabilities are float32 under every policy
-    return HMM(config, target_vocab, start)
+    return HMM(config, writes)
 
 
 class HMM(nn.Module):
     """See `api.Stepwise`. The memory is the belief that the prompt left, `[B, N]`, the cache a belief `[B, K, N]`."""
 
     config: Config
-    vocab_size: int
-    start: int = BOS
+    writes: Tokens
 
     def setup(self):
-        N, V = self.config.states, self.vocab_size
+        N, V = self.config.states, self.writes.size
         init = nn.initializers.normal(1.0)  # not zeros: states that are all alike would stay alike
         self.initial = self.param("initial", init, (N,), jnp.float32)
         self.transition = self.param("transition", init, (N, N), jnp.float32)
@@ -97,7 +93,7 @@ class HMM(nn.Module):
 
     def _chain(self, joined: Joined, log_emission: Array) -> tuple[Array, Array, Array, Array, Array]:
         """What the algorithms of `ops.hmm` ask for."""
-        observed = (joined.segments > 0) & (joined.tokens != self.start)
+        observed = (joined.segments > 0) & (joined.tokens != self.writes.start)
         log_likelihoods = jnp.take(log_emission.T, joined.tokens, axis=0)
         log_initial, log_transition = self._log_probs(self.initial), self._log_probs(self.transition)
         return log_initial, log_transition, log_likelihoods, observed, joined.starts
@@ -140,5 +136,7 @@ class HMM(nn.Module):
         log_emission = self._log_probs(self.emission)
         log_likelihoods = jnp.take(log_emission.T, tokens, axis=0)
         seen, _ = hmm.observe(cache, log_likelihoods)
-        belief = jnp.where(tokens[..., None] == self.start, cache, seen @ jnp.exp(self._log_probs(self.transition)))
+        belief = jnp.where(
+            tokens[..., None] == self.writes.start, cache, seen @ jnp.exp(self._log_probs(self.transition))
+        )
         return finite_log(belief @ jnp.exp(log_emission)), belief

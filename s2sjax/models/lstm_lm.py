@@ -20,7 +20,7 @@ from s2sjax.nn.recurrent import Recurrent
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.prompt import join
 from s2sjax.ops.recurrent import Cell, State, final_states, segment_starts
-from s2sjax.vocabulary import check_one_vocabulary
+from s2sjax.ports import Tokens, check_prompts
 
 TRAITS = Traits(language_model=True)
 
@@ -78,14 +78,14 @@ def sharding_rules(config: Config) -> Rules:
     )
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "LSTMLM":
+def build(config: Config, reads: Tokens | None, writes: Tokens, *, precision: Precision) -> "LSTMLM":
     """Make the module.
 
     Raises:
         UserError: if source and target do not share a vocabulary.
     """
-    check_one_vocabulary(source_vocab, target_vocab)
-    return LSTMLM(config, target_vocab, precision)
+    check_prompts(reads, writes)
+    return LSTMLM(config, writes.size, precision)
 
 
 class LSTMLM(nn.Module):

@@ -14,13 +14,15 @@ import jax.numpy as jnp
 from s2sjax.api import Batch, Output, Rules, Traits
 from s2sjax.config import check_at_least, check_choices, check_rate, one_of
 from s2sjax.errors import UserError
-from s2sjax.nn.layers import Dropout, Embedding, Kernel
+from s2sjax.nn.layers import Dropout, Kernel
 from s2sjax.nn.recurrent import Recurrent
+from s2sjax.nn.source import SOURCE_RULES, embed_source, source_embedding
 from s2sjax.ops.in_place import read_in_place
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.recurrent import Cell, segment_starts
+from s2sjax.ports import Port, Tokens, Vectors
 
-TRAITS = Traits(writes_in_place=True)
+TRAITS = Traits(reads=(Tokens, Vectors), writes_in_place=True)
 
 
 @dataclass(frozen=True)
@@ -50,37 +52,36 @@ class Config:
 
 
 def sharding_rules(config: Config) -> Rules:
-    return ((r"table$", ("tensor", None)), (r"kernel$", (None, "tensor")), (r"bias$", (None,)))
+    return (*SOURCE_RULES, (r"kernel$", (None, "tensor")), (r"bias$", (None,)))
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "RNNEncoder":
+def build(config: Config, reads: Port, writes: Tokens, *, precision: Precision) -> "RNNEncoder":
     """Make the module."""
-    return RNNEncoder(config, source_vocab, target_vocab, precision)
+    return RNNEncoder(config, reads, writes, precision)
 
 
 class RNNEncoder(nn.Module):
     """See `api.Model`."""
 
     config: Config
-    source_vocab: int
-    target_vocab: int
+    reads: Port
+    writes: Tokens
     precision: Precision
 
     def setup(self):
         c, D = self.config, self.config.width
-        self.source_embedding = Embedding(self.source_vocab, D)
+        self.source_embedding = source_embedding(self.reads, D, self.precision)
         self.forward, self.backward = (
             [Recurrent(Cell(c.cell), D // 2, self.precision) for _ in range(c.layers)] for _ in range(2)
         )
-        self.projection = Kernel((D, self.target_vocab))
-        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.target_vocab,), jnp.float32)
+        self.projection = Kernel((D, self.writes.size))
+        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.writes.size,), jnp.float32)
         self.drop = Dropout(c.dropout)
 
     def __call__(self, batch: Batch, *, train: bool) -> Output:
         c, segments = self.config, batch["input_segments"]
         starts, ends = segment_starts(segments), segment_starts(segments, reverse=True)
-        x = self.source_embedding(batch["inputs"], self.precision.activations)
-        x = self.drop(x * c.width**0.5, train=train)
+        x = self.drop(embed_source(self.source_embedding, batch, self.precision.activations), train=train)
         for i, (forward, backward) in enumerate(zip(self.forward, self.backward, strict=True)):
             read = self.drop(x, train=train) if i else x
             states = forward(read, starts).h, backward(read, ends, reverse=True).h

@@ -24,14 +24,15 @@ from s2sjax.errors import UserError
 from s2sjax.nn.copying import CopyGate, gate_rules
 from s2sjax.nn.layers import Dense, Dropout, Embedding, Kernel
 from s2sjax.nn.recurrent import Recurrent
+from s2sjax.nn.source import SOURCE_RULES, embed_source, source_embedding
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.copying import coverage_loss, mix
 from s2sjax.ops.linear import Precision, project
 from s2sjax.ops.recurrent import Cell, Product, State, final_states, recur, scan_products, segment_starts
 from s2sjax.ops.recurrent_decoder import Attended, Constants, DecoderState, RecurrentDecoder, Source, StepInputs
-from s2sjax.vocabulary import TIED, check_copying, check_tied
+from s2sjax.ports import TIED, Port, Tokens, Vectors, check_copying, check_tied
 
-TRAITS = Traits()
+TRAITS = Traits(reads=(Tokens, Vectors))
 
 
 @dataclass(frozen=True)
@@ -119,40 +120,40 @@ class Config:
 
 def sharding_rules(config: Config) -> Rules:
     return (
-        (r"table$", ("tensor", None)),
+        *SOURCE_RULES,
         *gate_rules(config.copy),
         (r"kernel$", (None, "tensor")),
         (r"(bias\w*|v|coverage)$", (None,)),
     )
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "RNNSeq2Seq":
+def build(config: Config, reads: Port, writes: Tokens, *, precision: Precision) -> "RNNSeq2Seq":
     """Make the module.
 
     Raises:
-        UserError: if `tied` is "all", or `copy` is set, and the vocabularies differ in size.
+        UserError: if `tied` is "all", or `copy` is set, and the vocabularies differ in size or vectors are read.
     """
-    check_tied(config.tied, source_vocab, target_vocab)
-    if config.copy:
-        check_copying(source_vocab, target_vocab)
-    return RNNSeq2Seq(config, source_vocab, target_vocab, precision)
+    check_tied(config.tied, reads, writes)
+    check_copying(config.copy, reads, writes)
+    return RNNSeq2Seq(config, reads, writes, precision)
 
 
 class RNNSeq2Seq(nn.Module):
     """See `api.Stepwise`. The memory holds projected keys, values, mask and the decoder's first states."""
 
     config: Config
-    source_vocab: int
-    target_vocab: int
+    reads: Port
+    writes: Tokens
     precision: Precision
 
     def setup(self):
         c, D, cell = self.config, self.config.width, Cell(self.config.cell)
-        self.target_embedding = Embedding(self.target_vocab, D)
-        self.source_embedding = self.target_embedding if c.tied == "all" else Embedding(self.source_vocab, D)
+        self.target_embedding = Embedding(self.writes.size, D)
+        tied = self.target_embedding if c.tied == "all" else None
+        self.source_embedding = source_embedding(self.reads, D, self.precision, tied=tied)
         if c.tied == "none":
-            self.projection = Kernel((D, self.target_vocab))
-        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.target_vocab,), jnp.float32)
+            self.projection = Kernel((D, self.writes.size))
+        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.writes.size,), jnp.float32)
         self.encoder_forward = Recurrent(cell, D // 2 if c.bidirectional else D, self.precision)
         if c.bidirectional:
             self.encoder_backward = Recurrent(cell, D // 2, self.precision)
@@ -197,8 +198,7 @@ class RNNSeq2Seq(nn.Module):
                 final.append(_join(*(final_states(states, segments, wanted, reverse=r) for states, r in made)))
             return _join(*(states for states, _ in made)).h.astype(x.dtype)
 
-        x = self.source_embedding(batch["inputs"], self.precision.activations)
-        x = self.drop(x * c.width**0.5, train=train)
+        x = self.drop(embed_source(self.source_embedding, batch, self.precision.activations), train=train)
         bottom = [(self.encoder_forward, c.reverse_source)]
         x = read(x, *bottom, *([(self.encoder_backward, True)] if c.bidirectional else []))
         for layer in self.encoder_above:

@@ -23,14 +23,15 @@ from s2sjax.config import check_at_least, one_of
 from s2sjax.nn.copying import CopyGate, gate_rules
 from s2sjax.nn.encoder import EncoderConfig, encoder_mask
 from s2sjax.nn.layers import Embedding, Kernel
+from s2sjax.nn.source import SOURCE_RULES, embed_source, source_embedding
 from s2sjax.nn.totals import total
 from s2sjax.nn.transformer import Source, Stack, StackOutput, block_rules
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.copying import coverage_loss, mix
 from s2sjax.ops.linear import Precision, project
-from s2sjax.vocabulary import TIED, check_copying, check_tied
+from s2sjax.ports import TIED, Port, Tokens, Vectors, check_copying, check_tied
 
-TRAITS = Traits(splits_time=True, gathers_layers=True)
+TRAITS = Traits(reads=(Tokens, Vectors), splits_time=True, gathers_layers=True)
 
 
 @dataclass(frozen=True)
@@ -71,49 +72,51 @@ class Config(EncoderConfig):
 
 def sharding_rules(config: Config) -> Rules:
     projection = ((r"projection/kernel$", (None, "tensor")),) if config.tied == "none" else ()
-    return ((r"table$", ("tensor", None)), *projection, *gate_rules(config.copy), *block_rules(config))
+    return (*SOURCE_RULES, *projection, *gate_rules(config.copy), *block_rules(config))
 
 
-def build(config: Config, source_vocab: int, target_vocab: int, *, precision: Precision) -> "Transformer":
+def build(config: Config, reads: Port, writes: Tokens, *, precision: Precision) -> "Transformer":
     """Make the module.
 
     Raises:
-        UserError: if `tied` is "all", or `copy` is set, and the vocabularies differ in size.
+        UserError: if `tied` is "all", or `copy` is set, and the vocabularies differ in size or vectors are read.
     """
-    check_tied(config.tied, source_vocab, target_vocab)
-    if config.copy:
-        check_copying(source_vocab, target_vocab)
-    return Transformer(config, source_vocab, target_vocab, precision)
+    check_tied(config.tied, reads, writes)
+    check_copying(config.copy, reads, writes)
+    return Transformer(config, reads, writes, precision)
 
 
 class Transformer(nn.Module):
     """See `api.Stepwise`. The memory holds each decoder block's cross-attention keys and values: once a sentence."""
 
     config: Config
-    source_vocab: int
-    target_vocab: int
+    reads: Port
+    writes: Tokens
     precision: Precision
 
     def setup(self):
         c = self.config
-        self.target_embedding = Embedding(self.target_vocab, c.width)
-        self.source_embedding = self.target_embedding if c.tied == "all" else Embedding(self.source_vocab, c.width)
+        self.target_embedding = Embedding(self.writes.size, c.width)
+        tied = self.target_embedding if c.tied == "all" else None
+        self.source_embedding = source_embedding(self.reads, c.width, self.precision, use_bias=c.biases, tied=tied)
         if c.tied == "none":
-            self.projection = Kernel((c.width, self.target_vocab), nn.initializers.normal(c.width**-0.5))
+            self.projection = Kernel((c.width, self.writes.size), nn.initializers.normal(c.width**-0.5))
         self.encoder = Stack(c, c.encoder_layers, self.precision, bidirectional=True)
         self.decoder = Stack(c, c.decoder_layers, self.precision, cross=True, points=c.points)
         if c.copy:
             self.copy_gate = CopyGate(self.precision)
 
-    def _embed(self, embedding: Embedding, tokens: Array) -> Array:
-        x = embedding(tokens, self.precision.activations)
+    def _embed(self, tokens: Array) -> Array:
+        x = self.target_embedding(tokens, self.precision.activations)
         return x * self.config.width**0.5 if self.config.scale_embeddings else x
 
     def _kernel(self) -> Array:
         return self.projection() if self.config.tied == "none" else self.target_embedding.projection_kernel()
 
     def _encode(self, batch: Batch, *, train: bool) -> StackOutput:
-        x, mask = self._embed(self.source_embedding, batch["inputs"]), encoder_mask(self.config, batch)
+        c = self.config
+        x = embed_source(self.source_embedding, batch, self.precision.activations, scaled=c.scale_embeddings)
+        mask = encoder_mask(c, batch)
         return self.encoder(x, batch["input_positions"], batch["input_segments"] > 0, mask, train=train)
 
     def __call__(self, batch: Batch, *, train: bool) -> Output:
@@ -121,7 +124,7 @@ class Transformer(nn.Module):
         segments = batch["target_segments"]
         mask = segment_mask(segments, segments, causal=True)
         seen = Source(source, segment_mask(segments, batch["input_segments"]))
-        words = self._embed(self.target_embedding, batch["decoder_inputs"])
+        words = self._embed(batch["decoder_inputs"])
         x, balance, pointing = self.decoder(words, batch["target_positions"], segments > 0, mask, seen, train=train)
         aux = None
         if self.config.experts:
@@ -147,7 +150,7 @@ class Transformer(nn.Module):
         return self.decoder.init_cache(memory, width=width, max_len=max_len)
 
     def decode_step(self, tokens: Array, cache, memory):
-        words = self._embed(self.target_embedding, tokens)
+        words = self._embed(tokens)
         x, cache, pointing = self.decoder.step(words, cache, memory)
         logits = project(x, self._kernel(), self.precision).astype(jnp.float32)
         if self.config.copy:

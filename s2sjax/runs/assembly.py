@@ -26,9 +26,8 @@ Vocabularies = tuple[Vocabulary, Vocabulary]
 
 def build_model(experiment: Experiment, vocabularies: Vocabularies, precision: str) -> nn.Module:
     """The module of a run."""
-    family, (source, target) = models.family(experiment.model_name), vocabularies
-    more = {"start": target.start} if family.TRAITS.knows_start else {}
-    return family.build(experiment.model, source.size, target.size, precision=Precision(precision), **more)
+    ports = experiment.task.ports(*vocabularies)
+    return models.build(experiment.model_name, experiment.model, ports, precision=Precision(precision))
 
 
 def build_scorer(experiment: Experiment, vocabularies: Vocabularies, precision: str) -> Single:
@@ -64,7 +63,7 @@ def assemble_run(
     config = experiment.train
     model = build_model(experiment, vocabularies, precision or config.precision)
     optimizer = optim.make_optimizer(experiment.optimizer, config.steps)
-    init = initializer(model, optimizer, ema=config.ema_decay > 0)
+    init = initializer(model, experiment.task.ports(*vocabularies), optimizer, ema=config.ema_decay > 0)
     return Parts(model, optimizer, init, abstract_state(init, mesh, experiment.sharding_rules, stored=stored))
 
 

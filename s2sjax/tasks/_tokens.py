@@ -28,7 +28,9 @@ from s2sjax.inference.translator import Translator
 from s2sjax.metrics.measure import measure
 from s2sjax.metrics.text import TextMetrics
 from s2sjax.ops.losses import LossOptions
+from s2sjax.ports import Ports, Tokens
 from s2sjax.task import Apply, Limits, Sums, Trained
+from s2sjax.vocabulary import Vocabulary
 
 
 def check_writes_text(family: str, traits: Traits, others: Sequence[str]) -> None:
@@ -48,6 +50,9 @@ class TokenTask:
     @property
     def rows(self) -> RowFormat:
         return PLAIN_ROWS
+
+    def ports(self, source: Vocabulary, target: Vocabulary) -> Ports:
+        return Ports(Tokens(source.size, source.start), Tokens(target.size, target.start))
 
     def tokenizer(self, config: TokenizerConfig) -> TokenizerConfig:
         return config

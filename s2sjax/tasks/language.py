@@ -24,8 +24,10 @@ from s2sjax.inference.search_size import SearchSize
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.names import LIKELIHOOD_METRICS, PLAIN_TEXT_DEFAULT, TEXT_METRICS
 from s2sjax.plural import counted
+from s2sjax.ports import Ports, Tokens
 from s2sjax.task import Limits, Pairs, Rows, Trained
 from s2sjax.tasks._tokens import TokenTask, check_writes_text, request_format, search
+from s2sjax.vocabulary import Vocabulary, check_one_vocabulary
 
 MOST_OVERLAP = 64
 """Windows of a text that the same token is read in."""
@@ -127,6 +129,11 @@ class Language(TokenTask):
         if self.context > MOST_OVERLAP * (self.stride or self.context):
             return {"stride": f"windows that have more than {MOST_OVERLAP} in common"}
         return {}
+
+    def ports(self, source: Vocabulary, target: Vocabulary) -> Ports:
+        """Raises: UserError: texts and what they go on from are of two vocabularies."""
+        check_one_vocabulary(source.size, target.size)
+        return Ports(None, Tokens(target.size, target.start))
 
     def longest(self, batching: BatchingConfig) -> tuple[int, int]:
         return 0, self.context or batching.max_target_length

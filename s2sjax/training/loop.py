@@ -208,7 +208,7 @@ class Loop:
 
     def _dispatch(self, step: int, state: TrainState, batch: Mapping[str, Array]) -> tuple[TrainState, Metrics]:
         """Set a step going, and compile it first if no batch had this shape before."""
-        shape = batch["inputs"].shape + batch["targets"].shape[1:]
+        shape = batch["input_segments"].shape + batch["target_segments"].shape[1:]
         if shape in self.compiled:
             return self.setup.step(state, batch)
         self._settle()

@@ -106,7 +106,7 @@ def make_step(
         metrics = {
             **sums,
             **norms,
-            "cells": batch["inputs"].size + batch["targets"].size,
+            "cells": batch["input_segments"].size + batch["target_segments"].size,
             "filled": sum(jnp.sum(batch[name] > 0) for name in ("input_segments", "target_segments")),
             "taken": taken,
             "bad_steps": jax.lax.population_count(health.bad_steps),

@@ -36,6 +36,8 @@ from typing import Any
 import contest
 import numpy as np
 
+from s2sjax.ports import Tokens
+
 LAYERS, WIDTH, HIDDEN, HEADS, VOCAB = 6, 512, 2048, 8, 8000
 BEAM, BATCH, STEPS = 4, 32, 24
 LONGEST = 128  # positions
@@ -204,7 +206,7 @@ def our_model(precision: str):
         encoder_layers=LAYERS, decoder_layers=LAYERS, width=WIDTH, hidden=HIDDEN, heads=HEADS, dropout=0.0,
         norm="post", norm_epsilon=1e-5, positions="learned", max_positions=LONGEST + 1, mlp="swish",
     )  # fmt: skip
-    return transformer.build(config, VOCAB, VOCAB, precision=Precision(precision))
+    return transformer.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=Precision(precision))
 
 
 def teacher_forcing(inputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.inference.likelihood import logits
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 
 VOCAB = 19
 SMALL = {"width": 16, "hidden": 24, "heads": 2, "encoder_layers": 2, "decoder_layers": 2}
@@ -154,7 +155,7 @@ class Subject:
         sizes = {k: v for k, v in SMALL.items() if k in fields}
         dropout = {"dropout": 0.0} if "dropout" in fields else {}
         config = module.Config(**{**sizes, **dropout, **dict(self.options), **more})
-        return module.build(config, VOCAB, VOCAB, precision=precision)
+        return module.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=precision)
 
     @cached_property
     def model(self):

@@ -30,6 +30,7 @@ from s2sjax.inference.scorers import Single
 from s2sjax.inference.sentences import source_batch
 from s2sjax.inference.translator import Translator
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from s2sjax.vocabulary import BOS, EOS, PAD, UNK
 from tests.contract.conftest import FIRST, SUBJECTS, VOCAB, bucketed
 from tests.tolerance import allowed
@@ -93,7 +94,9 @@ def every_family_with(others, *, fast: tuple[str, str] | None = None):
 @functools.cache
 def scorer(family: str, vocab: int) -> Single:
     config = SEARCHED[family].model.config
-    model = models.family(SEARCHED[family].family).build(config, vocab, vocab, precision=Precision.FLOAT32)
+    model = models.family(SEARCHED[family].family).build(
+        config, Tokens(vocab), Tokens(vocab), precision=Precision.FLOAT32
+    )
     return Single(model, Precision.FLOAT32)
 
 

@@ -48,6 +48,7 @@ from s2sjax.decode.constraints import UNCONSTRAINED, Asked, Constraints
 from s2sjax.inference.sentences import source_batch
 from s2sjax.models import causal_lm, transformer
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from s2sjax.vocabulary import BOS, EOS, PAD
 
 pytestmark = pytest.mark.slow
@@ -160,7 +161,7 @@ def hugging_face():
 
 @pytest.fixture(scope="module")
 def marian(hugging_face) -> Pair:
-    model = transformer.build(ENCODER_DECODER, VOCAB, VOCAB, precision=Precision.FLOAT32)
+    model = transformer.build(ENCODER_DECODER, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32)
     params = parameters(model, 0)
     give_opinions(params, nats=2.0, positions=2.0, end=(-2.0, 0.6), damped=0.6)
     table, norm = params["target_embedding"]["table"], params["decoder"]["layers_1"]["around_mlp"]["norm"]
@@ -172,7 +173,7 @@ def marian(hugging_face) -> Pair:
 
 @pytest.fixture(scope="module")
 def gpt2(hugging_face) -> Pair:
-    model = causal_lm.build(GPT2, VOCAB, VOCAB, precision=Precision.FLOAT32)
+    model = causal_lm.build(GPT2, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32)
     params = parameters(model, 4)
     give_opinions(params, nats=3.0, positions=1.0, end=(-3.0, 0.3))
     prompts = [np.insert(row, 0, BOS) for row in random_rows(8)]
@@ -292,7 +293,7 @@ def best(found: list[list[Found]]) -> list[tuple[int, ...]]:
 def test_logits_are_equal(family, config, name, sizes, hugging_face):
     import torch
 
-    model = family.build(config, VOCAB, VOCAB, precision=Precision.FLOAT32)
+    model = family.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32)
     params = parameters(model, 6)
     other = getattr(hugging_face, name)(params, **sizes)
     targets = padded([np.append(row, EOS) for row in random_rows(9)])

@@ -23,6 +23,7 @@ from s2sjax.inference.likelihood import loss_sums
 from s2sjax.inspection.subject import describe
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
+from s2sjax.ports import Tokens
 from s2sjax.processes import jax_settings
 from tests.tiny import read_state
 
@@ -53,7 +54,7 @@ def step_text(experiment: Experiment, devices: int) -> str:
 def loss_text(family: str, options: Mapping[str, Any]) -> str:
     """StableHLO of the loss of a batch and its gradient, with dropout. Args: options: of the model's config."""
     module, place = models.family(family), jnp.zeros((8, 8), jnp.int32)
-    model = module.build(module.Config(**options), VOCABULARY, VOCABULARY, precision=Precision.FLOAT32)
+    model = module.build(module.Config(**options), Tokens(VOCABULARY), Tokens(VOCABULARY), precision=Precision.FLOAT32)
     names = ("inputs", "input_segments", "input_positions", "targets", "target_segments", "target_positions")
     batch = dict.fromkeys(names, place) | {"weights": place.astype(jnp.float32)}
     params = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch, train=False)["params"], batch)

@@ -15,6 +15,7 @@ from s2sjax.errors import UserError
 from s2sjax.inference.forced import ForcedOptions, batches, choose_layers, forced_pairs
 from s2sjax.inference.scorers import Ensemble, Single, attention_layers
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from tests.contract.conftest import SMALL, VOCAB
 from tests.tiny import compiling_once
 
@@ -133,7 +134,7 @@ def test_row_t_of_the_attention_predicts_token_t(name):
     family = models.family(name.split()[0])
     sizes = {k: v for k, v in SMALL.items() if k in {f.name for f in dataclasses.fields(family.Config)}}
     config = family.Config(**sizes, dropout=0.0, **FAMILIES[name])
-    scorer = Single(family.build(config, VOCAB, VOCAB, precision=Precision.FLOAT32), Precision.FLOAT32)
+    scorer = Single(family.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32), Precision.FLOAT32)
     split = split_of([(7, 6), (7, 6)])
     split["source"].values[7:] = split["source"].values[:7]
     split["target"].values[6:] = split["target"].values[:6]

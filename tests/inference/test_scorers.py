@@ -21,6 +21,7 @@ from s2sjax.inference.requests import PositionLimit, RequestFormat
 from s2sjax.inference.scorers import Ensemble, Single
 from s2sjax.inference.translator import Translator
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from s2sjax.vocabulary import EOS
 from tests.tiny import compiling_once
 
@@ -54,7 +55,7 @@ def members():
 
     def member(family):
         module = models.family(family)
-        model = module.build(module.Config(**SIZES[family]), vocab, vocab, precision=Precision.FLOAT32)
+        model = module.build(module.Config(**SIZES[family]), Tokens(vocab), Tokens(vocab), precision=Precision.FLOAT32)
         init = lambda key, batch: model.init(key, batch, train=False)["params"]  # noqa: E731
         shapes = jax.eval_shape(init, jax.random.key(0), batch_of([("a", [5, EOS])]))
         return Single(model, Precision.FLOAT32), jax.tree.map(

@@ -26,6 +26,7 @@ from s2sjax.inference.requests import PositionLimit, RequestFormat
 from s2sjax.inference.scorers import Single
 from s2sjax.inference.translator import Translator
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from s2sjax.vocabulary import EOS, own_vocabulary
 from tests.tiny import compiling_once
 from tests.tolerance import allowed
@@ -56,7 +57,7 @@ def compiled_in_a_hurry(tmp_path_factory):
 def model():
     family = models.family("transformer")
     config = family.Config(width=16, hidden=16, heads=2, encoder_layers=1, decoder_layers=1, dropout=0.0)
-    return family.build(config, TOKENIZER.vocab_size, TOKENIZER.vocab_size, precision=Precision.FLOAT32)
+    return family.build(config, Tokens(TOKENIZER.vocab_size), Tokens(TOKENIZER.vocab_size), precision=Precision.FLOAT32)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_the_coverage_penalty_is_that_of_teacher_forcings_attention(model, param
 
 def test_coverage_of_a_model_without_attention_is_refused_before_anything_is_computed():
     family = models.family("hmm")
-    module = family.build(family.Config(states=3), *[TOKENIZER.vocab_size] * 2, precision=Precision.FLOAT32)
+    module = family.build(family.Config(states=3), *[Tokens(TOKENIZER.vocab_size)] * 2, precision=Precision.FLOAT32)
     batch = assemble(PlannedBatch(Shape(1, 4, 4), np.arange(1), np.arange(1)), split(["a"], [[5, EOS]]))
     init = lambda key, batch: module.init(key, batch, train=False)["params"]  # noqa: E731
     shapes = jax.eval_shape(init, jax.random.key(0), batch)
@@ -394,7 +395,9 @@ def test_no_output_is_longer_than_the_positions_a_model_has(model, params):
 def test_a_language_models_prompt_and_answer_fit_into_its_positions_together():
     family = models.family("causal_lm")
     config = family.Config(width=16, hidden=16, heads=2, layers=1, positions="learned", max_positions=10, dropout=0.0)
-    model = family.build(config, TOKENIZER.vocab_size, TOKENIZER.vocab_size, precision=Precision.FLOAT32)
+    model = family.build(
+        config, Tokens(TOKENIZER.vocab_size), Tokens(TOKENIZER.vocab_size), precision=Precision.FLOAT32
+    )
     batch = assemble(PlannedBatch(Shape(1, 4, 4), np.arange(1), np.arange(1)), split(["a"], [[5, EOS]]))
     params = jax.jit(lambda key, batch: model.init(key, batch, train=False))(jax.random.key(0), batch)["params"]
     mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])

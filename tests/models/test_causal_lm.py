@@ -9,6 +9,7 @@ from s2sjax.errors import UserError
 from s2sjax.inference.sentences import source_batch
 from s2sjax.models import causal_lm
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from tests.contract.conftest import VOCAB
 
 PROMPT, ANSWER = [1, 7, 5, 9], [11, 6, 6, 13]
@@ -22,7 +23,9 @@ KINDS = [{}, LLAMA, {"positions": "relative", "relative_buckets": 6, "relative_d
 
 def build(**options):
     sizes = {"width": 16, "hidden": 24, "heads": 2, "layers": 2, "dropout": 0.0}
-    model = causal_lm.build(causal_lm.Config(**{**sizes, **options}), VOCAB, VOCAB, precision=Precision.FLOAT32)
+    model = causal_lm.build(
+        causal_lm.Config(**{**sizes, **options}), Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32
+    )
     params = jax.jit(lambda: model.init(jax.random.key(0), batch(PROMPT, ANSWER), train=False))()["params"]
     noise = lambda p: 1.5 * p + 0.1 * jax.random.normal(jax.random.key(1), p.shape)  # noqa: E731
     return model, jax.tree.map(noise, params)
@@ -100,7 +103,7 @@ def test_a_window_reaches_from_the_answer_into_the_prompt_and_no_further():
 
 def test_two_vocabularies_are_refused():
     with pytest.raises(UserError, match="of 5 and 6 entries; set config.tokenizer.joint=True"):
-        causal_lm.build(causal_lm.Config(), 5, 6, precision=Precision.FLOAT32)
+        causal_lm.build(causal_lm.Config(), Tokens(5), Tokens(6), precision=Precision.FLOAT32)
 
 
 def test_no_layers_are_refused():

@@ -18,6 +18,7 @@ from s2sjax.inference.likelihood import logits, loss_sums
 from s2sjax.ops.copying import coverage_loss
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
+from s2sjax.ports import Tokens
 from s2sjax.sharding import path_name
 from tests import loops
 from tests.contract.conftest import VOCAB, packed
@@ -30,7 +31,9 @@ LAYERS = {"encoder_layers": 2, "decoder_layers": 2}
 
 def build(family, vocab=VOCAB, **options):
     module = models.family(family)
-    return module.build(module.Config(**SMALL | LAYERS | options), vocab, vocab, precision=Precision.FLOAT32)
+    return module.build(
+        module.Config(**SMALL | LAYERS | options), Tokens(vocab), Tokens(vocab), precision=Precision.FLOAT32
+    )
 
 
 @functools.cache
@@ -69,7 +72,7 @@ def test_the_last_block_of_a_transformer_copies_by_the_mean_of_its_heads(scan):
 def test_what_is_copied_needs_a_vocabulary_of_both(family):
     module = models.family(family)
     with pytest.raises(UserError, match=r"19 and 20 entries; set config.tokenizer.joint=True or config.model.copy=F"):
-        module.build(module.Config(copy=True, tied="none"), 19, 20, precision=Precision.FLOAT32)
+        module.build(module.Config(copy=True, tied="none"), Tokens(19), Tokens(20), precision=Precision.FLOAT32)
     config = base_config(model=family)
     config.model.copy, config.model.tied, config.tokenizer.joint = True, "none", False
     with pytest.raises(UserError, match="so there is one vocabulary: set config.tokenizer.joint=True"):

@@ -11,6 +11,7 @@ from s2sjax.models import gnmt
 from s2sjax.models.gnmt import Config
 from s2sjax.nn.remat import REMAT
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from tests import loops
 from tests.contract.conftest import VOCAB, packed
 
@@ -62,7 +63,7 @@ def decoded(config: Config, p, source, decoder_inputs):
 
 def made(**options):
     config = Config(width=D, dropout=0.0, **options)
-    model, batch = gnmt.build(config, VOCAB, VOCAB, precision=Precision.FLOAT32), packed()
+    model, batch = gnmt.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32), packed()
 
     @jax.jit
     def parameters(key, batch):
@@ -102,7 +103,7 @@ def test_what_is_computed_again_gives_the_same_gradients_with_the_same_dropout()
     for remat in REMAT:
         _, _, batch, params = made(encoder_layers=3, decoder_layers=3, remat=remat)
         config = Config(width=D, dropout=0.3, encoder_layers=3, decoder_layers=3, remat=remat)
-        model = gnmt.build(config, VOCAB, VOCAB, precision=Precision.FLOAT32)
+        model = gnmt.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32)
 
         def loss(params, batch, model=model):
             rngs = {"dropout": jax.random.key(1)}
@@ -119,7 +120,7 @@ def test_what_is_computed_again_gives_the_same_gradients_with_the_same_dropout()
 
 def test_the_layers_of_a_stack_begin_different():
     config = Config(width=D, encoder_layers=4, decoder_layers=2)
-    model = gnmt.build(config, VOCAB, VOCAB, precision=Precision.FLOAT32)
+    model = gnmt.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32)
     params = jax.jit(lambda batch: model.init(jax.random.key(0), batch, train=False))(packed())["params"]
     kernel = params["encoder_upper"]["layers"]["lstm"]["input"]["kernel"]
     assert kernel.shape == (2, D, 4 * D) and (kernel[0] != kernel[1]).all()

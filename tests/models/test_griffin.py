@@ -13,6 +13,7 @@ from s2sjax.inference.likelihood import logits
 from s2sjax.models import griffin
 from s2sjax.nn.linear_recurrence import slow_decay
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from s2sjax.vocabulary import BOS
 
 V, P = 17, Precision.FLOAT32
@@ -24,7 +25,7 @@ TEXT = np.random.default_rng(0).integers(4, V, (2, 8))
 
 
 def build(**options):
-    return griffin.build(griffin.Config(**{**TINY, **options}), V, V, precision=P)
+    return griffin.build(griffin.Config(**{**TINY, **options}), Tokens(V), Tokens(V), precision=P)
 
 
 def batch_of(inputs, decoder_inputs):
@@ -171,4 +172,4 @@ def test_a_choice_that_makes_no_sense_is_a_users_error(options, message):
 
 def test_two_vocabularies_are_a_users_error():
     with pytest.raises(UserError, match="config.tokenizer.joint=True"):
-        griffin.build(griffin.Config(), 10, 11, precision=P)
+        griffin.build(griffin.Config(), Tokens(10), Tokens(11), precision=P)

@@ -18,6 +18,7 @@ from s2sjax.learning.optim import OptimizerConfig, make_optimizer
 from s2sjax.models import hmm
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
+from s2sjax.ports import Tokens
 from s2sjax.vocabulary import BOS, EOS
 
 N, V = 3, 9
@@ -27,7 +28,7 @@ ANSWERS = [np.append(RNG.integers(4, V, n), EOS) for n in (5, 3, 1, 4)]
 
 
 def build(**options):
-    return hmm.build(hmm.Config(states=N, **options), V, V, precision=Precision.FLOAT32)
+    return hmm.build(hmm.Config(states=N, **options), Tokens(V), Tokens(V), precision=Precision.FLOAT32)
 
 
 def batch_of(prompts, answers, rows=None):
@@ -210,7 +211,7 @@ def test_tags_are_the_states_of_the_best_path_through_prompt_and_answer():
 
 def test_what_it_cannot_be_built_from_is_a_users_error():
     with pytest.raises(UserError, match="config.tokenizer.joint=True"):
-        hmm.build(hmm.Config(), 10, 11, precision=Precision.FLOAT32)
+        hmm.build(hmm.Config(), Tokens(10), Tokens(11), precision=Precision.FLOAT32)
     with pytest.raises(UserError, match="config.model.states is 0"):
         hmm.Config(states=0)
     with pytest.raises(UserError, match="config.model.learning is 'EM'"):

@@ -11,6 +11,7 @@ from s2sjax.errors import UserError
 from s2sjax.models import lstm_lm
 from s2sjax.models.lstm_lm import Config
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from tests import loops
 from tests.contract.conftest import VOCAB, packed
 
@@ -18,7 +19,9 @@ CONFIG = Config(layers=2, width=8, embedding_width=6)
 
 
 def build(**options):
-    return lstm_lm.build(dataclasses.replace(CONFIG, **options), VOCAB, VOCAB, precision=Precision.FLOAT32)
+    return lstm_lm.build(
+        dataclasses.replace(CONFIG, **options), Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32
+    )
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,7 @@ def test_weight_dropout_drops_the_same_recurrent_weights_at_all_steps_and_rows(p
 
 def test_the_vocabulary_is_one():
     with pytest.raises(UserError, match="set config.tokenizer.joint=True"):
-        lstm_lm.build(CONFIG, VOCAB, VOCAB + 1, precision=Precision.FLOAT32)
+        lstm_lm.build(CONFIG, Tokens(VOCAB), Tokens(VOCAB + 1), precision=Precision.FLOAT32)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from s2sjax.inference.likelihood import logits
 from s2sjax.models import rnn_seq2seq
 from s2sjax.models.rnn_seq2seq import Config
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Tokens
 from tests import loops
 from tests.contract.conftest import VOCAB, packed
 
@@ -103,7 +104,7 @@ def attend(config: Config, p, top, encoded, coverage):
 )
 def test_every_kind_equals_a_loop_over_the_steps_of_each_sentence(options):
     config, batch = Config(width=D, dropout=0.0, **options), packed()
-    model = rnn_seq2seq.build(config, VOCAB, VOCAB, precision=Precision.FLOAT32)
+    model = rnn_seq2seq.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32)
 
     @jax.jit
     def run(key, batch):
@@ -128,7 +129,7 @@ def test_only_what_attends_sows_attention():
     batch = packed()
     for attention, sown in (("none", False), ("dot", True)):
         config = Config(width=D, attention=attention, input_feeding=False)
-        model = rnn_seq2seq.build(config, VOCAB, VOCAB, precision=Precision.FLOAT32)
+        model = rnn_seq2seq.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32)
         _, state = jax.eval_shape(lambda b, model=model: model.init_with_output(
             jax.random.key(0), b, train=False, mutable=["params", "attention"]), batch)  # fmt: skip
         assert ("attention" in state) == sown

@@ -17,6 +17,7 @@ from s2sjax.nn.transformer import Positions
 from s2sjax.ops.attention import segment_mask
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.local_attention import make_band
+from s2sjax.ports import Tokens
 from s2sjax.sharding import path_name
 from tests.contract.conftest import VOCAB, bucketed, packed
 from tests.tolerance import allowed
@@ -139,7 +140,9 @@ T5 = {
 
 
 def build(**options):
-    return transformer.build(transformer.Config(**{**T5, **options}), VOCAB, VOCAB, precision=Precision.FLOAT32)
+    return transformer.build(
+        transformer.Config(**{**T5, **options}), Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32
+    )
 
 
 def shapes(model):

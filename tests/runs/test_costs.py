@@ -28,6 +28,7 @@ from s2sjax.inference.scorers import Single
 from s2sjax.inference.search_size import MARGIN, SearchSize, fitting, footprint
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.position import _buckets
+from s2sjax.ports import Tokens
 from s2sjax.runs import costs, home
 from s2sjax.runs.evaluate import check_search
 from s2sjax.runs.loading import load
@@ -41,7 +42,7 @@ TOO_LONG = {"decode__max_length_offset": 60_000, "decode__beam_size": 200}
 def scored(tmp_path, family, **overrides):
     """A config, its scorer, and the shapes of its parameters."""
     experiment = tiny(tmp_path, family, **overrides)
-    model = models.family(family).build(experiment.model, VOCAB, VOCAB, precision=Precision.FLOAT32)
+    model = models.family(family).build(experiment.model, Tokens(VOCAB), Tokens(VOCAB), precision=Precision.FLOAT32)
     params = jax.eval_shape(lambda: random_state(experiment, 0).best_params)
     return experiment, Single(model, Precision.FLOAT32), params
 

@@ -12,6 +12,7 @@ from s2sjax.errors import UserError
 from s2sjax.learning import optim
 from s2sjax.learning.state import initializer
 from s2sjax.ops.linear import Precision
+from s2sjax.ports import Ports, Tokens
 from s2sjax.runs.depth import check_depth, most_layers
 from s2sjax.runs.loading import load
 from tests.hostile import within
@@ -21,8 +22,9 @@ from tests.tiny import random_state, tiny, tiny_model, write_run
 def arrays(family, **overrides):
     """The config of a tiny model, and the arrays of its state."""
     config = tiny_model(family, **overrides)
-    model = models.family(family).build(config, 10, 10, precision=Precision.FLOAT32)
-    init = initializer(model, optim.make_optimizer(optim.OptimizerConfig(), 9), ema=False)
+    ports = Ports(Tokens(10), Tokens(10))
+    model = models.build(family, config, ports, precision=Precision.FLOAT32)
+    init = initializer(model, ports, optim.make_optimizer(optim.OptimizerConfig(), 9), ema=False)
     return config, flatten(jax.eval_shape(init, jax.random.key(0)))
 
 

@@ -267,9 +267,10 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
     experiment = tiny(data, batching__max_source_length=12, batching__max_target_length=12, batching__tokens=48)
     prepared = prepare(experiment.data, experiment.tokenizer)
     split = prepared.splits["validation"]
-    vocab = prepared.tokenizers.source.vocab_size
-    model = models.family("transformer").build(experiment.model, vocab, vocab, precision=Precision.FLOAT32)
-    params = initializer(model, optim.make_optimizer(experiment.optimizer, 1), ema=False)(jax.random.key(1)).params
+    ports = experiment.task.ports(*prepared.tokenizers.vocabularies)
+    model = models.build("transformer", experiment.model, ports, precision=Precision.FLOAT32)
+    optimizer = optim.make_optimizer(experiment.optimizer, 1)
+    params = initializer(model, ports, optimizer, ema=False)(jax.random.key(1)).params
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
     value = Evaluator(Single(model, Precision.FLOAT32), experiment, split, mesh)(
         jax.device_put(params, sharding.replicated(mesh))
