@@ -1,4 +1,4 @@
-"""From a planned batch and token rows to the arrays of a batch (`api` names them)."""
+"""From a planned batch and rows of tokens or vectors to the arrays of a batch (`api` names them)."""
 
 import numpy as np
 
@@ -17,6 +17,8 @@ def assemble(
 ) -> dict[str, np.ndarray]:
     """The arrays of one batch. Rows without an example are all padding: segment 0, weight 0.
 
+    Inputs are of the type and width that the column `source` has; what stands in their padding is 0.
+
     Args:
         only: numbers of the rows to make, ascending.
         segmentation: cuts the examples anew; None: as they stand in the split.
@@ -31,13 +33,13 @@ def assemble(
     inputs = _fill(split["source"], examples, rows, segments, (rows_here, planned.shape.source))
     targets = _fill(split["target"], examples, rows, segments, (rows_here, planned.shape.target))
     return {
-        "inputs": inputs["tokens"],
+        "inputs": inputs["values"],
         "input_segments": inputs["segments"],
         "input_positions": inputs["positions"],
-        "targets": targets["tokens"],
+        "targets": targets["values"],
         "target_segments": targets["segments"],
         "target_positions": targets["positions"],
-        "decoder_inputs": shift_right(targets["tokens"], targets["positions"], targets["segments"], split.start),
+        "decoder_inputs": shift_right(targets["values"], targets["positions"], targets["segments"], split.start),
         "weights": _weights(targets, split, examples),
     }
 
@@ -72,9 +74,11 @@ def _fill(column: Column, examples, rows, segments, shape: tuple[int, int]) -> d
     columns = before - before[np.searchsorted(rows, rows)] if len(rows) else before
     within = _positions(lengths)
     cells = np.repeat(rows * shape[1] + columns, lengths) + within
-    out = {"tokens": np.full(shape, FILL, np.int32)}
+    width = column.values.shape[1:]
+    out = {"values": np.full((*shape, *width), FILL, column.values.dtype)}
     out |= {name: np.zeros(shape, np.int32) for name in ("segments", "positions")}
-    out["tokens"].flat[cells] = column.values[np.repeat(column.offsets[examples], lengths) + within]
+    places = np.repeat(column.offsets[examples], lengths) + within
+    out["values"].reshape(-1, *width)[cells] = column.values[places]
     out["segments"].flat[cells] = np.repeat(segments, lengths)
     out["positions"].flat[cells] = within
     return out

@@ -25,16 +25,15 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from s2sjax.data import tokenizer as tokenizers_lib
 from s2sjax.data.cache import cache_directory, cache_errors, write
+from s2sjax.data.column_files import is_whole, join_shards, load_column, write_shard
 from s2sjax.data.columns import Column, Examples
 from s2sjax.data.config import DataConfig
 from s2sjax.data.counts import Side, count
@@ -151,7 +150,7 @@ def tokenize(
                 # Without locks, another process may have completed the split and removed the shards that this one used.
                 if not os.path.exists(complete):
                     raise
-    columns = {side: _load_side(directory, side) for side in (_SIDES if data.source else _SIDES[1:])}
+    columns = {side: load_column(directory, side) for side in (_SIDES if data.source else _SIDES[1:])}
     sides = {}
     if data.source:
         sides["source"] = Side(
@@ -172,16 +171,6 @@ def fingerprint(source: Source, tokenizers: TokenizerPair, rows: RowFormat = PLA
     return _digest(source.fingerprint(), *models, *ways)
 
 
-def _load_side(directory: Path, side: str) -> Column:
-    # As plain arrays: slicing an np.memmap makes a new np.memmap each time, which is several times slower.
-    with cache_errors(directory):
-        tokens, offsets = (
-            np.asarray(np.load(directory / f"{side}_{name}.npy", mmap_mode="r", allow_pickle=False))
-            for name in ("tokens", "offsets")
-        )
-    return Column(tokens, offsets)
-
-
 def _report(progress: Progress | None, split: str, done: int, total: int) -> None:
     if progress:
         progress(f"tokenising {split}", done, total)
@@ -196,15 +185,13 @@ class _Encoder:
     conditional: bool
     """Whether there are sources."""
 
-    def __call__(self, examples: Sequence[Record]) -> tuple[Column, Column]:
-        """Sources and targets."""
+    def __call__(self, examples: Sequence[Record]) -> dict[str, Column]:
         targets = self._encode(self.tokenizers.target, [example["target"] for example in examples])
-        target = Column.from_rows([self.rows.turned(row) for row in targets])
-        if not self.conditional:
-            return Column.of_nothing(len(examples)), target
-        return Column.from_rows(
-            self._encode(self.tokenizers.source, [example["source"] for example in examples])
-        ), target
+        target, source = Column.from_rows([self.rows.turned(row) for row in targets]), Column.of_nothing(len(examples))
+        if self.conditional:
+            texts = [example["source"] for example in examples]
+            source = Column.from_rows(self._encode(self.tokenizers.source, texts))
+        return {"source": source, "target": target}
 
     def _encode(self, tokenizer: Tokenizer, texts: list[str]) -> list[np.ndarray]:
         end, rows = self.rows.end(tokenizer), tokenizer.encode(texts)
@@ -220,59 +207,15 @@ def _build(source: Source, encoder: _Encoder, directory: Path, report: Callable[
     paths = [shards / f"{number}.npz" for number in range(len(starts))]
     for start, path in zip(starts, paths, strict=True):
         stop = min(start + SHARD_SIZE, len(source))
-        if not _readable(path):
-            _write_shard(path, *encoder([source[i] for i in range(start, stop)]))
+        if not is_whole(path):
+            write_shard(path, encoder([source[i] for i in range(start, stop)]))
         report(stop, len(source))
     for side in _SIDES:
-        _write_array(directory / f"{side}_tokens.npy", paths, f"{side}_tokens", np.int32)
-        lengths = [_read_shard(path, f"{side}_lengths") for path in paths]
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        write(directory / f"{side}_offsets.npy", functools.partial(np.save, arr=offsets))
+        join_shards(directory, paths, side)
     record = json.dumps({"examples": len(source)}).encode()
     write(directory / "complete.json", lambda file: file.write(record))
     for leftover in directory.glob("shards-*"):
         shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _write_shard(path: Path, source: Column, target: Column) -> None:
-    def content(file: IO[bytes]) -> None:
-        np.savez(
-            file,
-            source_tokens=source.values,
-            source_lengths=source.lengths,
-            target_tokens=target.values,
-            target_lengths=target.lengths,
-        )
-
-    write(path, content)
-
-
-def _readable(path: Path) -> bool:
-    """Whether a shard is there and whole; one that a disk spoiled is made again."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (FileNotFoundError, EOFError, zipfile.BadZipFile):
-        return False
-
-
-def _read_shard(path: Path, name: str) -> np.ndarray:
-    with cache_errors(path.parent), np.load(path, allow_pickle=False) as shard:
-        return shard[name]
-
-
-def _write_array(path: Path, shards: Sequence[Path], name: str, dtype: type) -> None:
-    """One .npy file from an array of every shard, without holding all of them in memory."""
-    total = sum(len(_read_shard(shard, name)) for shard in shards)
-
-    def content(file: IO[bytes]) -> None:
-        np.lib.format.write_array_header_1_0(
-            file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (total,)}
-        )
-        for shard in shards:
-            file.write(_read_shard(shard, name).tobytes())
-
-    write(path, content)
 
 
 def _save_tokenizers(pair: TokenizerPair, directory: Path) -> None:

@@ -15,9 +15,13 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.inference.likelihood import logits
 from s2sjax.ops.linear import Precision
-from s2sjax.ports import Tokens
+from s2sjax.ports import Port, Tokens, Vectors
 
 VOCAB = 19
+TOKENS = Tokens(VOCAB)
+WIDTH = 5
+VECTORS = np.random.default_rng(1).standard_normal((VOCAB, WIDTH)).astype(np.float32)
+"""What stands for each token where vectors are read."""
 SMALL = {"width": 16, "hidden": 24, "heads": 2, "encoder_layers": 2, "decoder_layers": 2}
 """Sizes for whichever of these fields a family's Config has."""
 
@@ -136,6 +140,29 @@ SLOW_VARIANTS = {
 }
 """More of them, of which all tests are slow ones."""
 
+VECTOR_VARIANTS = {
+    "transformer": [
+        {"tied": "decoder", "norm": "post", "positions": "learned", "scale_embeddings": False},
+        {
+            "tied": "none",
+            "positions": "relative",
+            "biases": False,
+            "encoder_window": 1,
+            "encoder_global_tokens": 1,
+            "scan": True,
+            "remat": "full",
+        },
+    ],
+    "encoder": [{"layers": 2, "positions": "rotary", "experts": 3, "scan": True}],
+    "rnn_encoder": [{"layers": 2}],
+    "rnn_seq2seq": [
+        {"attention": "additive", "coverage_weight": 0.5},
+        {"attention": "none", "input_feeding": False, "cell": "gru"},
+    ],
+    "gnmt": [{"tied": "none"}],
+}
+"""Those whose source is vectors; of these, too, all tests are slow ones."""
+
 WITHOUT_PRECISION = {"hmm": "its probabilities are float32 under every policy"}
 WITHOUT_EMBEDDINGS = {"hmm": "a token enters by distributions over words, whose gradient reaches all other words"}
 """Families of which something cannot be asked, and why."""
@@ -148,6 +175,7 @@ class Subject:
     name: str
     family: str
     options: tuple
+    reads: Port = TOKENS
 
     def build(self, precision=Precision.FLOAT32, **more):
         module = models.family(self.family)
@@ -155,7 +183,7 @@ class Subject:
         sizes = {k: v for k, v in SMALL.items() if k in fields}
         dropout = {"dropout": 0.0} if "dropout" in fields else {}
         config = module.Config(**{**sizes, **dropout, **dict(self.options), **more})
-        return module.build(config, Tokens(VOCAB), Tokens(VOCAB), precision=precision)
+        return module.build(config, self.reads, TOKENS, precision=precision)
 
     @cached_property
     def model(self):
@@ -169,11 +197,22 @@ class Subject:
             params = self.model.init(jax.random.key(0), batch, train=False)["params"]
             return jax.tree.map(lambda p: p * 1.5 + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
 
-        return drawn(bucketed())
+        return drawn(self.given(bucketed()))
 
     def logits(self, batch, model=None, params=None):
-        """All logits [B, T, V], as numpy."""
-        return np.asarray(_logits(model or self.model, params if params is not None else self.params, batch))
+        """All logits [B, T, V] of a batch of tokens, as numpy."""
+        given = self.given(batch)
+        return np.asarray(_logits(model or self.model, params if params is not None else self.params, given))
+
+    def given(self, batch):
+        """A batch of tokens as the subject reads it: in place of tokens their vectors, and NaN in padding."""
+        return batch if isinstance(self.reads, Tokens) else {**batch, "inputs": vectors_of(batch)}
+
+
+def vectors_of(batch, vectors=VECTORS, padding=np.nan):
+    """Float32 [B, S, W]: the vector of each token of the inputs, and what stands in padding."""
+    filled = np.asarray(batch["input_segments"])[..., None] > 0
+    return np.where(filled, vectors[np.asarray(batch["inputs"])], np.float32(padding))
 
 
 @lru_cache
@@ -185,15 +224,21 @@ def _logits(model, params, batch):
     return _jitted(model)(params, batch)
 
 
-def subjects(family: str, variants: list[dict[str, Any]]) -> list[Subject]:
+def subjects(family: str, variants: list[dict[str, Any]], reads: Port = TOKENS) -> list[Subject]:
+    kind = "" if isinstance(reads, Tokens) else "vectors-"
     return [
-        Subject(f"{family}-{'-'.join(map(str, options.values())) or 'default'}", family, tuple(options.items()))
+        Subject(
+            f"{family}-{kind}{'-'.join(map(str, options.values())) or 'default'}", family, tuple(options.items()), reads
+        )
         for options in variants
     ]
 
 
 SUBJECTS = [subject for family in models.families() for subject in subjects(family, VARIANTS.get(family, [{}]))]
 SLOW_SUBJECTS = [subject for family, variants in SLOW_VARIANTS.items() for subject in subjects(family, variants)]
+VECTOR_SUBJECTS = [
+    subject for family, variants in VECTOR_VARIANTS.items() for subject in subjects(family, variants, Vectors(WIDTH))
+]
 FIRST = {family: next(s for s in SUBJECTS if s.family == family) for family in models.families()}
 
 
@@ -201,7 +246,7 @@ def subject_params(*, writes_in_place: bool | None = None) -> list[Any]:
     """All of them, further ones marked slow; or only those that write in place, or that do not."""
     return [
         pytest.param(subject, id=subject.name, marks=marks)
-        for subjects, marks in ((SUBJECTS, ()), (SLOW_SUBJECTS, pytest.mark.slow))
+        for subjects, marks in ((SUBJECTS, ()), ([*SLOW_SUBJECTS, *VECTOR_SUBJECTS], pytest.mark.slow))
         for subject in subjects
         if writes_in_place in (None, models.family(subject.family).TRAITS.writes_in_place)
     ]

@@ -23,11 +23,14 @@ from s2sjax.nn.gathering import layers_gathered
 from s2sjax.nn.transformer import MOST_ANCHORED
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
+from s2sjax.ports import Vectors
 from s2sjax.vocabulary import PAD
 from tests.contract.conftest import (
     FIRST,
     SPLIT,
     TASKS,
+    VECTOR_SUBJECTS,
+    VECTORS,
     VOCAB,
     WITHOUT_EMBEDDINGS,
     WITHOUT_PRECISION,
@@ -35,6 +38,7 @@ from tests.contract.conftest import (
     bucketed,
     packed,
     subject_params,
+    vectors_of,
 )
 from tests.tolerance import allowed, assert_close
 
@@ -43,6 +47,7 @@ pytestmark = pytest.mark.grid(4)
 thorough = pytest.mark.thorough
 """Of a family's variants only the first is put to this test among the fast ones; see `conftest.py`."""
 
+FIRST_OF_VECTORS = {subject.family: subject for subject in reversed(VECTOR_SUBJECTS)}.values()
 FLOAT32, BFLOAT16 = Precision.FLOAT32, Precision.BFLOAT16
 by_turns = pytest.mark.fast_grid(2)
 """Half of the families are put to this test among the fast ones, the others in the next turn; see `tests/sampling.py`.
@@ -97,11 +102,11 @@ def stepped(subject, batch, *, width=1, precision=FLOAT32):
     model = model_in(precision, subject)
 
     @jax.jit
-    def run(params, inputs, tokens):
+    def run(params, source, tokens):
         def method(name, *args, **kwargs):
             return model.apply({"params": params}, *args, method=name, **kwargs)
 
-        memory = method("encode", source_batch(inputs, (inputs != PAD).sum(axis=1)))
+        memory = method("encode", source)
         cache = method("init_cache", memory, width=width, max_len=tokens.shape[1])
 
         def step(cache, tokens):
@@ -110,7 +115,13 @@ def stepped(subject, batch, *, width=1, precision=FLOAT32):
 
         return jax.lax.scan(step, cache, tokens.T)[1].swapaxes(0, 1)
 
-    return np.asarray(run(gentle(subject, precision), batch["inputs"], batch["decoder_inputs"]))
+    return np.asarray(run(gentle(subject, precision), source_of(subject, batch), batch["decoder_inputs"]))
+
+
+def source_of(subject, batch):
+    """What `encode` reads of a batch of tokens, one sentence a row."""
+    inputs = batch["inputs"]
+    return subject.given(source_batch(inputs, (inputs != PAD).sum(axis=1)))
 
 
 @thorough
@@ -177,7 +188,7 @@ def test_the_gradient_of_a_position_with_respect_to_later_embeddings_is_exactly_
     def feature(params, batch):
         return jnp.sum(subject.model.apply({"params": params}, batch, train=False).features[:, 2] ** 2)
 
-    gradient = jax.jit(jax.grad(feature))(subject.params, batch)
+    gradient = jax.jit(jax.grad(feature))(subject.params, subject.given(batch))
     leaves = {sharding.path_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(gradient)}
     tables = [leaf for name, leaf in leaves.items() if re.search(r"(^|/)(target_)?embedding/table$", name)]
     assert len(tables) == 1, f"which parameter embeds what the decoder reads? {sorted(leaves)}"
@@ -199,7 +210,15 @@ def test_a_label_depends_on_all_of_its_own_text_on_nothing_of_others_and_on_no_t
     def label(params, batch):
         return jnp.sum(subject.model.apply({"params": params}, batch, train=False).features[0, 0] ** 2)
 
-    gradient = jax.jit(jax.grad(label))(subject.params, batch)["source_embedding"]["table"]
+    def label_of(vectors):
+        filled = batch["input_segments"][..., None] > 0
+        inputs = jnp.where(filled, vectors[batch["inputs"]], jnp.nan)
+        return label(subject.params, batch | {"inputs": inputs})
+
+    if isinstance(subject.reads, Vectors):
+        gradient = np.asarray(jax.jit(jax.grad(label_of))(VECTORS))
+    else:
+        gradient = np.asarray(jax.jit(jax.grad(label))(subject.params, batch)["source_embedding"]["table"])
     assert np.abs(gradient[own]).sum(axis=1).all()
     np.testing.assert_array_equal(gradient[others], 0)
     without = {name: np.zeros_like(batch[name]) for name in ("targets", "decoder_inputs")}
@@ -254,11 +273,11 @@ def check_pasts(subject, width):
         last, pasts = pasts, np.take_along_axis(pasts, order[..., None], axis=1)
 
     @jax.jit
-    def run(params, inputs, chosen, parents):
+    def run(params, source, chosen, parents):
         def method(name, *args, **kwargs):
             return subject.model.apply({"params": params}, *args, method=name, **kwargs)
 
-        memory = method("encode", source_batch(inputs, (inputs != PAD).sum(axis=1)))
+        memory = method("encode", source)
         cache = method("init_cache", memory, width=width, max_len=steps)
 
         def step(cache, now):
@@ -268,7 +287,7 @@ def check_pasts(subject, width):
 
         return jax.lax.scan(step, cache, (chosen, parents))[1][-1]
 
-    given = batch["inputs"], jnp.asarray(chosen), jnp.asarray(parents)
+    given = source_of(subject, batch), jnp.asarray(chosen), jnp.asarray(parents)
     found = np.asarray(run(subject.params, *given))
     alone = {"inputs": np.repeat(batch["inputs"], width, axis=0), "decoder_inputs": last.reshape(B * width, steps)}
     expected = stepped(subject, alone)[:, -1, 0].reshape(found.shape)
@@ -282,10 +301,27 @@ def check_pasts(subject, width):
 @both_precisions
 def test_jit_equals_eager(subject, precision):
     batch, model = bucketed(), model_in(precision, subject)
-    output = model.apply({"params": gentle(subject, precision)}, jax.tree.map(jnp.asarray, batch), train=False)
+    given = jax.tree.map(jnp.asarray, subject.given(batch))
+    output = model.apply({"params": gentle(subject, precision)}, given, train=False)
     expected, tolerance = forced_logits(subject, precision)
     real = batch["weights"] > 0
     assert_near(np.asarray(logits(output, FLOAT32))[real], expected[real], tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("subject", VECTOR_SUBJECTS, ids=lambda subject: subject.name)
+def test_what_stands_in_padding_reaches_no_loss_and_no_gradient(subject):
+    batch = bucketed()
+    loss = functools.partial(summed_loss, subject.model, FLOAT32, shards=1)
+    differentiated = jax.jit(jax.value_and_grad(loss))
+    found = [
+        differentiated(subject.params, batch | {"inputs": vectors_of(batch, padding=padding)})
+        for padding in (0, np.nan, np.inf, -3e38)
+    ]
+    assert np.isfinite(found[0][0])
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(found[0][1]["source_embedding"]))
+    for other in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, found[0], other)
 
 
 def dropping(subject, precision):
@@ -304,7 +340,8 @@ def on_one_device(subject, precision):
     """Loss and gradients, and how far others may be from them."""
     loss = functools.partial(summed_loss, dropping(subject, precision), precision, shards=1)
     differentiated, params = jax.jit(jax.value_and_grad(loss)), gentle(subject, precision)
-    return differentiated(params, bucketed()), allowed(lambda p: differentiated(p, bucketed()), params, precision)
+    batch = subject.given(bucketed())
+    return differentiated(params, batch), allowed(lambda p: differentiated(p, batch), params, precision)
 
 
 @pytest.mark.thorough(families=("rnn_seq2seq",))
@@ -347,7 +384,7 @@ def test_eight_devices_equal_one(subject, axes, precision):
         return value, jax.lax.with_sharding_constraint(grads, places)
 
     expected, tolerances = on_one_device(subject, precision)
-    batch = sharding.to_devices(bucketed(), sharding.batch_sharding(mesh))
+    batch = sharding.to_devices(subject.given(bucketed()), sharding.batch_sharding(mesh))
     found = value(jax.device_put(params, places), batch)
     names = ("layers", "layers_0")  # stacked, or the first of those that are not, whose places are all layers'
     of_layers = {path[: path.index(name) + 1] for path in paths(params) for name in names if name in path}
@@ -378,16 +415,17 @@ def test_dropout_acts_in_training_only_and_by_its_key(subject):
     def plain(params, batch):
         return model.apply({"params": params}, batch, train=False).features
 
-    a, b, c = (np.asarray(features(subject.params, bucketed(), jax.random.key(k))) for k in (0, 0, 1))
+    batch = subject.given(bucketed())
+    a, b, c = (np.asarray(features(subject.params, batch, jax.random.key(k))) for k in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert np.abs(a - c).max() > 1e-2
-    assert np.abs(a - plain(subject.params, bucketed())).max() > 1e-2
+    assert np.abs(a - plain(subject.params, batch)).max() > 1e-2
 
 
 @thorough
 def test_attention_rows_are_distributions_over_the_sentences_own_source(subject):
     batch = packed()
-    weights = jax.jit(lambda p, b: cross_attention(subject.model, p, b))(subject.params, batch)
+    weights = jax.jit(lambda p, b: cross_attention(subject.model, p, b))(subject.params, subject.given(batch))
     if weights is None:
         pytest.skip("no attention over a source")
     weights = np.asarray(weights)
@@ -402,15 +440,15 @@ def test_attention_rows_are_distributions_over_the_sentences_own_source(subject)
 @by_turns
 def test_attention_of_steps_is_that_of_teacher_forcing(subject):
     batch = bucketed()
-    teach = jax.jit(lambda p, b: cross_attention(subject.model, p, b))
-    forced = teach(subject.params, batch)
+    teach, given = jax.jit(lambda p, b: cross_attention(subject.model, p, b)), subject.given(batch)
+    forced = teach(subject.params, given)
 
     @jax.jit
-    def run(params, inputs, tokens):
+    def run(params, source, tokens):
         def method(name, *args, **kwargs):
             return subject.model.apply({"params": params}, *args, method=name, **kwargs)
 
-        memory = method("encode", source_batch(inputs, (inputs != PAD).sum(axis=1)))
+        memory = method("encode", source)
         cache = method("init_cache", memory, width=2, max_len=tokens.shape[1])
 
         def step(cache, tokens):
@@ -423,21 +461,22 @@ def test_attention_of_steps_is_that_of_teacher_forcing(subject):
 
     if forced is None:
         pytest.skip("no attention over a source")
-    weights = np.asarray(run(subject.params, batch["inputs"], batch["decoder_inputs"]))  # [T, B, K, S]
-    real, tolerance = batch["target_segments"] > 0, allowed(lambda params: teach(params, batch), subject.params)
+    weights = np.asarray(run(subject.params, source_of(subject, batch), batch["decoder_inputs"]))  # [T, B, K, S]
+    real, tolerance = batch["target_segments"] > 0, allowed(lambda params: teach(params, given), subject.params)
     for hypothesis in np.moveaxis(weights, (2, 0), (0, 2)):
         assert_near(hypothesis[real], np.asarray(forced)[real], tolerance)
 
 
 @pytest.mark.thorough(families=("hmm",))
-@pytest.mark.parametrize("subject", FIRST.values(), ids=lambda subject: subject.name)
+@pytest.mark.parametrize("subject", [*FIRST.values(), *FIRST_OF_VECTORS], ids=lambda subject: subject.name)
 def test_a_simple_task_is_learned_in_seconds(subject):
-    """By one variant of each family."""
+    """By one variant of each family, and of each that reads vectors."""
     rng, task = np.random.default_rng(0), TASKS.get(subject.family, Task())
 
     def batch_of(n):
         sides = (Column.from_rows(side) for side in zip(*(task.example(rng) for _ in range(n)), strict=True))
-        return assemble(PlannedBatch(Shape(n, 6, 6), np.arange(n), np.arange(n)), Examples.of_pairs(*sides))
+        planned = PlannedBatch(Shape(n, 6, 6), np.arange(n), np.arange(n))
+        return subject.given(assemble(planned, Examples.of_pairs(*sides)))
 
     fields = {f.name for f in dataclasses.fields(subject.model.config)}
     sizes = {name: size for name, size in (("width", 48), ("hidden", 96)) if name in fields}

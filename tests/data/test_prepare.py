@@ -248,7 +248,7 @@ def test_processes_that_prepare_the_same_thing_at_once_do_not_disturb_each_other
 @pytest.mark.usefixtures("small_shards")
 def test_of_two_that_prepare_at_once_one_works_and_the_other_waits(data, monkeypatch):
     trained, written = [], []
-    train, write = preparation.tokenizers_lib.train_tokenizers, preparation._write_shard
+    train, write = preparation.tokenizers_lib.train_tokenizers, preparation.write_shard
 
     def train_slowly(config, pairs, **how):
         trained.append(config)
@@ -261,7 +261,7 @@ def test_of_two_that_prepare_at_once_one_works_and_the_other_waits(data, monkeyp
         write(path, *args, **options)
 
     monkeypatch.setattr(preparation.tokenizers_lib, "train_tokenizers", train_slowly)
-    monkeypatch.setattr(preparation, "_write_shard", write_slowly)
+    monkeypatch.setattr(preparation, "write_shard", write_slowly)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda _: prepare(data, CONFIG, ("train",)), range(2))
     assert_equal(one.splits["train"], other.splits["train"])

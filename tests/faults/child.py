@@ -102,7 +102,7 @@ class Faults:
         from s2sjax.runs import evaluate
         from s2sjax.training import setup
 
-        self._before(prepare, "_write_array", lambda *_: self.reach("preparing"))
+        self._before(prepare, "join_shards", lambda *_: self.reach("preparing"))
         self._before(evaluate, "Validator.__call__", lambda _, step, *__: self.reach("validating", step))
         self._before(checkpointer, "Checkpointer._finish", lambda _, saving, *__: self.reach("writing", saving.step))
         self._before(manifest, "seal", lambda _, body: self.reach("sealing", body["step"]))
