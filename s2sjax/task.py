@@ -111,7 +111,8 @@ class Task(Protocol):
     """What evaluation reports where `evaluate.metrics` is empty."""
 
     defaults: ClassVar[Mapping[str, Any]]
-    """Config keys for which `base_config` has other values than those that their sections have."""
+    """Config keys for which `base_config` has other values than those that their sections have; of the model's, those
+    that the family has."""
 
     # ---- Config ----
 

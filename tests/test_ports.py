@@ -1,14 +1,15 @@
 """What stands at one position: which families accept what, what is refused and how, and how vectors enter a model."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2sjax import models, sharding
+from s2sjax import models, sharding, tasks
 from s2sjax.api import batch_shapes
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment, base_config, resolve
@@ -83,6 +84,7 @@ class Frames(Text):
     """A task whose sources are frames."""
 
     name: ClassVar[str] = "frames"
+    defaults: ClassVar[Mapping[str, Any]] = {"model.tied": "decoder"}
 
     def ports(self, source, target):
         return Ports(VECTORS, Tokens(target.size, target.start))
@@ -105,6 +107,14 @@ def test_a_config_is_refused_before_data_is_read_if_no_vocabulary_would_mend_it(
     )
     with pytest.raises(UserError, match=expected):
         with_frames("causal_lm")
+
+
+def test_a_task_has_defaults_for_the_keys_that_a_family_has(monkeypatch):
+    monkeypatch.setattr(tasks, "named", lambda name: Frames)
+    for family in sorted(READERS_OF_VECTORS & set(models.text_writers())):
+        config = base_config(family, "frames")
+        assert isinstance(resolve(config).task, Frames)
+        assert config.model.get("tied", "decoder") == "decoder"
 
 
 @pytest.mark.parametrize("batch", [bucketed(), packed()], ids=["bucketed", "packed"])
