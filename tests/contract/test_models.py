@@ -210,12 +210,12 @@ def test_a_label_depends_on_all_of_its_own_text_on_nothing_of_others_and_on_no_t
     def label(params, batch):
         return jnp.sum(subject.model.apply({"params": params}, batch, train=False).features[0, 0] ** 2)
 
-    def label_of(vectors, batch):
+    def label_of(vectors, params, batch):
         inputs = jnp.where(batch["input_segments"][..., None] > 0, vectors[batch["inputs"]], jnp.nan)
-        return label(subject.params, batch | {"inputs": inputs})
+        return label(params, batch | {"inputs": inputs})
 
     if isinstance(subject.reads, Vectors):
-        gradient = np.asarray(jax.jit(jax.grad(label_of))(VECTORS, batch))
+        gradient = np.asarray(jax.jit(jax.grad(label_of))(VECTORS, subject.params, batch))
     else:
         gradient = np.asarray(jax.jit(jax.grad(label))(subject.params, batch)["source_embedding"]["table"])
     assert np.abs(gradient[own]).sum(axis=1).all()
