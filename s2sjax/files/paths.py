@@ -6,6 +6,7 @@ import logging
 import os
 import pwd
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
@@ -117,7 +118,25 @@ def _temporary_cache() -> Path:
 
 
 def configure_matplotlib() -> None:
-    """Have matplotlib keep its list of fonts in our cache if it cannot keep it in a home directory. Called before it is
-    imported."""
+    """Have matplotlib keep its list of fonts in our cache if it cannot keep it in a home directory, and obey no
+    settings of the directory that a user stands in. Called before it is imported.
+
+    That directory may be a stranger's run, and a setting of matplotlib's is to run LaTeX on a text of one's own.
+
+    Raises:
+        UserError: what it would read there is no file.
+    """
     if not has_writable_home():
         os.environ.setdefault("MPLCONFIGDIR", str(cache_root(writable=True) / "matplotlib"))
+    if "matplotlib" in sys.modules:  # of a user's own program, with the user's settings
+        return
+    if os.path.lexists(_MATPLOTLIB) and not (os.path.isfile(_MATPLOTLIB) or os.path.isdir(_MATPLOTLIB)):
+        raise UserError(f"{_MATPLOTLIB} in this directory is no file, and matplotlib would read it; remove it")
+    import matplotlib
+
+    if matplotlib.matplotlib_fname() == _MATPLOTLIB:
+        matplotlib.rcParams.update(matplotlib.rcParamsDefault)
+        _log.warning("%s in this directory is not obeyed; your own belongs where MATPLOTLIBRC says", _MATPLOTLIB)
+
+
+_MATPLOTLIB = "matplotlibrc"

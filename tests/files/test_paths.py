@@ -2,6 +2,8 @@
 
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -121,6 +123,30 @@ def test_matplotlib_uses_a_home_that_can_be_written_to(monkeypatch, tmp_path):
     monkeypatch.delenv("MPLCONFIGDIR")
     paths.configure_matplotlib()
     assert "MPLCONFIGDIR" not in os.environ
+
+
+def test_settings_of_matplotlib_in_the_directory_that_a_user_stands_in_are_not_obeyed(tmp_path):
+    """It may be a stranger's run, and LaTeX would run on the stranger's text."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\ntext.latex.preamble: \\input{/etc/passwd}\nx: \x1b[2J")
+    code = """
+from s2sjax.files.paths import configure_matplotlib
+configure_matplotlib()
+import matplotlib
+differing = {k: v for k, v in matplotlib.rcParamsDefault.items() if matplotlib.rcParams._get(k) != v}
+print(sorted(set(differing) - {"backend"}))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "[]\n" and "matplotlibrc in this directory is not obeyed" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda name: os.symlink("/dev/zero", name)])
+def test_what_matplotlib_would_never_finish_to_read_is_told(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    make("matplotlibrc")
+    with pytest.raises(UserError, match="matplotlibrc in this directory is no file"):
+        paths.configure_matplotlib()
 
 
 def test_compiled_programs_are_kept_where_files_have_unknown_owners(homeless, monkeypatch):
