@@ -155,11 +155,21 @@ class Stepwise(Model, Protocol):
 
 def batch_shapes(ports: Ports, rows: int, source: int, target: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the arrays of a batch: so many rows, positions of the source, and positions of the target."""
-    read, written = (rows, source), (rows, target)
-    shapes = {"inputs": read, "input_segments": read, "input_positions": read, "targets": written}
-    shapes |= dict.fromkeys(("decoder_inputs", "target_segments", "target_positions", "weights"), written)
-    made = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
-    made["weights"] = jax.ShapeDtypeStruct(written, jnp.float32)
-    if isinstance(ports.reads, Vectors):
-        made["inputs"] = jax.ShapeDtypeStruct((*read, ports.reads.width), jnp.float32)
-    return made
+    read, written = (jax.ShapeDtypeStruct((rows, length), jnp.int32) for length in (source, target))
+    return {
+        "inputs": source_shape(ports.reads, rows, source),
+        "input_segments": read,
+        "input_positions": read,
+        "targets": written,
+        "decoder_inputs": written,
+        "target_segments": written,
+        "target_positions": written,
+        "weights": jax.ShapeDtypeStruct(written.shape, jnp.float32),
+    }
+
+
+def source_shape(reads: Port | None, rows: int, length: int) -> jax.ShapeDtypeStruct:
+    """Shape and type of a batch's inputs."""
+    if isinstance(reads, Vectors):
+        return jax.ShapeDtypeStruct((rows, length, reads.width), jnp.float32)
+    return jax.ShapeDtypeStruct((rows, length), jnp.int32)

@@ -20,7 +20,9 @@ from s2sjax.nn.source import embed_source, source_embedding
 from s2sjax.ops.linear import Precision
 from s2sjax.ports import Ports, Tokens, Vectors
 from s2sjax.tasks.text import Text
+from s2sjax.training.loop import train
 from tests.contract.conftest import VECTOR_SUBJECTS, WIDTH, bucketed, packed, vectors_of
+from tests.tiny import compiling_once, on_devices, records, tiny, write_text
 
 FLOAT32 = Precision.FLOAT32
 TOKENS, VECTORS = Tokens(19), Vectors(WIDTH)
@@ -89,6 +91,10 @@ class Frames(Text):
     def ports(self, source, target):
         return Ports(VECTORS, Tokens(target.size, target.start))
 
+    def batch(self, planned, examples, **how):
+        batch = super().batch(planned, examples, **how)
+        return {**batch, "inputs": vectors_of(batch)}
+
 
 def with_frames(family: str, **model) -> Experiment:
     config = base_config(family)
@@ -115,6 +121,25 @@ def test_a_task_has_defaults_for_the_keys_that_a_family_has(monkeypatch):
         config = base_config(family, "frames")
         assert isinstance(resolve(config).task, Frames)
         assert config.model.get("tied", "decoder") == "decoder"
+
+
+@pytest.mark.slow
+def test_training_reads_vectors_on_any_mesh(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "named", lambda name: Frames)
+    monkeypatch.setattr("s2sjax.experiment.Text", Frames)
+    data, losses = write_text(tmp_path / "data"), []
+    settings = {"train__steps": 3, "batching__row_multiple": 8}
+    with compiling_once(tmp_path / "xla"):
+        for devices, changes in ((1, {"train__accumulate": 2}), (8, {"mesh__fsdp": 2, "mesh__sequence": 2})):
+            with pytest.MonkeyPatch.context() as patch:
+                on_devices(patch, devices)
+                experiment = tiny(data, **settings, **changes)
+                assert isinstance(experiment.task, Frames)
+                assert train(experiment, tmp_path / str(devices)) == 0
+            made = records(tmp_path / str(devices))
+            losses.append([record["loss"] for record in made])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert min(record["padding"] for record in made) < 0.6, "positions are counted, and not the numbers at each"
 
 
 @pytest.mark.parametrize("batch", [bucketed(), packed()], ids=["bucketed", "packed"])

@@ -58,10 +58,10 @@ class RequestFormat:
 
 @dataclass(frozen=True, eq=False)
 class Requests:
-    """Rows of tokens to search from, and what is asked of the output of each.
+    """Rows to search from, and what is asked of the output of each.
 
     Attributes:
-      rows: sources as they are read, int32.
+      rows: sources as they are read, tokens int32 [S] or vectors float32 [S, W].
       places: which of the texts each row is of; a blank one has none.
       prefixes: what each output begins with.
       phrases: what each output contains.

@@ -10,19 +10,16 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from s2sjax.api import Batch, Cache, Memory
-from s2sjax.data.columns import Column, Examples
-from s2sjax.data.examples import assemble
-from s2sjax.data.plan import PlannedBatch, Shape
+from s2sjax.api import Batch, Cache, Memory, batch_shapes
 from s2sjax.decode.ensemble import combine, ensemble_step
 from s2sjax.decode.stepping import StepFn
 from s2sjax.inference.likelihood import at_position, by_position, logits, loss_sums
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions, token_losses
+from s2sjax.ports import Port, Ports, Tokens
 from s2sjax.sharding import path_name
 
 # Not the gates of linear recurrences, which multiply in the type of the activations, nor tables, which are looked up.
@@ -33,6 +30,11 @@ WatchedStep = Callable[[Array, Cache], tuple[Array, Cache, Array]]
 
 class Scorer(Protocol):
     """Stepping and teacher forcing, with parameters of whatever form the scorer's own are."""
+
+    @property
+    def reads(self) -> Port | None:
+        """What its source is."""
+        ...
 
     def rounded(self, params):
         """The parameters with those that are operands of products already in the products' type.
@@ -81,6 +83,8 @@ class Single:
 
     model: nn.Module
     precision: Precision
+    reads: Port | None = None
+    """What its source is; None: tokens of what it writes, or nothing."""
 
     def rounded(self, params):
         if self.precision == Precision.FLOAT32:
@@ -139,6 +143,11 @@ class Ensemble:
     kind: str
     """One of `decode.ensemble.KINDS`."""
 
+    @property
+    def reads(self) -> Port | None:
+        """All members read the same."""
+        return self.members[0].reads
+
     def rounded(self, params):
         return tuple(member.rounded(own) for member, own in self._with(params))
 
@@ -189,8 +198,7 @@ def attention_layers(scorer: Scorer, params) -> tuple[int, ...]:
     Args:
         params: the scorer's, or their shapes and types.
     """
-    row = Column.from_rows([np.zeros(1, int)])
-    batch = assemble(PlannedBatch(Shape(1, 1, 1), np.arange(1), np.arange(1)), Examples.of_pairs(row, row))
+    batch = batch_shapes(Ports(scorer.reads, Tokens(1)), 1, 1, 1)
     _, watched = jax.eval_shape(scorer.watched_log_probs, params, batch)
     return tuple(map(len, watched))
 

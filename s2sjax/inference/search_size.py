@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from s2sjax.api import source_shape
 from s2sjax.inference.batching import LENGTHS, padded_length, rows_together
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.scorers import Scorer
@@ -74,7 +75,8 @@ def footprint(scorer: Scorer, params, vocab_size: int, *, width: int, heads: int
     """Args: params: the scorer's, or their shapes and types. width: hypotheses of a sentence. heads: of attention."""
 
     def read(params):
-        return scorer.encode(params, source_batch(jnp.zeros((1, 8), jnp.int32), jnp.full(1, 8)))
+        inputs = source_shape(scorer.reads, 1, 8)
+        return scorer.encode(params, source_batch(jnp.zeros(inputs.shape, inputs.dtype), jnp.full(1, 8)))
 
     memory = jax.eval_shape(read, params)
 

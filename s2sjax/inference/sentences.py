@@ -28,9 +28,10 @@ class Sentences(NamedTuple):
     """A batch of sources and what is asked of each one's output: arrays of numpy, or of jax inside a search."""
 
     inputs: Any
-    """[B, S] int32, each source's tokens, and after them padding, which is whatever it is."""
+    """[B, S] int32, each source's tokens, or [B, S, W] float32, its vectors; and after them padding, which is whatever
+    it is."""
     lengths: Any
-    """[B] int32, how many tokens of each row are its source's."""
+    """[B] int32, how many positions of each row are its source's."""
     first: Any
     """[B] int32, the token that a search begins from."""
     limits: Any
@@ -48,10 +49,12 @@ class Sentences(NamedTuple):
 
 
 def padded(rows: Sequence[np.ndarray], size: int, length: int, *, fill: int = FILL) -> np.ndarray:
-    """Rows of tokens as `[size, length]` int32, filled up at their ends and below."""
-    padded = np.full((size, length), fill, np.int32)
-    for row, tokens in zip(padded, rows, strict=False):
-        row[: len(tokens)] = tokens
+    """Rows of tokens as `[size, length]` int32, of vectors as `[size, length, W]` float32; filled up at their ends and
+    below."""
+    width = np.shape(rows[0])[1:] if len(rows) else ()
+    padded = np.full((size, length, *width), fill, np.float32 if width else np.int32)
+    for row, values in zip(padded, rows, strict=False):
+        row[: len(values)] = values
     return padded
 
 

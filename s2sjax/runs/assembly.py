@@ -32,7 +32,8 @@ def build_model(experiment: Experiment, vocabularies: Vocabularies, precision: s
 
 def build_scorer(experiment: Experiment, vocabularies: Vocabularies, precision: str) -> Single:
     """The same, as search and evaluation ask it."""
-    return Single(build_model(experiment, vocabularies, precision), Precision(precision))
+    reads = experiment.task.ports(*vocabularies).reads
+    return Single(build_model(experiment, vocabularies, precision), Precision(precision), reads)
 
 
 class Parts(NamedTuple):

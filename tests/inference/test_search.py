@@ -22,15 +22,18 @@ from s2sjax.errors import UserError
 from s2sjax.inference.counts import RequestCounts
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.forced import cross_attention
-from s2sjax.inference.requests import PositionLimit, RequestFormat
-from s2sjax.inference.scorers import Single
+from s2sjax.inference.requests import PositionLimit, RequestFormat, Requests
+from s2sjax.inference.scorers import Single, attention_layers
+from s2sjax.inference.search import Search
+from s2sjax.inference.search_size import footprint
 from s2sjax.inference.translator import Translator
 from s2sjax.ops.linear import Precision
-from s2sjax.ports import Tokens
+from s2sjax.ports import Ports, Tokens, Vectors
 from s2sjax.vocabulary import EOS, own_vocabulary
 from tests.tiny import compiling_once
 from tests.tolerance import allowed
 
+FLOAT32 = Precision.FLOAT32
 TOKENIZER = CharTokenizer("abcdefgh")
 SOURCES = ["abc", "h", "gfedcba", "cc", "bad", "decade", "abc"]
 BASE = DecodeConfig(max_length_factor=1.0, max_length_offset=6, batch_size=8)
@@ -102,6 +105,50 @@ def test_scores_are_teacher_forcings_and_nothing_depends_on_the_batch(model, par
             assert [h.ids for h in a] == [h.ids for h in b]
             ranks = [[h.ranking_score for h in hypotheses] for hypotheses in (a, b)]
             np.testing.assert_allclose(*ranks, rtol=0, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["diverse beam", "sampling"], ids=lambda way: way.replace(" ", "-"))
+def test_so_do_searches_from_vectors(way):
+    """And what is asked of a scorer before there is a source: how much a search takes, which layers attend."""
+    width, family, rng = 3, models.family("rnn_seq2seq"), np.random.default_rng(0)
+    ports = Ports(Vectors(width), Tokens(TOKENIZER.vocab_size))
+    config = family.Config(width=16, encoder_layers=1, decoder_layers=1, dropout=0.0)
+    scorer = Single(models.build("rnn_seq2seq", config, ports, precision=FLOAT32), FLOAT32, ports.reads)
+    rows = [rng.standard_normal((length, width)).astype(np.float32) for length in (3, 1, 9, 2, 5, 3)]
+
+    def forced(found):
+        targets = Column.from_rows([np.array(ids) for _, ids, _ in found])
+        sources = Column.from_rows([rows[number] for number, _, _ in found], np.zeros((0, width), np.float32))
+        whole = PlannedBatch(Shape(len(found), 16, 16), np.arange(len(found)), np.arange(len(found)))
+        return assemble(whole, Examples.of_pairs(sources, targets))
+
+    one = [(0, [5, EOS], 0.0)]
+    params = jax.jit(lambda batch: scorer.model.init(jax.random.key(0), batch, train=False)["params"])(forced(one))
+    params = jax.tree.map(lambda p: 2.5 * p, params)
+    mesh = sharding.make_mesh(sharding.MeshConfig(), jax.devices()[:1])
+    decode = dataclasses.replace(BASE, **WAYS[way])
+    search = Search(scorer, decode, RequestFormat(max_source_length=20), TOKENIZER, mesh)
+
+    def found(numbers):
+        made = []
+        for order, of_batch in search(params, Requests([rows[i] for i in numbers], numbers)):
+            for place, tokens, lengths, scores in zip(order, *of_batch[:3], strict=True):
+                hypotheses = zip(tokens, lengths, scores, strict=True)
+                made += [(numbers[place], row[:n].tolist(), float(score)) for row, n, score in hypotheses if n]
+        return sorted(made)
+
+    together = found(range(len(rows)))
+    assert {number for number, _, _ in together} == set(range(len(rows)))
+    score = jax.jit(lambda p, b: jnp.sum(scorer.token_log_probs(p, b) * b["weights"], axis=1))
+    batch = forced(together)
+    tolerance = allowed(lambda p: score(p, batch), params)
+    np.testing.assert_allclose([x for *_, x in together], score(params, batch), rtol=0, atol=tolerance)
+    for number in range(len(rows)):
+        alone, beside = found([number]), [each for each in together if each[0] == number]
+        assert [ids for _, ids, _ in alone] == [ids for _, ids, _ in beside]
+    assert attention_layers(scorer, params) == (1,)
+    assert footprint(scorer, params, TOKENIZER.vocab_size, width=4, heads=0).hypothesis > 0
 
 
 def test_what_is_asked_for_is_what_comes(model, params):
