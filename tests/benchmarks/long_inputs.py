@@ -161,8 +161,9 @@ def work(length: int, window: int, remat: str) -> None:
     def initial_state(subject):
         from s2sjax.learning.state import shardings
         from s2sjax.runs.assembly import assemble_run
+        from s2sjax.vocabulary import own_vocabulary
 
-        init = assemble_run(subject.experiment, (VOCAB, VOCAB), subject.mesh).init
+        init = assemble_run(subject.experiment, (own_vocabulary(VOCAB),) * 2, subject.mesh).init
         # Placed as a step leaves it, or the second step would be compiled anew.
         return jax.jit(init, out_shardings=shardings(subject.state))(update.stream_key(0, "init"))
 
