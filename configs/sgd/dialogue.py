@@ -25,7 +25,7 @@ def get_config():
     config.batching.max_source_length = 160
     config.batching.max_target_length = 64
     config.batching.tokens = 2560
-    config.batching.buckets = 4
+    config.batching.buckets = 3
 
     config.tokenizer.kind = "bpe"
     config.tokenizer.vocab_size = 4000
@@ -41,7 +41,7 @@ def get_config():
     config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 1.0
 
-    config.train.steps = 4000
+    config.train.steps = 2500
     config.train.precision = "bfloat16_products"
 
     config.evaluate.every_steps = 1000
