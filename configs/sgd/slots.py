@@ -9,7 +9,10 @@ has the services that are trained on. The test split is dev, where 8 of 17 servi
     s2sjax evaluate --workdir=runs/sgd_slots --split=validation
     s2sjax evaluate --workdir=runs/sgd_slots
 
-Not yet run.
+Reached after 2,000 steps, 1.9 epochs, on turns that were held out, of the same services: 97.5 % accuracy, 68.6 span F1
+(these turns chose the checkpoint); on dev 96.5 % and 53.4. A list of the values that train says, each with its
+commonest slot, has 31.2 and 18.6. 5 min on one EPYC (Zen 5) core with other work beside it, 2026-11-28. One seed. A
+turn alone does not tell every slot: "No, March 6th." names a `date` in one dialogue and a `check_in_date` in another.
 """
 
 from s2sjax.experiment import base_config
