@@ -75,4 +75,6 @@ def answers():
     config.checkpoint.every_steps = 1000
 
     config.decode.max_new_tokens = 40
+    config.decode.alpha = 1.0
+    config.decode.min_length_offset = 6  # without, three words are the likeliest answer to most questions
     return config
