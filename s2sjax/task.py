@@ -27,6 +27,7 @@ from s2sjax.inference.counts import WithCounts
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.requests import PositionLimit, RequestReader
+from s2sjax.inference.rerank import Kind
 from s2sjax.inference.scorers import Scorer
 from s2sjax.inference.search_size import SearchSize
 from s2sjax.metrics.text import TextMetrics
@@ -104,9 +105,14 @@ class Task(Protocol):
 
     name: ClassVar[str]
     """Of its module, and what `config.task.name` is."""
-    conditional: ClassVar[bool]
-    """Whether each record has a source, which its target is predicted from: then predictions can be compared with
-    targets. Otherwise a text is modelled as it is."""
+    columns: ClassVar[tuple[str, ...]]
+    """What a record has, and `score` is given: a target and, where that is predicted from one, a source. Then
+    predictions can be compared with targets. Otherwise a text is modelled as it is."""
+    offers: ClassVar[tuple[str, ...]]
+    """Commands that a run of it has an answer to, beside `decode` and `evaluate`, if its model has: of score, align,
+    rerank, tag."""
+    judges: ClassVar[tuple[Kind, ...]]
+    """What a run of it gives the log-probability of, when it judges what another has decoded."""
     default_metrics: ClassVar[tuple[str, ...]]
     """What evaluation reports where `evaluate.metrics` is empty."""
 

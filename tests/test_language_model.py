@@ -130,7 +130,7 @@ def test_a_continuations_score_is_the_scores_of_its_tokens_after_the_prompt(run,
     """With parameters that are sure of nothing, so that every token of the prompt matters."""
     keys = iter(jax.random.split(jax.random.key(0), 99))
     noisy = jax.tree.map(lambda p: p + 0.4 * jax.random.normal(next(keys), p.shape), run.params)
-    monkeypatch.setattr(run.translator, "params", noisy)
+    monkeypatch.setattr(run.predictor, "params", noisy)
     run = dataclasses.replace(run, params=noisy)
     prompt = "efgh"
     best = run.decode([prompt])[0][0]
@@ -178,7 +178,7 @@ def test_running_texts_are_drawn_together(runs_on, monkeypatch, samples, searche
     prompts = ["ab", "", "efghijklm\nab", "abcd"][: 64 // samples]
     drawing = runs_on.with_config(samples=samples, batch_size=32)
     alone = runs_on.decode(prompts[:1])[0]
-    search, sizes = drawing.translator._search, []
+    search, sizes = drawing.predictor._search, []
     find = search._find
     monkeypatch.setattr(search, "_find", lambda *args: sizes.append(args[2]) or find(*args))
     done: list[int] = []
@@ -206,7 +206,7 @@ def test_line_ends_that_the_vocabulary_has_are_read_and_written_as_its_tokens(tm
     tokenizer = CharTokenizer("abcde\n")  # as many tokens as that of `write_run`
     save(TokenizerPair(tokenizer, tokenizer), workdir / "tokenizer")
     run = s2sjax.load(workdir)
-    (row,) = run.translator.requests.source_rows(["a\nb\n"]).result
+    (row,) = run.predictor.requests.source_rows(["a\nb\n"]).result
     assert row.tolist() == [BOS, *tokenizer.encode(["a\nb\n"])[0]] and EOS not in row
     ((h,),) = run.decode(["a\nb\n"])
     assert len(h.ids) == 40 and "\n" in h.tokens

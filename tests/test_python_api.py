@@ -258,7 +258,7 @@ def test_logits_are_what_score_adds_up_of_every_kind_of_run(make, family, option
 
 
 def leaves(run):
-    return jax.tree.leaves(run.translator.params)
+    return jax.tree.leaves(run.predictor.params)
 
 
 def test_other_settings_share_the_parameters_and_say_what_a_run_opened_with_them_says(run):
@@ -270,7 +270,7 @@ def test_other_settings_share_the_parameters_and_say_what_a_run_opened_with_them
 
 
 @pytest.mark.slow
-def test_another_precision_is_another_translator_of_the_same_parameters(run, make, tagger):
+def test_another_precision_is_another_predictor_of_the_same_parameters(run, make, tagger):
     rounded = run.with_config(precision="bfloat16_products")
     opened = s2sjax.load(run.workdir, precision="bfloat16_products")
     assert rounded.decode(SOURCES) == opened.decode(SOURCES)

@@ -108,7 +108,7 @@ def test_packed_and_bucketed_batches_agree(runs):
     _, run = runs
     experiment = run.experiment
     split = tokenize(experiment.data, run.tokenizers, "train", rows=experiment.task.rows)
-    nll = jax.jit(lambda params, batch: run.translator.scorer.nll(params, batch, chunk=64, shards=1))
+    nll = jax.jit(lambda params, batch: run.predictor.scorer.nll(params, batch, chunk=64, shards=1))
     sums = []
     for kind in ("bucket", "pack"):
         batching = dataclasses.replace(experiment.batching, kind=kind)

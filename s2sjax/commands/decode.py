@@ -34,7 +34,7 @@ def run(values: dict[str, Any]) -> int:
         choices = beside.pop("choices")
         opened = open_run(values)
         opened.decode([], choices=choices)  # what cannot be is said before anything is written
-        if opened.translator.requests.runs_on and values["details"] != "none":
+        if opened.predictor.requests.runs_on and values["details"] != "none":
             raise UserError(
                 f"--details={values['details']} is of outputs that a model reads in one go, and with "
                 "config.decode.max_new_tokens these are longer than what it reads at a time; leave one of the two out"
@@ -54,7 +54,7 @@ def run(values: dict[str, Any]) -> int:
             if values["format"] == "jsonl":
                 references = [sources.references(number) for number in range(done, done + len(lines))]
                 output.writelines(_records(opened, lines, references, found, values["details"]))
-            elif opened.translator.requests.runs_on:
+            elif opened.predictor.requests.runs_on:
                 texts = [hypothesis.text for hypotheses in found for hypothesis in hypotheses]
                 output.writelines(_BETWEEN * bool(done or n) + text + "\n" for n, text in enumerate(texts))
             else:

@@ -22,7 +22,7 @@ def print_source_remarks(run: Run, counts: RequestCounts) -> None:
     if not counts.truncated:
         return
     limits = {member.experiment.batching.max_source_length for member in (run, *run.others)}
-    most = run.translator.requests.max_source_length
+    most = run.predictor.requests.max_source_length
     key = "batching.max_source_length" if most in limits else "model.max_positions"
     were = "was" if counts.sources == 1 else "were"
     print_remark(

@@ -27,6 +27,7 @@ from s2sjax.reporting.display import progress
 from s2sjax.runs.counted import CountedRun
 from s2sjax.runs.loading import load
 from s2sjax.runs.run import Run
+from s2sjax.tasks import check_offers
 
 _TOGETHER = 256
 """Sources whose hypotheses are scored together."""
@@ -147,14 +148,15 @@ def _judge(entry: str, *, channel: bool) -> Judge:
         raise UserError(
             f"{directory} knows several {kind}; say which is meant, as in {directory}:{next(iter(parts))}:{weight}"
         )
-    conditional = experiment.task.conditional
-    if channel and not conditional:
+    task = experiment.task
+    check_offers(task, "rerank", directory)
+    kind = Kind.CHANNEL if channel else task.judges[0]
+    if kind not in task.judges:
         raise UserError(
             f"{directory} is a language model, and has no source to score: name it in --runs, for the log-probability "
             "of the hypotheses"
         )
-    kind = Kind.CHANNEL if channel else Kind.FORWARD if conditional else Kind.LANGUAGE_MODEL
-    shown = "right_to_left" if kind == Kind.FORWARD and experiment.task.rows.right_to_left else kind.value
+    shown = "right_to_left" if kind == Kind.FORWARD and task.rows.right_to_left else kind.value
     opened = load(directory, experiment=dataclasses.replace(experiment, data=data))
     return Judge(f"{shown}:{name}", _Judging(opened), kind, share)
 

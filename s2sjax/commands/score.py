@@ -18,9 +18,7 @@ from s2sjax.runs.counted import CountedRun
 
 
 def run(values: dict[str, Any]) -> int:
-    wanted = ("hypotheses",) if values["hypotheses"] else ("source", "target")
-    if not (values["hypotheses"] or as_experiment(values["config"]).task.conditional):
-        wanted = ("target",)  # of a language model of plain text
+    wanted = ("hypotheses",) if values["hypotheses"] else as_experiment(values["config"]).task.columns
     for name in ("source", "target", "hypotheses"):
         if (name in wanted) != bool(values[name]):
             raise COMMANDS["score"].misuse(

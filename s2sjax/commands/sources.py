@@ -56,7 +56,7 @@ def open_sources(values: dict[str, Any], run: Run, stack: contextlib.ExitStack) 
         return Sources([_whole(values["prompt-file"], run)], 1)
     if values["split"]:
         data = run.experiment.data
-        if not run.experiment.task.conditional:
+        if "source" not in run.experiment.task.columns:
             raise UserError(
                 f"--split is '{values['split']}', but the data of {run.workdir} is plain text without sources; give "
                 "--prompt=TEXT, --prompt-file=FILE, or lines to go on with by --input"
@@ -74,7 +74,7 @@ def _whole(path: str, run: Run) -> str:
     """A file as one text. Its last line end is of the file and not of the text, but where a text runs over lines."""
     with reading(path) as stream:
         lines = list(read_lines(stream, path))
-        whole = "\n".join(lines) + ("\n" if lines and run.translator.requests.over_lines else "")
+        whole = "\n".join(lines) + ("\n" if lines and run.predictor.requests.over_lines else "")
     (shared,) = distributed.shared([whole])
     return shared
 

@@ -20,6 +20,7 @@ from s2sjax.runs.evaluate import text_metrics_of
 from s2sjax.runs.forcing import Forcing
 from s2sjax.runs.measurement import Measured, Measurement, best_texts
 from s2sjax.runs.results import decoded_records, result_name, write_results
+from s2sjax.tasks import check_offers
 
 if TYPE_CHECKING:
     from s2sjax.runs.run import Run
@@ -54,7 +55,7 @@ class CountedRun:
             choices = inputs.texts(choices, "choices")
         prompt = prompt_of(self.run.experiment.data)
         prompted = [prompt(source) for source in sources]
-        return self.run.translator(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=told)
+        return self.run.predictor(prompted, prefixes=prefixes, phrases=phrases, choices=choices, progress=told)
 
     @jax_settings.exact_products()
     def score(
@@ -65,6 +66,7 @@ class CountedRun:
         progress: Callable[[int], None] | None = None,
     ) -> WithCounts[list[float]]:
         """What `Run.score` returns, and what was met in the texts."""
+        check_offers(self.run.experiment.task, "score", self.run.workdir)
         sources, told = inputs.texts(sources, "sources"), inputs.callback(progress, "progress")
         return self.forcing.score(sources, inputs.targets(targets, sources), progress=told)
 
@@ -78,6 +80,7 @@ class CountedRun:
         progress: Callable[[int], None] | None = None,
     ) -> WithCounts[list[Alignment]]:
         """What `Run.align` returns, and what was met in the texts."""
+        check_offers(self.run.experiment.task, "align", self.run.workdir)
         if not any(self.forcing.attention_layers):
             raise UserError(
                 f"{self.run.experiment.model_name} as it is in {self.run.workdir} has no attention over a source to "
@@ -93,7 +96,7 @@ class CountedRun:
         began, experiment = time.monotonic(), self.run.experiment
         how = text_metrics_of(experiment, experiment.metrics)
         home.check_data(self.run.workdir, experiment.data, self.run.saved, self.run.said)
-        measurement = Measurement(self.run.translator, self.run.tokenizers, self._experiments, self.run.mesh)
+        measurement = Measurement(self.run.predictor, self.run.tokenizers, self._experiments, self.run.mesh)
         measured = measurement.measure(split, how)
         results: dict[str, Any] = dict(measured.metrics)
         results |= {"step": self.run.step, "seconds": time.monotonic() - began}
@@ -125,7 +128,7 @@ class CountedRun:
 
     @functools.cached_property
     def forcing(self) -> Forcing:
-        return Forcing(self.run.translator, self.run.tokenizers, self._experiments)
+        return Forcing(self.run.predictor, self.run.tokenizers, self._experiments)
 
     @property
     def _experiments(self) -> tuple[Experiment, ...]:

@@ -162,8 +162,8 @@ class Validator:
             for remark in remarks:
                 report.message(f"warning: {remark}")
         self._attention = jax.jit(functools.partial(cross_attention, decoding.model))
-        self._translator = make_translator(experiment, decoding, params, prepared.tokenizers, mesh)
-        self._translator.set_params(None)  # these are about to be donated
+        self._predictor = make_predictor(experiment, decoding, params, prepared.tokenizers, mesh)
+        self._predictor.set_params(None)  # these are about to be donated
 
     def try_longest(self, params) -> None:
         """See `Evaluator.try_longest`. Args: params: as they are stored."""
@@ -184,12 +184,12 @@ class Validator:
         hypotheses: list[str] = []
         if rows:
             params = self._whole(params)
-            self._translator.set_params(params)
+            self._predictor.set_params(params)
             try:
-                translations = self._translator([row["source"] for row in rows])
-                hypotheses = [best_text(found) for found in translations.result]
+                found = self._predictor([row["source"] for row in rows])
+                hypotheses = [best_text(each) for each in found.result]
             finally:
-                self._translator.set_params(None)  # or they would be whole on each device until the next time
+                self._predictor.set_params(None)  # or they would be whole on each device until the next time
         compared, texts = (rows, hypotheses) if experiment.evaluate.decode else (self._source, None)
         measure = functools.partial(experiment.task.measure, self._how)
         measured = measure(compared, texts, sums)
@@ -199,7 +199,7 @@ class Validator:
         self._report.validation(step, metrics, seconds=time.monotonic() - began, parts=parts)
         shown = [chosen.index(i) for i in samples]
         self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for j in shown])
-        if samples and experiment.task.conditional:
+        if samples and "align" in experiment.task.offers:
             self._plot_attention(params, samples)
         if texts is not None:
             self._draw(experiment.task.pictures(compared, texts))
@@ -241,7 +241,7 @@ def sample_rows(source: Source, count: int) -> list[int]:
     return [(2 * n + 1) * len(source) // (2 * count) for n in range(count)]
 
 
-def make_translator(
+def make_predictor(
     experiment: Experiment,
     scorer: Scorer,
     params,
@@ -250,8 +250,8 @@ def make_translator(
     *,
     others: Sequence[Experiment] = (),
 ) -> Predictor:
-    """The run's translator, or an ensemble's: then `others` are the configs of its other members, whose limits on the
-    lengths of sources and outputs hold too."""
+    """What makes predictions of a run, or of an ensemble: then `others` are the configs of its other members, whose
+    limits on the lengths of sources and outputs hold too."""
     limits = [member.limits for member in (experiment, *others)]
     trained = Trained(scorer, params, tokenizers)
     return experiment.task.predictor(trained, experiment.data, experiment.decode, limits, mesh)

@@ -37,7 +37,7 @@ def _silent(done: int) -> None:
 class Forcing:
     """Reads pairs as a run reads them, and has its model say what it thinks of their targets."""
 
-    translator: Predictor
+    predictor: Predictor
     """Its requests read sources, its scorer is asked."""
     tokenizers: TokenizerPair
     experiments: tuple[Experiment, ...]
@@ -50,7 +50,7 @@ class Forcing:
             UserError: a hypothesis is of another vocabulary, or a pair is longer than the positions that were learned.
         """
         prompt = prompt_of(self.experiments[0].data)
-        read = self.translator.requests.source_rows([prompt(s) for s in sources])
+        read = self.predictor.requests.source_rows([prompt(s) for s in sources])
         source_rows = read.result
         texts = [t for t in targets if isinstance(t, str)]
         rows = self.tokenizers.target.encode(texts)
@@ -76,7 +76,7 @@ class Forcing:
         if layers is None:  # logits: rows of 64 tokens over the whole vocabulary
             batch_size = max(1, min(batch_size, _MOST_LOGITS // (64 * self.tokenizers.target.vocab_size)))
         options = ForcedOptions(batch_size, layers, experiment.task.rows.right_to_left)
-        return forced_pairs(self.translator.scorer, self.translator.params, split, options, progress=progress)
+        return forced_pairs(self.predictor.scorer, self.predictor.params, split, options, progress=progress)
 
     def score(
         self, sources: Sequence[str], targets: Sequence[Target], *, progress: Advance = _silent
@@ -118,7 +118,7 @@ class Forcing:
     @functools.cached_property
     def attention_layers(self) -> tuple[int, ...]:
         """How many layers of each model attend to the source."""
-        return attention_layers(self.translator.scorer, self.translator.params)
+        return attention_layers(self.predictor.scorer, self.predictor.params)
 
     def _alignments(
         self, sources: Sequence[str], targets: Sequence[Target], split: Examples, forced: list[Forced]

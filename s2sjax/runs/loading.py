@@ -94,7 +94,7 @@ def load(
     run = Run(workdir, experiment, saved, step, metrics, params, tokenizers, mesh, scorer.model, said=own)
     if members:
         run = dataclasses.replace(run, others=tuple(_member(run, member) for member in members))
-    _ = run.translator  # made now, so that a config which the model cannot follow is refused here
+    _ = run.predictor  # made now, so that a config which the model cannot follow is refused here
     return run
 
 

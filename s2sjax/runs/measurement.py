@@ -48,7 +48,7 @@ class Measurement:
     experiments: of the model or, of an ensemble, of all members. The first says what is measured.
     """
 
-    translator: Predictor
+    predictor: Predictor
     tokenizers: TokenizerPair
     experiments: tuple[Experiment, ...]
     mesh: Mesh
@@ -62,8 +62,8 @@ class Measurement:
         if unknown := tokenized.unknown_targets:
             _log.warning("%s", unknown.sentence("target"))
         first, *others = self.experiments
-        evaluator = Evaluator(self.translator.scorer, first, tokenized, self.mesh, others=others)
-        params = self.translator.params
+        evaluator = Evaluator(self.predictor.scorer, first, tokenized, self.mesh, others=others)
+        params = self.predictor.params
         whole, by_part = evaluator(params), evaluator.by_part(params)
         found, counts = None, RequestCounts()
         if how.any_of(TEXT_METRICS):
@@ -71,7 +71,7 @@ class Measurement:
             for remark in remarks:
                 _log.warning("%s", remark)
             with progress(f"decoding {split}", len(source)) as advance:
-                decoded = self.translator([row["source"] for row in source], progress=advance)
+                decoded = self.predictor([row["source"] for row in source], progress=advance)
             found, counts = decoded.result, decoded.counts
         texts = best_texts(found)
         measure = functools.partial(first.task.measure, how)

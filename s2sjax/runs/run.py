@@ -26,8 +26,9 @@ from s2sjax.plural import counted
 from s2sjax.processes import jax_settings
 from s2sjax.runs.assembly import build_model, check_changes, check_languages, in_precision
 from s2sjax.runs.counted import CountedRun
-from s2sjax.runs.evaluate import make_translator
+from s2sjax.runs.evaluate import make_predictor
 from s2sjax.task import Predictor
+from s2sjax.tasks import check_offers
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -63,8 +64,8 @@ class Run:
     """Config keys whose values are the user's own, even if they are the saved ones."""
 
     @functools.cached_property
-    def translator(self) -> Predictor:
-        """The search, as `decode` in the config says, over this run or all members of the ensemble."""
+    def predictor(self) -> Predictor:
+        """What makes predictions, as `decode` in the config says, by this run or all members of the ensemble."""
         precision, runs = Precision(self.experiment.decode.precision), (self, *self.others)
         members = tuple(Single(run.model, precision) for run in runs)
         scorer: Scorer = members[0]
@@ -72,7 +73,7 @@ class Run:
         if self.others:
             scorer, params = Ensemble(members, self.experiment.decode.ensemble), tuple(run.params for run in runs)
         others = [run.experiment for run in self.others]
-        return make_translator(self.experiment, scorer, params, self.tokenizers, self.mesh, others=others)
+        return make_predictor(self.experiment, scorer, params, self.tokenizers, self.mesh, others=others)
 
     def __repr__(self) -> str:
         size = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -94,8 +95,8 @@ class Run:
         s2sjax.errors.UserError: config.decode.beam is not a config key: did you mean 'beam_size'? (known: ...
 
         Args:
-            changes: fields of `decode`, as in beam_size=3; or keys of `data`, `batching`, `decode` and `evaluate`
-                with their section, as in **{"batching.max_source_length": 50}.
+            changes: fields of `decode`, as in beam_size=3; or keys of `data`, `batching`, `task`, `decode` and
+                `evaluate` with their section, as in **{"batching.max_source_length": 50}.
 
         Raises:
             UserError: a key is unknown or of another section, or a value is not accepted.
@@ -103,9 +104,9 @@ class Run:
         check_changes(changes, self.workdir)
         made = self._with_experiment(experiments.override(self.experiment, changes, section="decode"))
         made = dataclasses.replace(made, said=self.said.union(changes))
-        translator = made.translator  # a config that the model cannot follow is refused here
+        predictor = made.predictor  # a config that the model cannot follow is refused here
         if made.experiment.decode.precision == self.experiment.decode.precision:
-            translator.set_params(self.translator.params)  # rounded already, and once for all
+            predictor.set_params(self.predictor.params)  # rounded already, and once for all
         return made
 
     def _with_experiment(self, experiment: Experiment) -> "Run":
@@ -256,16 +257,14 @@ class Run:
         """Each text's tokens with the hidden state of each, on the best path (Viterbi); end-of-sentence is the last.
 
         Raises:
-            UserError: the model has no hidden states, or there are several.
+            UserError: the task or the model has no hidden states, or there are several models.
         """
         if self.others:
             raise UserError("an ensemble has no hidden states in common: tag with one run")
+        check_offers(self.experiment.task, "tag", self.workdir)
         if not hasattr(self.model, "tag"):
-            learned = (
-                "; what this run has learned to tag, decode writes" if self.experiment.task.name == "tagging" else ""
-            )
             name = self.experiment.model_name
-            raise UserError(f"{name} has no hidden states to tag with; a hidden Markov model has{learned}")
+            raise UserError(f"{name} has no hidden states to tag with; a hidden Markov model has")
         told = inputs.callback(progress, "progress")
         end, encode = self.tokenizers.target.vocabulary.end, self.tokenizers.target.encode
         rows = [np.append(ids, end) for ids in encode(inputs.texts(texts, "texts"))]

@@ -32,6 +32,16 @@ def named(name: str) -> type[Task]:
     return importlib.import_module(f"{__name__}.{name}").TASK
 
 
+def check_offers(task: Task, command: str, workdir: object) -> None:
+    """Raise a `UserError` if runs of a task do not offer a command. Args: workdir: of the run, for the message."""
+    if command not in task.offers:
+        others = [name for name in names() if command in named(name).offers]
+        raise UserError(
+            f"{workdir} is a run of the task {task.name}, which does not offer {command}: choose a run of "
+            f"{' or '.join(others)}; what this one has learned, decode writes"
+        )
+
+
 @functools.cache
 def settings(section: str) -> Mapping[str, Any]:
     """Keys of a config section that the configs of some tasks have and those of others lack, each with its default."""

@@ -15,6 +15,7 @@ from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
 from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.labelling import Labeller
+from s2sjax.inference.rerank import Kind
 from s2sjax.inference.search_size import SearchSize
 from s2sjax.metrics.labels import confusion, label_metrics
 from s2sjax.metrics.text import TextMetrics
@@ -27,7 +28,9 @@ class LabelTask(TokenTask, ABC):
     """Each record is a source and what it is labelled: all of it, or each of its tokens."""
 
     name: ClassVar[str]
-    conditional: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, ...]] = ("source", "target")
+    offers: ClassVar[tuple[str, ...]] = ("score", "align", "rerank")
+    judges: ClassVar[tuple[Kind, ...]] = (Kind.FORWARD, Kind.CHANNEL)
     default_metrics: ClassVar[tuple[str, ...]]
     """All that there are, too."""
     labels: ClassVar[str]

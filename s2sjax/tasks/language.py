@@ -20,6 +20,7 @@ from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.data.windows import Windows, windowed
 from s2sjax.errors import UserError
 from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.rerank import Kind
 from s2sjax.inference.search_size import SearchSize
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.names import LIKELIHOOD_METRICS, PLAIN_TEXT_DEFAULT, TEXT_METRICS
@@ -48,7 +49,9 @@ class Language(TokenTask):
     """
 
     name: ClassVar[str] = "language"
-    conditional: ClassVar[bool] = False
+    columns: ClassVar[tuple[str, ...]] = ("target",)
+    offers: ClassVar[tuple[str, ...]] = ("score", "rerank", "tag")
+    judges: ClassVar[tuple[Kind, ...]] = (Kind.LANGUAGE_MODEL,)
     default_metrics: ClassVar[tuple[str, ...]] = PLAIN_TEXT_DEFAULT
     defaults: ClassVar[Mapping[str, Any]] = {"data.source": "", "evaluate.decode": False}
 

@@ -34,6 +34,7 @@ class Tagging(LabelTask):
     name: ClassVar[str] = "tagging"
     default_metrics: ClassVar[tuple[str, ...]] = TAG_METRICS
     defaults: ClassVar[Mapping[str, Any]] = {"tokenizer.kind": "word"}
+    offers: ClassVar[tuple[str, ...]] = ("score", "rerank")
     labels: ClassVar[str] = "tag"
 
     def check(

@@ -15,6 +15,7 @@ from s2sjax.data.records import Record
 from s2sjax.data.rows import RowFormat
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.rerank import Kind
 from s2sjax.inference.translator import Translator
 from s2sjax.metrics.names import PAIRS_DEFAULT
 from s2sjax.task import Limits, Pairs, Rows, Trained
@@ -33,7 +34,9 @@ class Text(TokenTask):
     """
 
     name: ClassVar[str] = "text"
-    conditional: ClassVar[bool] = True
+    columns: ClassVar[tuple[str, ...]] = ("source", "target")
+    offers: ClassVar[tuple[str, ...]] = ("score", "align", "rerank", "tag")
+    judges: ClassVar[tuple[Kind, ...]] = (Kind.FORWARD, Kind.CHANNEL)
     default_metrics: ClassVar[tuple[str, ...]] = PAIRS_DEFAULT
 
     target_order: str = one_of(TARGET_ORDERS, "left_to_right")

@@ -97,10 +97,11 @@ def _others(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
     yield "faults", "max_rollbacks", "config.faults.beyond_max_skips is 'stop'", stops
     for metric in ("rouge", "bleu"):
         why = f"neither config.evaluate.metrics nor config.checkpoint.metric names {metric.upper()}"
-        if not experiment.task.conditional:
+        compared = "source" in experiment.task.columns
+        if not compared:
             why = "config.data.source is empty, and nothing is compared"
         unused = not any(name.startswith(metric) for name in (*experiment.metrics, experiment.checkpoint.metric))
-        yield "evaluate", f"{metric}_tokenize", why, unused or not experiment.task.conditional
+        yield "evaluate", f"{metric}_tokenize", why, unused or not compared
 
 
 def _model(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:

@@ -44,7 +44,7 @@ def test_an_ensemble_decodes_scores_and_evaluates_as_one(runs, capsys):
     first, second = runs
     both = s2sjax.load(first, ensemble=[second])
     assert [member.step for member in (both, *both.others)] == [10, 20]
-    assert both.translator.requests.max_source_length == 6, "the shortest limit holds"
+    assert both.predictor.requests.max_source_length == 6, "the shortest limit holds"
     sources = ["abc", "fe"]
     pairs = [(s, h) for s, found in zip(sources, both.decode(sources), strict=True) for h in found]
     scores = both.score(*zip(*pairs, strict=True))

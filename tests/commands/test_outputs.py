@@ -104,8 +104,8 @@ def test_what_is_told_of_sources_is_of_all_that_were_read(workdir, tmp_path, mon
 def test_a_blank_source_has_an_empty_output_with_its_prompt_too(workdir, monkeypatch):
     """`decode` puts the prompt before it; evaluation and validation get it from the data with the prompt."""
     run = s2sjax.load(workdir)
-    monkeypatch.setattr(run.translator._search, "_compiled", None)  # there is nothing to search
-    for found in (run.decode(["", " \t"]), run.translator(["<up> ", "<up>  \t", "  ", "<up>"]).result):
+    monkeypatch.setattr(run.predictor._search, "_compiled", None)  # there is nothing to search
+    for found in (run.decode(["", " \t"]), run.predictor(["<up> ", "<up>  \t", "  ", "<up>"]).result):
         assert [[h.ids for h in hypotheses] for hypotheses in found] == [[()]] * len(found)
 
 

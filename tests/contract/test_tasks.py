@@ -19,10 +19,20 @@ from s2sjax.inference.likelihood import bound
 from s2sjax.learning.state import Params
 from s2sjax.ops.losses import LossOptions
 from s2sjax.runs.assembly import assemble_run, build_scorer
-from s2sjax.runs.evaluate import make_translator
+from s2sjax.runs.evaluate import make_predictor
 from s2sjax.runs.loading import load
 from s2sjax.training.loop import train
-from tests.tiny import assert_same_state, compiling_once, on_devices, read_state, tiny, write_split
+from tests.tiny import (
+    assert_same_state,
+    compiling_once,
+    on_devices,
+    random_state,
+    read_state,
+    s2s,
+    tiny,
+    write_run,
+    write_split,
+)
 from tests.tolerance import allowed
 from tests.training.test_loop import train_with_interruptions
 
@@ -128,7 +138,7 @@ def test_what_is_encoded_comes_back(subject):
     experiment, split = subject.experiment, subject.prepared.splits["train"]
     targets = [subject.prepared.tokenizers.target.decode(split["target"][i]) for i in range(len(split))]
     assert targets == list(CASES[experiment.task.name].targets)
-    if experiment.task.conditional:
+    if "source" in experiment.task.columns:
         sources = [subject.prepared.tokenizers.source.decode(split["source"][i]) for i in range(len(split))]
         assert sources == list(WORDS)
 
@@ -151,13 +161,35 @@ def test_packed_equals_bucketed(subject):
 def test_a_prediction_does_not_depend_on_the_others(subject):
     experiment, mesh = subject.experiment, sharding.make_mesh(subject.experiment.mesh, jax.devices()[:1])
     scorer = build_scorer(experiment, subject.prepared.tokenizers.vocabularies, "float32")
-    predict = make_translator(experiment, scorer, subject.params, subject.prepared.tokenizers, mesh)
+    predict = make_predictor(experiment, scorer, subject.params, subject.prepared.tokenizers, mesh)
     texts = list(WORDS[:5])
     together = predict(texts).result
     for text, found in zip(texts, together, strict=True):
         (alone,) = predict([text]).result
         assert [h.text for h in alone] == [h.text for h in found]
         assert [h.score for h in alone] == pytest.approx([h.score for h in found], abs=1e-4)
+
+
+@pytest.mark.parametrize("command", ["score", "align", "rerank", "tag", "nonsense"])
+@pytest.mark.parametrize("name", tasks.names())
+def test_a_command_that_a_task_does_not_offer_names_the_tasks_that_do(name, command):
+    offering = [each for each in tasks.names() if command in tasks.named(each).offers]
+    if name in offering:
+        tasks.check_offers(tasks.named(name)(), command, "run")
+        return
+    with pytest.raises(UserError, match=f"the task {name}, which does not offer {command}") as told:
+        tasks.check_offers(tasks.named(name)(), command, "run")
+    assert all(each in str(told.value) for each in offering)
+
+
+def test_a_language_model_of_plain_text_aligns_and_judges_nothing_given_a_source(directory, tmp_path, capsys):
+    experiment = experiment_of("language", directory)
+    run = write_run(tmp_path / "run", experiment, {1: (random_state(experiment, 0), {"loss": 1.0})})
+    (tmp_path / "lines").write_text("ab\n")
+    assert s2s("align", f"--workdir={run}", f"--source={tmp_path / 'lines'}", f"--target={tmp_path / 'lines'}") == 2
+    assert "does not offer align: choose a run of classification or text" in capsys.readouterr().err
+    assert s2s("rerank", f"--channel={run}:1", f"--input={tmp_path / 'lines'}") == 2
+    assert "is a language model, and has no source to score" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -194,10 +226,10 @@ def test_ten_examples_are_learned_by_heart(name, directory, tmp_path, monkeypatc
     assert train(experiment_of(name, directory, **learned), tmp_path / "run") == 0
     run = load(tmp_path / "run")
     assert run.experiment.task.name == name
-    if run.experiment.task.conditional:
+    if "source" in run.experiment.task.columns:
         assert [found[0].text for found in run.decode(WORDS)] == list(CASES[name].targets)
         if name == "tagging":
-            with pytest.raises(UserError, match="what this run has learned to tag, decode writes"):
+            with pytest.raises(UserError, match="does not offer tag: choose a run of language or text; what this one"):
                 run.tag(["ab"])
         assert run.with_config(**{"evaluate.metrics": ("accuracy",)}).evaluate("test")["accuracy"] == 100
     else:

@@ -63,6 +63,6 @@ def test_a_run_on_a_mixture_resumes_exactly_and_tells_of_each_set(tmp_path, caps
     with pytest.raises(UserError, match="several sets, with prompts of their own"):
         run.decode(["ab"])
     (found,) = run.with_config(**{"data.sets": ("other",)}).decode(["ab"])
-    (same,) = run.translator(["a ab"]).result
+    (same,) = run.predictor(["a ab"]).result
     assert found[0].text == same[0].text
     assert (whole / "results" / "validation.other.json").exists()
