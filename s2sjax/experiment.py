@@ -49,7 +49,7 @@ from s2sjax.inference.requests import PositionLimit
 from s2sjax.learning.faults import FaultsConfig
 from s2sjax.learning.optim import OptimizerConfig
 from s2sjax.metrics.config import EvaluateConfig
-from s2sjax.metrics.names import TEXT_METRICS
+from s2sjax.metrics.names import TEXT_METRICS, part_and_name
 from s2sjax.one_or_several import one_or_several
 from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
@@ -154,8 +154,9 @@ class Experiment:
                 "(config.batching.max_source_length and max_target_length; config.task.context, where texts are cut): "
                 "raise the one or lower the others"
             )
-        self.task.check_evaluation(self.evaluate.decode, (*self.evaluate.metrics, self.checkpoint.metric))
-        if self.checkpoint.metric in TEXT_METRICS and not self.evaluate.decode:
+        chooses = part_and_name(self.checkpoint.metric)[1]
+        self.task.check_evaluation(self.evaluate.decode, (*self.evaluate.metrics, chooses))
+        if chooses in TEXT_METRICS and not self.evaluate.decode:
             raise UserError(
                 f"config.checkpoint.metric is '{self.checkpoint.metric}', which is known only after decoding: set "
                 "config.evaluate.decode=True, or config.checkpoint.metric=loss"
@@ -170,7 +171,7 @@ class Experiment:
     @property
     def validation_metrics(self) -> tuple[str, ...]:
         """What validation does while training: of decoded text only if it decodes; and what chooses checkpoints."""
-        names = dict.fromkeys((*self.metrics, self.checkpoint.metric))
+        names = dict.fromkeys((*self.metrics, part_and_name(self.checkpoint.metric)[1]))
         return tuple(name for name in names if self.evaluate.decode or name not in TEXT_METRICS)
 
     @property

@@ -26,7 +26,7 @@ from s2sjax.checkpoints.quiet import quieten_orbax
 from s2sjax.checkpoints.sizes import check_files, check_sizes, parse_arrays
 from s2sjax.errors import UserError, in_one_line, listed
 from s2sjax.files import rundir
-from s2sjax.metrics.names import METRIC_SIGNS
+from s2sjax.metrics.names import sign_of
 
 Read = TypeVar("Read")
 
@@ -42,10 +42,10 @@ def replaces_best(metric: str, value: float, best: float) -> bool:
     `CheckpointReader.ranked` has the same order.
 
     Args:
-        value: its value of a metric of `METRIC_SIGNS`. NaN is never the best.
+        value: its value of a metric. NaN is never the best.
         best: the value of the best one before it; NaN: there is none.
     """
-    sign = METRIC_SIGNS[metric]
+    sign = sign_of(metric)
     return not math.isnan(value) and (math.isnan(best) or sign * value <= sign * best)
 
 
@@ -69,7 +69,7 @@ class CheckpointReader:
 
     Args:
         directory: need not exist.
-        metric: what `best_step` goes by, a key of `METRIC_SIGNS`.
+        metric: what `best_step` goes by, as `checkpoint.metric` has it.
     """
 
     _trains = False
@@ -105,7 +105,7 @@ class CheckpointReader:
 
     def ranked(self, steps: list[int]) -> list[int]:
         """Those of `steps` that have the metric, best first, newer before older."""
-        sign = METRIC_SIGNS[self._metric]
+        sign = sign_of(self._metric)
         values = {}
         for step in steps:
             with contextlib.suppress(DamagedError):  # deleted in this moment, by a training that goes on

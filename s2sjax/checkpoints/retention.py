@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from s2sjax.config import check_choices, one_of
 from s2sjax.errors import UserError
-from s2sjax.metrics.names import METRICS
+from s2sjax.metrics.names import METRICS, part_and_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,8 @@ class CheckpointConfig:
       keep_last: Newest checkpoints that stay.
       keep_best: Besides the last ones, this many of the best by `metric`.
       metric: What the best is chosen by; of equals the newest is the best. Which way each metric gets better is known.
-        Validation computes it, whether `evaluate.metrics` names it or not.
+        Validation computes it, whether `evaluate.metrics` names it or not. Of a mixture or several pairs of languages
+        it may be that of one: "news/loss", "en-de/bleu".
       copy_to: A directory or bucket (s3://, gs://: whatever fsspec has a driver for) in which the run directory gets a
         second copy under its own name; empty: none.
       cast: Restore arrays that were saved in another floating-point type, and say so, instead of refusing them.
@@ -31,7 +32,8 @@ class CheckpointConfig:
     cast: bool = False
 
     def __post_init__(self) -> None:
-        check_choices(self, "config.checkpoint")
+        if part_and_name(self.metric)[1] not in METRICS:
+            check_choices(self, "config.checkpoint")
         for name, least in (("every_steps", 1), ("keep_last", 1), ("keep_best", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"config.checkpoint.{name} {getattr(self, name)} is too small: at least {least}")

@@ -51,8 +51,22 @@ METRICS: Mapping[str, Metric] = {
 LIKELIHOOD_METRICS = tuple(name for name, metric in METRICS.items() if metric.needs == Needs.LIKELIHOOD)
 TEXT_METRICS = tuple(name for name, metric in METRICS.items() if metric.needs == Needs.TEXT)
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-METRIC_SIGNS: Mapping[str, int] = {name: metric.sign for name, metric in METRICS.items()}
-"""The best checkpoint by a metric is the one with the smallest value times this."""
+
+
+def part_and_name(metric: str) -> tuple[str, str]:
+    """The set or pair of languages that a metric is of, "" for all examples, and its name in `METRICS`.
+
+    >>> part_and_name("news/loss"), part_and_name("bleu")
+    (('news', 'loss'), ('', 'bleu'))
+    """
+    part, _, name = metric.rpartition("/")
+    return part, name
+
+
+def sign_of(metric: str) -> int:
+    """The best checkpoint by a metric is the one with the smallest value times this."""
+    return METRICS[part_and_name(metric)[1]].sign
+
 
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "char", "ja-mecab", "ko-mecab", "flores200", "none")
 """13a is what papers report. "zh" parts Chinese characters, "char" all; "flores200" is spBLEU's SentencePiece model."""

@@ -25,6 +25,7 @@ import jax
 
 from s2sjax.errors import UserError, in_one_line
 from s2sjax.files import jsontext
+from s2sjax.metrics.names import part_and_name
 from s2sjax.plural import counted
 from s2sjax.reporting.display import Display, align
 from s2sjax.reporting.history import Record
@@ -199,9 +200,8 @@ class Reporter:
         self._append("metrics.jsonl", {"step": step, "kind": kind, "time": now, "seconds": seconds, **values} | of_each)
         if self._events is not None:
             with self.losing("tensorboard"):
-                self._events.scalars(step, {f"{kind}/{name}": value for name, value in values.items()})
-                for part, numbers in (parts or {}).items():
-                    self._events.scalars(step, {f"{kind}/{part}/{name}": value for name, value in numbers.items()})
+                of_parts = {f"{part}/{name}": v for part, each in (parts or {}).items() for name, v in each.items()}
+                self._events.scalars(step, {f"{kind}/{name}": value for name, value in (values | of_parts).items()})
 
     def _append(self, name: str, entry: Mapping[str, Any]) -> None:
         if name in self._files:
@@ -213,7 +213,8 @@ class Reporter:
 
 
 def _cells(metrics: Mapping[str, float]) -> list[str]:
-    return [f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2f}" for name, value in metrics.items()]
+    digits = {name: 4 if part_and_name(name)[1] == "loss" else 2 for name in metrics}
+    return [f"{name} {value:.{digits[name]}f}" for name, value in metrics.items()]
 
 
 def _seconds_of(line: bytes) -> float:

@@ -12,14 +12,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from s2sjax import sharding
+from s2sjax.config import nearest
 from s2sjax.data import pipeline
 from s2sjax.data.columns import Examples
+from s2sjax.data.parts import parts_of
 from s2sjax.data.plan import Plan, PlannedBatch, Shape, make_evaluation_plan
 from s2sjax.data.prepare import Prepared
 from s2sjax.data.records import Source
 from s2sjax.data.splits import open_split
 from s2sjax.data.tokenizer import TokenizerPair
-from s2sjax.errors import UserError
+from s2sjax.errors import UserError, shown
 from s2sjax.experiment import Experiment
 from s2sjax.inference.batching import padded_length
 from s2sjax.inference.forced import cross_attention
@@ -28,6 +30,7 @@ from s2sjax.inference.hypotheses import best_text
 from s2sjax.inference.scorers import Scorer
 from s2sjax.metrics.bleu import check_bleu_tokenizer
 from s2sjax.metrics.measure import measure_each, references_of
+from s2sjax.metrics.names import part_and_name
 from s2sjax.metrics.text import TextMetrics, suited
 from s2sjax.ops.losses import LossOptions
 from s2sjax.plural import counted
@@ -148,6 +151,11 @@ class Validator:
         """
         self._how = text_metrics_of(experiment, experiment.validation_metrics)
         self._experiment, self._prepared, self._report = experiment, prepared, report
+        part, _ = part_and_name(experiment.checkpoint.metric)
+        if part and not prepared.splits["validation"].parts.get(part):
+            raise UserError(
+                f"config.checkpoint.metric is '{experiment.checkpoint.metric}', but validation has no example of {part}"
+            )
         scorer = functools.partial(build_scorer, experiment, prepared.tokenizers.vocabularies)
         self._whole = functools.partial(sharding.gather, mesh, rules=experiment.sharding_rules)
         by_layer = functools.partial(gathering, mesh=mesh, rules=experiment.sharding_rules, by_layer=True)
@@ -196,6 +204,9 @@ class Validator:
         metrics = {name: float(measured[name]) for name in self._how.names}
         of_each = measure_each(measure, compared, texts, self._source.parts, by_part)
         parts = {name: {key: float(each[key]) for key in metrics} for name, each in of_each.items()}
+        part, name = part_and_name(experiment.checkpoint.metric)
+        if part:
+            metrics[experiment.checkpoint.metric] = parts[part][name]
         self._report.validation(step, metrics, seconds=time.monotonic() - began, parts=parts)
         shown = [chosen.index(i) for i in samples]
         self._report.samples(step, [(rows[j]["source"], rows[j]["target"], hypotheses[j]) for j in shown])
@@ -283,8 +294,23 @@ def check_search(
 def suited_to(source: Source, how: TextMetrics, experiment: Experiment) -> tuple[TextMetrics, list[str]]:
     """What is computed of a split, and for the user, before it is decoded: metrics that mean little for the language of
     its references. BLEU that means nothing for it is computed only if the config names it."""
-    asked = "bleu" in (*experiment.evaluate.metrics, experiment.checkpoint.metric)
+    asked = "bleu" in (*experiment.evaluate.metrics, part_and_name(experiment.checkpoint.metric)[1])
     return suited([references_of(source[i]) for i in sample_rows(source, 500)], how, bleu_asked=asked)
+
+
+def check_metric(experiment: Experiment) -> None:
+    """Raise a `UserError` if checkpoints are to be chosen by a metric of a set or pair of languages that there is not.
+
+    Only training asks: a run may be evaluated on some of its sets.
+    """
+    part, name = part_and_name(metric := experiment.checkpoint.metric)
+    parts = parts_of(experiment.data)
+    known = [f"{each}/{name}" for each in parts] if len(parts) > 1 else []
+    if part and metric not in known:
+        raise UserError(
+            f"config.checkpoint.metric is {shown(metric)}, which validation does not report: "
+            f"{nearest(metric, [name, *known])}"
+        )
 
 
 def text_metrics_of(experiment: Experiment, names: tuple[str, ...]) -> TextMetrics:

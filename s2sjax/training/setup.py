@@ -20,7 +20,7 @@ from s2sjax.learning.state import TrainState, shardings
 from s2sjax.reporting.display import progress
 from s2sjax.runs import home
 from s2sjax.runs.assembly import assemble_run
-from s2sjax.runs.evaluate import check_search, text_metrics_of
+from s2sjax.runs.evaluate import check_metric, check_search, text_metrics_of
 from s2sjax.runs.workdir import check_workdir, claim_workdir, own_tokenizers
 from s2sjax.training.step import make_step
 
@@ -49,6 +49,7 @@ class Setup:
 def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None = None) -> Setup:
     # ---- Config and mesh ----
     home.check(workdir, experiment, said)
+    check_metric(experiment)
     text_metrics_of(experiment, experiment.validation_metrics)
     mesh = sharding.make_mesh(experiment.mesh)
     held = check_workdir(experiment, workdir)

@@ -100,7 +100,8 @@ def _others(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
         compared = "source" in experiment.task.columns
         if not compared:
             why = "config.data.source is empty, and nothing is compared"
-        unused = not any(name.startswith(metric) for name in (*experiment.metrics, experiment.checkpoint.metric))
+        named = (*experiment.metrics, *experiment.validation_metrics)
+        unused = not any(name.startswith(metric) for name in named)
         yield "evaluate", f"{metric}_tokenize", why, unused or not compared
 
 

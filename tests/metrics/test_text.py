@@ -10,7 +10,7 @@ from sacrebleu.metrics import BLEU, CHRF, TER
 from s2sjax.errors import UserError
 from s2sjax.metrics.likelihood import likelihood_metrics
 from s2sjax.metrics.measure import measure
-from s2sjax.metrics.names import METRIC_SIGNS, METRICS, PAIRS_DEFAULT, TEXT_METRICS
+from s2sjax.metrics.names import METRICS, PAIRS_DEFAULT, TEXT_METRICS, sign_of
 from s2sjax.metrics.text import TextMetrics, suited, text_metrics
 
 REFERENCES = ["Ein Mann reitet auf einem Pferd.", "Zwei Hunde spielen im Schnee.", "Eine Frau liest ein Buch."]
@@ -35,7 +35,7 @@ def test_equal_text_is_perfect_by_every_metric_and_nothing_is_right_by_none():
     perfect = text_metrics(NUMBERS, tagged, tagged, ALL)
     nothing = text_metrics(NUMBERS, ["", "", ""], tagged, ALL)
     for name in TEXT_METRICS:
-        best, worst = (100, 0) if METRIC_SIGNS[name] == -1 else (0, 100)
+        best, worst = (100, 0) if sign_of(name) == -1 else (0, 100)
         assert (perfect[name], nothing[name]) == pytest.approx((best, worst)), name
 
 
@@ -102,7 +102,7 @@ def test_scores_are_bounded_and_do_not_depend_on_the_order_of_the_texts(corpus: 
     scores = text_metrics(sources, hypotheses, references, ALL)
     for name in TEXT_METRICS:
         assert scores[name] >= 0
-        if METRIC_SIGNS[name] == -1 or name == "sequence_error_rate":
+        if sign_of(name) == -1 or name == "sequence_error_rate":
             assert scores[name] <= 100 + 1e-9
     rows = list(zip(sources, hypotheses, references, strict=True))
     order.shuffle(rows)
@@ -119,7 +119,7 @@ def test_another_right_answer_makes_no_score_worse(corpus: list):
     several = text_metrics(sources, hypotheses, references, ALL)
     one = text_metrics(sources, hypotheses, [some[:1] for some in references], ALL)
     for name in ("exact_match", "accuracy", "sequence_error_rate", "rouge1", "rouge2", "rougeL", "rougeLsum"):
-        assert METRIC_SIGNS[name] * several[name] <= METRIC_SIGNS[name] * one[name] + 1e-9, name
+        assert sign_of(name) * several[name] <= sign_of(name) * one[name] + 1e-9, name
 
 
 def test_a_source_with_several_answers_is_right_with_any_of_them():

@@ -22,6 +22,7 @@ def mixed(place, **overrides):
     write_text(place / "other", train=12, held_out=4, seed=1)
     sets = {"one": SETS["one"], "other": {"dir": str(place / "other"), **SETS["other"]}}
     values = {"data__mixture": sets, "evaluate__metrics": NAMES, "evaluate__decode": True, "decode__beam_size": 1}
+    values |= {"checkpoint__metric": "other/loss"}
     return tiny(place / "one", **values | overrides)
 
 
@@ -44,6 +45,9 @@ def test_a_run_on_a_mixture_resumes_exactly_and_tells_of_each_set(tmp_path, caps
     results = run.evaluate("validation")
     (validated,) = records(whole, "validation")
     assert list(results["sets"]) == ["one", "other"]
+    assert "best checkpoint: step 9, validation other/loss " in said and run.step == 9
+    assert run.metrics["other/loss"] == validated["other/loss"] == validated["parts"]["other"]["loss"]
+    assert validated["other/loss"] != validated["loss"]
     for name, count in (("one", 6), ("other", 4)):
         alone = run.with_config(**{"data.sets": (name,)})
         expected = alone.evaluate("validation")
@@ -66,3 +70,19 @@ def test_a_run_on_a_mixture_resumes_exactly_and_tells_of_each_set(tmp_path, caps
     (same,) = run.predictor(["a ab"]).result
     assert found[0].text == same[0].text
     assert (whole / "results" / "validation.other.json").exists()
+
+
+@pytest.mark.parametrize(("metric", "known"), [
+    ("othr/exact_match", "did you mean 'other/exact_match'? (known: exact_match, one/exact_match, other/exact_match)"),
+    ("en-de/loss", "known: loss, one/loss, other/loss"),
+])  # fmt: skip
+def test_a_metric_of_a_set_that_there_is_not_chooses_no_checkpoints(tmp_path, metric, known):
+    with pytest.raises(UserError, match=f"config.checkpoint.metric is '{metric}', which validation .*") as told:
+        train(mixed(tmp_path, checkpoint__metric=metric), tmp_path / "run")
+    assert known in str(told.value) and not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="which validation does not report: .*.known: loss.$"):
+        train(tiny(tmp_path / "one", checkpoint__metric="one/loss"), tmp_path / "run")
+    with pytest.raises(UserError, match="config.checkpoint.metric is 'one/los': did you mean 'loss'"):
+        mixed(tmp_path, checkpoint__metric="one/los")
+    with pytest.raises(UserError, match="config.checkpoint.metric is 'one/bleu', which is known only after decoding"):
+        mixed(tmp_path, checkpoint__metric="one/bleu", evaluate__decode=False)
