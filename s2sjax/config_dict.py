@@ -4,12 +4,21 @@ Keys are found by their old names too (`s2sjax.upgrade`). And which task a confi
 takes the keys of all tasks, and `resolve` refuses what is not the task's own.
 """
 
+import functools
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from s2sjax import tasks
+from s2sjax.config import build, coerce_field, shown_value
+from s2sjax.errors import UserError, listed, shown
+from s2sjax.tasks.language import Language
+from s2sjax.tasks.text import Text
 from s2sjax.upgrade import current_key, say_moved
+
+_log = logging.getLogger(__name__)
 
 
 class Config(ConfigDict):
@@ -64,3 +73,48 @@ class Section(ConfigDict):
         return {name: value for name, value in self.__dict__.items() if name != "_place"}
 
     __eq__ = ConfigDict.eq_as_configdict
+
+
+def sections_of_task(values: Mapping[str, dict[str, Any]], *, plain_text: bool, say: bool) -> dict[str, Any]:
+    """The sections `tasks.SECTIONS` of an experiment, built.
+
+    A key of another task is left out where it has its default, and one of `decode` in any case: it has no effect. Text
+    without sources is what a language model is of, also in configs that name no task.
+
+    Args:
+        values: of each of these sections.
+        plain_text: the data has no sources.
+        say: so, of each that has no effect.
+
+    Raises:
+        UserError: as `build`; or a key is of another task.
+    """
+    name = values["task"].pop("name", Text.name)
+    chosen = tasks.named(Language.name if name == Text.name and plain_text else name)
+    made: dict[str, Any] = {}
+    for section, given in values.items():
+        where, own = f"config.{section}", {}
+        for key, value in given.items():
+            others = tasks.with_setting(section, key)
+            if chosen in others or not others:
+                own[key] = value
+                continue
+            value = coerce_field(tasks.section_of(others[0], section), key, value, where)
+            if value == tasks.settings(section)[key]:
+                continue
+            if section == "task":
+                why = " (config.data.source is empty)" if chosen.name != name else ""
+                raise UserError(
+                    f"{where}.{key} is {shown(value)}, but it is a key of the task {listed([t.name for t in others])}, "
+                    f"and config.task.name is '{chosen.name}'{why}: leave it out, or choose that task"
+                )
+            if say:
+                _say_without_effect(f"{where}.{key}", shown_value(value), chosen.name)
+        made[section] = build(tasks.section_of(chosen, section), own, where)
+    return made
+
+
+@functools.cache
+def _say_without_effect(key: str, value: str, task: str) -> None:
+    """Say once that a task has no such key. It is no mistake: configs of all tasks had the keys of a search once."""
+    _log.warning("%s is %s, but the predictions of %s are not searched for: it has no effect", key, value, task)

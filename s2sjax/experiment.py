@@ -31,20 +31,18 @@ from s2sjax.config import (
     check_mapping,
     check_rate,
     coerce,
-    coerce_field,
     nearest,
     one_of,
     to_json,
     up_to,
 )
-from s2sjax.config_dict import Config
+from s2sjax.config_dict import Config, sections_of_task
 from s2sjax.data.batching import BatchingConfig
 from s2sjax.data.config import DataConfig
 from s2sjax.data.parts import parts_of
 from s2sjax.data.tokenizer_config import TokenizerConfig, check_sampling
-from s2sjax.errors import UserError, listed, shown
+from s2sjax.errors import UserError, shown
 from s2sjax.files import jsontext, rundir
-from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.requests import PositionLimit
 from s2sjax.learning.faults import FaultsConfig
 from s2sjax.learning.optim import OptimizerConfig
@@ -55,7 +53,6 @@ from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
 from s2sjax.sharding import MeshConfig
 from s2sjax.task import Limits, Task
-from s2sjax.tasks.language import Language
 from s2sjax.tasks.text import Text
 from s2sjax.upgrade import VERSION, accept_key, moved_from, upgrade, with_current_keys
 from s2sjax.vocabulary import own_vocabulary
@@ -102,7 +99,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything a run depends on. `model` is the `Config` of the family called `model_name`.
+    """Everything a run depends on. `model` is the `Config` of the family called `model_name`, and `decode` is of the
+    class that the task says, with its defaults if it is None.
 
     Attributes:
       seed: Seed of the initial parameters, of dropout and of the order of the data, from 0 to 2**63 - 1. The first two
@@ -119,12 +117,14 @@ class Experiment:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    decode: Any = None
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
+        if self.decode is None:
+            object.__setattr__(self, "decode", self.task.decode())
         check_at_least(0, self, "seed", where="config")
         parts_of(self.data)  # what is wrong with a set of a mixture is told here
         counts = getattr(self.model, "learning", "gradient") == "em"
@@ -256,7 +256,7 @@ def config_dict(experiment: Experiment) -> ConfigDict:
     """An experiment as users see it: a ConfigDict with `model.name` beside the family's own keys."""
     values = to_json(experiment)
     values["model"] = {"name": values.pop("model_name"), **values["model"]}
-    values["task"] = _section(experiment.task)
+    values["task"] = {"name": experiment.task.name, **values["task"]}
     for section in values.values():
         if isinstance(section, dict):  # tuples: a list could not be overridden on the command line
             section |= {key: tuple(value) for key, value in section.items() if isinstance(value, list)}
@@ -266,8 +266,10 @@ def config_dict(experiment: Experiment) -> ConfigDict:
     return config
 
 
-def resolve(config: Mapping[str, Any]) -> Experiment:
+def resolve(config: Mapping[str, Any], *, written_now: bool = True) -> Experiment:
     """A ConfigDict, or the same as JSON values, as an `Experiment`.
+
+    Args: written_now: by a user of this version, who is told of what has no effect.
 
     Raises:
         UserError: for an unknown key, a value of a wrong type, or one that its section does not accept.
@@ -277,43 +279,18 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     name = model.pop("name", None)
     if not isinstance(name, str):
         raise UserError(f"config.model.name is {shown(name)}: {nearest('', models.families())}")
-    task = dict(check_mapping(values.pop("task", {}), "config.task"))
-    known = {f.name: f for f in dataclasses.fields(Experiment) if f.name not in ("model", "model_name", "task")}
+    of_task = {section: dict(check_mapping(values.pop(section, {}), f"config.{section}")) for section in tasks.SECTIONS}
+    known = {f.name: f for f in dataclasses.fields(Experiment) if f.name not in ("model", "model_name", *of_task)}
     for key in values:
         if key not in known:
-            raise UserError(f"config.{key} is not a config key: {nearest(key, [*known, 'model', 'task'])}")
+            raise UserError(f"config.{key} is not a config key: {nearest(key, [*known, 'model', *of_task])}")
     sections = {
         key: coerce(value, known[key].type, f"config.{key}", known[key].metadata.get("most"))
         for key, value in values.items()
     }
-    made = _task(task, plain_text=not sections.get("data", DataConfig()).source)
-    return Experiment(name, build(models.family(name).Config, model, "config.model"), made, **sections)
-
-
-def _section(task: Task) -> dict[str, Any]:
-    """The section `task` of a config."""
-    return {"name": task.name, **to_json(task)}
-
-
-def _task(values: dict[str, Any], *, plain_text: bool) -> Task:
-    """The task of a section. Text without sources is what a language model is of, also in configs that name no task.
-
-    A key of another task is left out where it has its default.
-    """
-    name = values.pop("name", Text.name)
-    chosen = tasks.named(Language.name if name == Text.name and plain_text else name)
-    own = {}
-    for key, value in values.items():
-        others = tasks.with_setting(key)
-        if chosen in others or not others:
-            own[key] = value
-        elif coerce_field(others[0], key, value, "config.task") != tasks.settings("task")[key]:
-            why = " (config.data.source is empty)" if name == Text.name and plain_text else ""
-            raise UserError(
-                f"config.task.{key} is {shown(value)}, but it is a key of the task {listed([t.name for t in others])}, "
-                f"and config.task.name is '{chosen.name}'{why}: leave it out, or choose that task"
-            )
-    return build(chosen, own, "config.task")
+    plain_text = not sections.get("data", DataConfig()).source
+    sections |= sections_of_task(of_task, plain_text=plain_text, say=written_now)
+    return Experiment(name, build(models.family(name).Config, model, "config.model"), **sections)
 
 
 def as_experiment(config: Any) -> Experiment:
@@ -343,7 +320,7 @@ def override(experiment: Experiment, changes: Mapping[str, Any], *, section: str
             if not isinstance(values.get(part), dict):
                 raise UserError(f"{where}.{part} is no section of the config: {nearest(part, values)}")
             values, where = values[part], f"{where}.{part}"
-        if name not in values and not (where == "config.task" and tasks.with_setting(name)):
+        if name not in values and not tasks.with_setting(where.partition(".")[2], name):
             meant = nearest(name, values, moved_from(where.partition(".")[2]))
             raise UserError(f"{where}.{name} is not a config key: {meant}")
         value = as_in_json(value)
@@ -365,7 +342,8 @@ def from_json(values: Mapping[str, Any], where: object = "the config") -> Experi
     Raises: UserError, as `upgrade` and `resolve`.
     """
     version = check_mapping(values, str(where)).get("version", 1)
-    return resolve(upgrade({key: value for key, value in values.items() if key != "version"}, version, where))
+    values = upgrade({key: value for key, value in values.items() if key != "version"}, version, where)
+    return resolve(values, written_now=version == VERSION)
 
 
 def save(experiment: Experiment, path: Path) -> None:

@@ -24,7 +24,7 @@ from s2sjax.data.segmentation import Segmentation
 from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.inference.counts import WithCounts
-from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.decoding import PassConfig
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.requests import PositionLimit, RequestReader
 from s2sjax.inference.rerank import Kind
@@ -69,6 +69,15 @@ class Predictor(Protocol):
     """The scorer's; None while it keeps none."""
     requests: RequestReader
     """How sources are read."""
+
+    @property
+    def outputs(self) -> int:
+        """Predictions that each source is given; there may be fewer."""
+        ...
+
+    def length_scores(self, log_probs: Sequence[float], lengths: Sequence[int]) -> list[dict[str, float]]:
+        """Log-probabilities of predictions of so many tokens, each over each length penalty."""
+        ...
 
     def set_params(self, params: Any) -> None:
         """Go on with other parameters, the scorer's again; with None, keep none until there are others."""
@@ -116,6 +125,8 @@ class Task(Protocol):
     default_metrics: ClassVar[tuple[str, ...]]
     """What evaluation reports where `evaluate.metrics` is empty."""
 
+    decode: ClassVar[type[PassConfig]]
+    """What the config section `decode` is: how its predictor makes predictions."""
     defaults: ClassVar[Mapping[str, Any]]
     """Config keys for which `base_config` has other values than those that their sections have; of the model's, those
     that the family has."""
@@ -194,14 +205,19 @@ class Task(Protocol):
 
     # ---- Predictions ----
 
-    def search_size(self, decode: DecodeConfig) -> SearchSize | None:
-        """What decides how much memory its search takes; None if it searches for nothing."""
+    def search_size(self, decode: Any) -> SearchSize | None:
+        """What decides how much memory its search takes; None if it searches for nothing. Args: decode: its section."""
         ...
 
     def predictor(
-        self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh
+        self, trained: Trained, data: DataConfig, decode: Any, limits: Sequence[Limits], mesh: Mesh
     ) -> Predictor:
-        """What makes predictions of sources. Args: limits: of each member of an ensemble, the first's first."""
+        """What makes predictions of sources.
+
+        Args:
+            decode: of its class.
+            limits: of each member of an ensemble, the first's first.
+        """
         ...
 
     def question(self, record: Record) -> Record:

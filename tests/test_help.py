@@ -21,6 +21,7 @@ from s2sjax.decode.beam_config import BeamConfig
 from s2sjax.decode.sampling import SampleConfig
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve, save
+from s2sjax.inference.decoding import DecodeConfig, LabelConfig, PassConfig
 from s2sjax.inference.risk import UTILITIES
 
 HINTS = typing.get_type_hints(Experiment)
@@ -28,8 +29,11 @@ SECTIONS = {name: HINTS[name] for name in HINTS if dataclasses.is_dataclass(HINT
 NAMES = {"model.name", "task.name"}
 """Keys that decide which others their sections have."""
 TASKS = {name: tasks.named(name) for name in tasks.names()}
+SHARED = {field.name for field in dataclasses.fields(PassConfig)}
+"""Keys of `decode` that all tasks have."""
 FAMILIES = {name: models.family(name).Config for name in models.families()}
-CONFIGS = [*SECTIONS.values(), *FAMILIES.values(), *TASKS.values(), BeamConfig, SampleConfig]
+OF_TASKS = [*TASKS.values(), PassConfig, LabelConfig, DecodeConfig]
+CONFIGS = [*SECTIONS.values(), *FAMILIES.values(), *OF_TASKS, BeamConfig, SampleConfig]
 
 
 @pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
@@ -45,24 +49,27 @@ def test_keys_read_from_the_source_are_those_of_the_classes():
     expected = {("seed", "", 0, ())}
     for section, cls, owner in [
         *((section, cls, "") for section, cls in SECTIONS.items()), *(("model", c, f) for f, c in FAMILIES.items()),
-        *(("task", c, t) for t, c in TASKS.items()),
+        *(("task", c, t) for t, c in TASKS.items()), *(("decode", c.decode, t) for t, c in TASKS.items()),
     ]:  # fmt: skip
         for field in dataclasses.fields(cls):
             default = field.default if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
-            expected.add((f"{section}.{field.name}", owner, default, field.metadata.get("choices", ())))
+            having = "" if section == "decode" and field.name in SHARED else owner
+            expected.add((f"{section}.{field.name}", having, default, field.metadata.get("choices", ())))
     found = {(key.name, key.owner, key.default, key.choices) for key in config_keys() if key.name not in NAMES}
     assert found == expected
     (name,) = (key for key in config_keys() if key.name == "model.name")
     assert name.choices == models.families() and name.default == base_config().model.name
     (name,) = (key for key in config_keys() if key.name == "task.name")
     assert name.choices == tasks.names() and name.default == base_config().task.name
-    assert all(key.meaning for key in config_keys()) and set(sections()) == {*SECTIONS, "model", "task"}
+    assert all(key.meaning for key in config_keys()) and set(sections()) == {*SECTIONS, "model", *tasks.SECTIONS}
 
 
 @pytest.mark.parametrize("key", [key for key in config_keys() if key.choices and key.name not in NAMES],
                          ids=lambda key: f"{key.owner or key.name}-{key.name}")  # fmt: skip
 def test_choices_in_help_are_those_that_validation_knows(key):
-    cls = (FAMILIES | TASKS)[key.owner] if key.owner else SECTIONS[key.name.partition(".")[0]]
+    section = key.name.partition(".")[0]
+    classes = {"model": FAMILIES, "task": TASKS, "decode": {"": PassConfig} | {n: t.decode for n, t in TASKS.items()}}
+    cls = classes[section][key.owner] if section in classes else SECTIONS[section]
     field = key.name.rpartition(".")[2]
     wrong = ("nonsense",) if key.type.startswith("tuple") else "nonsense"
     with pytest.raises(UserError, match="is 'nonsense'") as error:
@@ -73,7 +80,7 @@ def test_choices_in_help_are_those_that_validation_knows(key):
 NUMBERS = (10**400, -(10**400), 10**5000, 2**64, -(2**63) - 1, 2**32, -1, math.inf, -math.inf, math.nan, 1e308, 5e-324)
 
 
-@pytest.mark.parametrize("cls", [*SECTIONS.values(), *FAMILIES.values()], ids=lambda cls: cls.__module__)
+@pytest.mark.parametrize("cls", [*SECTIONS.values(), *FAMILIES.values(), *OF_TASKS], ids=lambda cls: cls.__name__)
 def test_a_number_that_overflows_is_told_and_never_raised(cls):
     for field in dataclasses.fields(cls):
         if type(field.default) not in (int, float):
@@ -124,7 +131,8 @@ def test_a_prefix_narrows_help_to_keys():
         if line.startswith("  ") and line[2] != " "
     ]
     assert narrowed("decode.beam_size") == narrowed("config.decode.beam_size") == ["decode.beam_size"]
-    assert len(narrowed("decode.")) == len(dataclasses.fields(SECTIONS["decode"]))
+    assert {*narrowed("decode.")} == {f"decode.{field.name}" for field in dataclasses.fields(DecodeConfig)}
+    assert len(narrowed("decode.")) == len({*narrowed("decode.")}) + 1, "nbest is another thing of labels"
     assert "batching.tokens" in narrowed("batch")
     with pytest.raises(UserError, match="no config key begins with 'deocde.': .*s2sjax decode --help explains"):
         narrowed("deocde.")

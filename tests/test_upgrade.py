@@ -43,6 +43,7 @@ def earlier(values, version):
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
     if version < 3:  # then every config had the keys of all tasks
         values["task"] = {**tasks.settings("task"), **values["task"]}
+        values["decode"] = {**json.loads(json.dumps(tasks.settings("decode"))), **values["decode"]}
     for since in sorted(MOVED, reverse=True):
         for old, new in MOVED[since].items() if since > version else ():
             (old_section, old_name), (section, name) = old.split("."), new.split(".")
@@ -299,14 +300,42 @@ def test_a_key_of_another_task_is_refused_unless_it_has_its_default(task, key, v
             from_json(before)
         assert "\n" not in str(told.value)
         if value == other:
-            (owner,) = tasks.with_setting(key)
+            (owner,) = tasks.with_setting("task", key)
             assert f"a key of the task {owner.name}, and config.task.name is '{own.name}'" in str(told.value)
 
 
 def test_tasks_agree_on_the_defaults_of_keys_that_they_share():
     for name in tasks.names():
-        for field in dataclasses.fields(tasks.named(name)):
-            assert tasks.settings("task")[field.name] == field.default
+        for section in tasks.SECTIONS:
+            for field in dataclasses.fields(tasks.section_of(tasks.named(name), section)):
+                assert tasks.settings(section)[field.name] == field.default
+
+
+@pytest.mark.parametrize("name", ["classification", "tagging"])
+def test_settings_of_a_search_have_no_effect_on_labels_and_that_is_said_to_whoever_wrote_them(name, tmp_path, caplog):
+    experiment = experiment_of(name, {})
+    shown = {*config_dict(experiment).decode}
+    assert shown - {"nbest"} == {"ensemble", "batch_size", "precision", "checkpoint"}
+    assert ("nbest" in shown) == (name == "classification")
+    values = json.loads(json.dumps(as_json(experiment)))
+    for version in range(1, VERSION):
+        before = earlier(values, version)
+        before["decode"] |= {"beam_size": 3, "alpha": 0.0, "method": "sample", "batch_size": 7}
+        assert from_json(before) == override(experiment, {"decode.batch_size": 7})
+    assert not caplog.records, "nobody wrote that now"
+    config = config_dict(experiment)
+    config.decode.beam_size, config.decode.alpha = 3, config.decode.alpha
+    assert resolve(config) == override(experiment, {"beam_size": 3}, section="decode") == experiment
+    (record,) = caplog.records
+    assert f"config.decode.beam_size is 3, but the predictions of {name} are not searched" in record.getMessage()
+    save(experiment, tmp_path / "config.json")
+    parsed = flags.parse([f"--workdir={tmp_path}", "--config.decode.beam_size=3"], COMMANDS["decode"])
+    assert resolve(parsed["config"]) == experiment
+    for wrong, why in (("beam_sise", "is not a config key"), ("beam_size", "is 'x', but a whole number was expected")):
+        with pytest.raises(UserError, match=f"config.decode.{wrong} {why}"):
+            override(experiment, {f"decode.{wrong}": "x"})
+    assert "decode.batch_size" in (text := flags.help_for([f"--workdir={tmp_path}"], COMMANDS["decode"], "decode."))
+    assert "beam_size" not in text
 
 
 @pytest.mark.parametrize("arguments", [

@@ -58,7 +58,7 @@ def run(values: dict[str, Any]) -> int:
                 texts = [hypothesis.text for hypotheses in found for hypothesis in hypotheses]
                 output.writelines(_BETWEEN * bool(done or n) + text + "\n" for n, text in enumerate(texts))
             else:
-                output.writelines(_lines(found, _asked_for(opened)))
+                output.writelines(_lines(found, opened.predictor.outputs))
             output.flush()
             done += len(lines)
     for name, listed in beside.items():
@@ -73,12 +73,6 @@ def run(values: dict[str, Any]) -> int:
             f"their outputs are empty{_WIDER if opened.experiment.decode.method == 'beam' else ''}"
         )
     return 0
-
-
-def _asked_for(run: Run) -> int:
-    """Hypotheses of each source that the config asks for."""
-    decode = run.experiment.decode
-    return decode.nbest if decode.method == "beam" else decode.samples
 
 
 def _lines(found: Sequence[Sequence[Hypothesis]], count: int) -> Iterator[str]:

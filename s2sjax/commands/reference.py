@@ -6,9 +6,11 @@ docstring has an `Attributes:` section that documents each field. A test holds a
 """
 
 import ast
+import contextlib
+import dataclasses
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ class Key:
 
 @functools.cache
 def config_keys() -> tuple[Key, ...]:
-    """All config keys, section by section; those of `model` family by family, those of `task` task by task."""
+    """All config keys, section by section; those of `model` family by family, those of `task` and `decode` by task."""
     module = _Module("experiment")
     families, tasks = (
         tuple(sorted(path.stem for path in (_PACKAGE / folder).glob("*.py") if not path.stem.startswith("_")))
@@ -56,15 +58,35 @@ def config_keys() -> tuple[Key, ...]:
         keys += _Module("models", family).keys("Config", "model.", family)
     keys.append(Key("task.name", "text", "text", tasks, _TASK))
     for task in tasks:
-        file = _Module("tasks", task)
-        keys += file.keys(ast.unparse(file.find("TASK")[1]), "task.", task)
+        file, cls = _task(task)
+        keys += file.keys(cls, "task.", task)
     for field, annotation in module.fields("Experiment"):
         if field == "seed":
             keys[:0] = [key for key in module.keys("Experiment", "") if key.name == "seed"]
+        elif field == "decode":
+            keys += _decode_keys(tasks)
         elif field not in ("model", "model_name", "task"):
             owner, cls = module.find(ast.unparse(annotation))
             keys += owner.keys(cls.name, f"{field}.")
     return tuple(keys)
+
+
+def _task(name: str) -> tuple["_Module", str]:
+    """The module of a task, and what its class is called there."""
+    file = _Module("tasks", name)
+    return file, ast.unparse(file.find("TASK")[1])
+
+
+def _decode_keys(tasks: Iterable[str]) -> Iterator[Key]:
+    """The keys of the section that each task says, those of a search first; what all have, once."""
+    having: dict[Key, list[str]] = {}
+    for task in sorted(tasks, key=lambda task: task != "text"):
+        file, name = _task(task)
+        module, cls = file.attribute(name, "decode")
+        for key in module.keys(cls, "decode."):
+            having.setdefault(key, []).append(task)
+    for key, owners in having.items():
+        yield from [key] if len(owners) == len({*tasks}) else (dataclasses.replace(key, owner=each) for each in owners)
 
 
 def sections() -> tuple[str, ...]:
@@ -99,13 +121,29 @@ class _Module:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 yield node.target.id, node.annotation
 
-    def keys(self, name: str, prefix: str, owner: str = "") -> Iterator[Key]:
-        """The keys that the fields of a config dataclass are, those of its bases first."""
+    def attribute(self, name: str, attribute: str) -> tuple["_Module", str]:
+        """The class that an attribute of a class is set to, there or in the first base that has it, and its module."""
         cls = self.find(name)[1]
+        for node in cls.body:
+            if isinstance(node, ast.AnnAssign) and node.value is not None and ast.unparse(node.target) == attribute:
+                module, found = self.find(ast.unparse(node.value))
+                return module, found.name
+        for module, base in self._bases(cls):
+            with contextlib.suppress(LookupError):
+                return module.attribute(base, attribute)
+        raise LookupError(f"{name}.{attribute}")
+
+    def _bases(self, cls: ast.ClassDef) -> Iterator[tuple["_Module", str]]:
         for base in map(ast.unparse, cls.bases):
             if base != "ABC":
                 module, found = self.find(base)
-                yield from module.keys(found.name, prefix, owner)
+                yield module, found.name
+
+    def keys(self, name: str, prefix: str, owner: str = "") -> Iterator[Key]:
+        """The keys that the fields of a config dataclass are, those of its bases first."""
+        cls = self.find(name)[1]
+        for module, base in self._bases(cls):
+            yield from module.keys(base, prefix, owner)
         meanings = attributes(ast.get_docstring(cls) or "")
         for node in cls.body:
             if isinstance(node, ast.AnnAssign) and node.value is not None and isinstance(node.target, ast.Name):

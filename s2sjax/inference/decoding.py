@@ -1,4 +1,4 @@
-"""The `decode` section of the config: how a trained model is searched or sampled."""
+"""The `decode` section of the config: how a trained model is searched or sampled, or asked once."""
 
 import dataclasses
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s2sjax.config import MOST_SEED, check_choices, check_number, closest, one_of, up_to
+from s2sjax.config import MOST_SEED, check_at_least, check_choices, check_number, closest, one_of, up_to
 from s2sjax.data.tokenizer import Tokenizer
 from s2sjax.decode.beam_config import STOPS, BeamConfig
 from s2sjax.decode.ensemble import KINDS
@@ -26,8 +26,50 @@ _MOST = {"alpha": 5, "max_length_factor": 1000, "min_length_factor": 1000}
 
 
 @dataclass(frozen=True)
-class DecodeConfig:
-    """The `decode` section: how a trained model is searched or sampled.
+class PassConfig:
+    """The `decode` section of a task that makes each prediction in one pass of a model; those of others have more.
+
+    Attributes:
+      ensemble: What an ensemble takes the mean of, token by token.
+      batch_size: Sentences in a batch; fewer where sentences are long.
+      precision: Floating-point types of decoding; "float32" gives exact scores. See `ops.linear`.
+      checkpoint: Which checkpoint is decoded with: "best" by config.checkpoint.metric, "last", or a step.
+    """
+
+    ensemble: str = one_of(KINDS, "probabilities")
+    batch_size: int = 64
+    precision: str = one_of(Precision, "float32")
+    checkpoint: str = "best"
+
+    def __post_init__(self) -> None:
+        check_choices(self, "config.decode")
+        for field in dataclasses.fields(self):  # what an array of int32 or float32 cannot hold, or nobody can mean
+            if field.type in (int, float):
+                most = _MOST.get(field.name, field.metadata.get("most", 1_000_000))
+                check_number(getattr(self, field.name), field.type, f"config.decode.{field.name}", most)
+        check_at_least(1, self, "batch_size", where="config.decode")
+        if self.checkpoint not in ("best", "last") and not re.fullmatch(r"[0-9]{1,18}", self.checkpoint):
+            raise UserError(f"config.decode.checkpoint is '{self.checkpoint[:40]}': expected best, last or a step")
+
+
+@dataclass(frozen=True)
+class LabelConfig(PassConfig):
+    """The `decode` section of a task that gives each text a label.
+
+    Attributes:
+      nbest: Labels that are written for each source, the most probable first.
+    """
+
+    nbest: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, self, "nbest", where="config.decode")
+
+
+@dataclass(frozen=True)
+class DecodeConfig(PassConfig):
+    """The `decode` section of a task whose predictions are searched for: how a model is searched or sampled.
 
     Attributes:
       method: How hypotheses are found: "beam" search; "sample", independent draws; or "stochastic" beam search, draws
@@ -66,10 +108,6 @@ class DecodeConfig:
       forbidden: Tokens, as `--format=jsonl` shows them, that may not occur in an output.
       expand_late: Compute the first step once for each source, not for each of its hypotheses, which are equal until
         then. A search takes half as long again to compile, which pays where many batches have the same shape.
-      ensemble: What an ensemble takes the mean of, token by token.
-      batch_size: Sentences in a batch; fewer where sentences are long.
-      precision: Floating-point types of decoding; "float32" gives exact scores. See `ops.linear`.
-      checkpoint: Which checkpoint is decoded with: "best" by config.checkpoint.metric, "last", or a step.
     """
 
     method: str = one_of(("beam", "sample", "stochastic"), "beam")
@@ -100,14 +138,14 @@ class DecodeConfig:
     repetition_penalty: float = 1.0
     forbidden: tuple[str, ...] = ()
     expand_late: bool = False
-    ensemble: str = one_of(KINDS, "probabilities")
-    batch_size: int = 64
-    precision: str = one_of(Precision, "float32")
-    checkpoint: str = "best"
 
-    def __post_init__(self):
-        check_choices(self, "config.decode")
-        self._check_sizes()
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if 0 < self.temperature < 1e-30:
+            raise UserError(
+                f"config.decode.temperature is {self.temperature}, and what is divided by it is no float32: give at "
+                "least 1e-30, or for greedy search config.decode.method=beam and beam_size=1"
+            )
         self.beam(1, own_vocabulary(4))
         self.sampling(1, own_vocabulary(4))
         if self.method == "beam":
@@ -120,28 +158,11 @@ class DecodeConfig:
                 instead = {"nbest": "samples", "samples": "nbest"}.get(name)  # the other method's number of outputs
                 number = f"config.decode.{instead}={value}, " if instead else ""
                 raise UserError(f"config.decode.{name} is {value}, but {why}, {number}or {name} to {default}")
-        if self.batch_size < 1 or self.max_length_factor < 0 or self.max_length_offset < 1:
-            raise UserError(
-                f"config.decode.batch_size {self.batch_size} must be at least 1, max_length_factor "
-                f"{self.max_length_factor} at least 0 and max_length_offset {self.max_length_offset} at least 1"
-            )
+        check_at_least(0, self, "max_length_factor", where="config.decode")
+        check_at_least(1, self, "max_length_offset", where="config.decode")
         for name in ("max_new_tokens", "min_length_factor", "min_length_offset", "reference_ratio", "coverage", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"config.decode.{name} is {getattr(self, name)}, but must not be negative")
-        if self.checkpoint not in ("best", "last") and not re.fullmatch(r"[0-9]{1,18}", self.checkpoint):
-            raise UserError(f"config.decode.checkpoint is '{self.checkpoint[:40]}': expected best, last or a step")
-
-    def _check_sizes(self) -> None:
-        """Refuse numbers that an array of int32 or float32 cannot hold, or that nobody can mean."""
-        for field in dataclasses.fields(self):
-            if field.type in (int, float):
-                most = _MOST.get(field.name, field.metadata.get("most", 1_000_000))
-                check_number(getattr(self, field.name), field.type, f"config.decode.{field.name}", most)
-        if 0 < self.temperature < 1e-30:
-            raise UserError(
-                f"config.decode.temperature is {self.temperature}, and what is divided by it is no float32: give at "
-                "least 1e-30, or for greedy search config.decode.method=beam and beam_size=1"
-            )
 
     def check_running_text(self) -> None:
         """Raise a `UserError` if draws could not go on over line ends."""

@@ -13,6 +13,7 @@ from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.inference.counts import WithCounts
 from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.details import length_scores
 from s2sjax.inference.forced import batches
 from s2sjax.inference.hypotheses import EMPTY, Hypothesis
 from s2sjax.inference.requests import RequestFormat, RequestReader
@@ -34,6 +35,7 @@ class Labeller:
     Attributes:
       scorer, params: as they are given; parameters perhaps rounded.
       requests: how texts are read.
+      outputs: labels, or rows of them, that a text is given.
     """
 
     def __init__(
@@ -41,28 +43,26 @@ class Labeller:
         scorer: Scorer,
         params: Any,
         tokenizers: TokenizerPair,
-        config: DecodeConfig,
         format: RequestFormat,
         *,
-        each: bool,
+        batch_size: int,
+        nbest: int | None,
     ) -> None:
         """Args:
-        each: every token of a text has a label of its own, end-of-sentence none; otherwise a text has one.
-
-        Raises:
-            UserError: config asks for draws.
+        batch_size: texts in a batch.
+        nbest: labels that a text is given, the most probable first. None: every token of a text has a label of its own,
+            end-of-sentence none, and is given the most probable.
         """
-        if config.method != "beam":
-            raise UserError(
-                f"config.decode.method is '{config.method}', but labels are not drawn: leave it out; "
-                "config.decode.nbest gives the most probable ones, each with its log-probability"
-            )
-        self.scorer = scorer
+        self.scorer, self.outputs = scorer, nbest or 1
         self.set_params(params)
-        self.requests = RequestReader(tokenizers, config, format)
-        self._config, self._target, self._each = config, tokenizers.target, each
+        self.requests = RequestReader(tokenizers, DecodeConfig(), format)  # nothing is asked of labels
+        self._target, self._batch_size, self._each = tokenizers.target, batch_size, nbest is None
         specials = self._target.vocabulary.specials
         self._labels = np.array([i for i in range(self._target.vocab_size) if i not in specials], int)
+
+    def length_scores(self, log_probs: Sequence[float], lengths: Sequence[int]) -> list[dict[str, float]]:
+        """As `Translator.length_scores`, with the penalties that a search has by default."""
+        return length_scores(log_probs, lengths, DecodeConfig())
 
     def set_params(self, params: Any) -> None:
         """As `Translator.set_params`."""
@@ -77,7 +77,7 @@ class Labeller:
         choices: Sequence[str] | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> WithCounts[list[list[Hypothesis]]]:
-        """The `decode.nbest` most probable labels of each text; of a text whose tokens have one each, the best of each.
+        """The most probable labels of each text; of a text whose tokens have one each, the best of each.
 
         Raises:
             UserError: there are prefixes, phrases or choices, which ask for parts of a text.
@@ -94,7 +94,7 @@ class Labeller:
             Column.from_rows([np.full(counts[i], self._labels[0], np.int32) for i in asked]),
             start=self._target.vocabulary.start,
         )
-        for numbers, batch in batches(examples, self._config.batch_size):
+        for numbers, batch in batches(examples, self._batch_size):
             with needing_memory(
                 f"for {counted(len(batch['inputs']), 'text')} of {counted(batch['inputs'].shape[1], 'token')}: lower "
                 "config.decode.batch_size"
@@ -114,7 +114,7 @@ class Labeller:
 
     def _ranked(self, scores: np.ndarray) -> list[Hypothesis]:
         """The best labels of a text, of scores [labels]; equals in their order."""
-        order = np.argsort(-scores, kind="stable")[: self._config.nbest]
+        order = np.argsort(-scores, kind="stable")[: self.outputs]
         return [self._hypothesis(self._labels[i : i + 1], float(scores[i])) for i in order.tolist()]
 
     def _hypothesis(self, ids: np.ndarray, score: float) -> Hypothesis:

@@ -10,6 +10,7 @@ from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError
 from s2sjax.inference.counts import RequestCounts, WithCounts
 from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.details import length_scores
 from s2sjax.inference.hypotheses import EMPTY, Hypothesis, read_found
 from s2sjax.inference.requests import RequestFormat, RequestReader
 from s2sjax.inference.running_text import decode_lines, run_on
@@ -60,6 +61,15 @@ class Translator:
         for sentence in config.without_effect(self._target.vocab_size, longest, runs_on=runs_on):
             _log.warning("config.decode.%s", sentence)
         self._search = Search(scorer, config, format, self._target, mesh)
+
+    @property
+    def outputs(self) -> int:
+        """Hypotheses that a source is given."""
+        return self._config.nbest if self._config.method == "beam" else self._config.samples
+
+    def length_scores(self, log_probs: Sequence[float], lengths: Sequence[int]) -> list[dict[str, float]]:
+        """Each hypothesis's log-probability over each length penalty; see `inference.details`."""
+        return length_scores(log_probs, lengths, self._config)
 
     def set_params(self, params) -> None:
         """Go on with other parameters, the scorer's again; with None, keep none until there are others."""

@@ -14,7 +14,7 @@ from s2sjax.data.unknown import unknown_in
 from s2sjax.errors import UserError
 from s2sjax.experiment import Experiment
 from s2sjax.inference.counts import RequestCounts, WithCounts
-from s2sjax.inference.details import Details, Logits, length_scores
+from s2sjax.inference.details import Details, Logits
 from s2sjax.inference.forced import Forced, ForcedOptions, Layers, choose_layers, forced_pairs
 from s2sjax.inference.hypotheses import Hypothesis
 from s2sjax.inference.scorers import attention_layers
@@ -103,7 +103,7 @@ class Forcing:
         alignments: Sequence[Alignment | None] = [None] * len(listed)
         if any(self.attention_layers):
             alignments = self._alignments(of_each, listed, split, forced)
-        scores = length_scores([h.score for h in listed], [len(h.ids) for h in listed], self.experiments[0].decode)
+        scores = self.predictor.length_scores([h.score for h in listed], [len(h.ids) for h in listed])
         details = map(Details, (tuple(pair.log_probs.tolist()) for pair in forced), scores, alignments)
         return [list(itertools.islice(details, len(hypotheses))) for hypotheses in found]
 

@@ -15,6 +15,9 @@ from s2sjax.config import nearest
 from s2sjax.errors import UserError, shown
 from s2sjax.task import Task
 
+SECTIONS = ("task", "decode")
+"""Config sections whose keys depend on the task."""
+
 
 def names() -> tuple[str, ...]:
     """The names of all tasks: the modules of this folder."""
@@ -42,17 +45,23 @@ def check_offers(task: Task, command: str, workdir: object) -> None:
         )
 
 
+def section_of(task: type[Task], name: str) -> type:
+    """The dataclass that a config section is which depends on the task: `task` or `decode`."""
+    return task if name == "task" else task.decode
+
+
 @functools.cache
 def settings(section: str) -> Mapping[str, Any]:
     """Keys of a config section that the configs of some tasks have and those of others lack, each with its default."""
-    return {} if section != "task" else {key: value for name in names() for key, value in _fields(named(name)).items()}
+    if section not in SECTIONS:
+        return {}
+    classes = [section_of(named(name), section) for name in names()]
+    return {field.name: field.default for cls in classes for field in dataclasses.fields(cls)}
 
 
-def with_setting(key: str) -> tuple[type[Task], ...]:
-    """The tasks that have this key of the section `task`."""
-    return tuple(task for task in map(named, names()) if key in _fields(task))
-
-
-def _fields(task: Any) -> dict[str, Any]:
-    """The fields of a task, each with its default."""
-    return {field.name: field.default for field in dataclasses.fields(task)}
+def with_setting(section: str, key: str) -> tuple[type[Task], ...]:
+    """The tasks that have this key of a section of `SECTIONS`."""
+    return tuple(
+        task for task in map(named, names())
+        if key in {field.name for field in dataclasses.fields(section_of(task, section))}
+    )  # fmt: skip

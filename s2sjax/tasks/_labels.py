@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jax.sharding import Mesh
 
@@ -13,7 +13,7 @@ from s2sjax.data.config import DataConfig
 from s2sjax.data.records import Record
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
-from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.decoding import PassConfig
 from s2sjax.inference.labelling import Labeller
 from s2sjax.inference.rerank import Kind
 from s2sjax.inference.search_size import SearchSize
@@ -33,6 +33,7 @@ class LabelTask(TokenTask, ABC):
     judges: ClassVar[tuple[Kind, ...]] = (Kind.FORWARD, Kind.CHANNEL)
     default_metrics: ClassVar[tuple[str, ...]]
     """All that there are, too."""
+    decode: ClassVar[type[PassConfig]] = PassConfig
     labels: ClassVar[str]
     """The kind of tokenizer that reads them: one of `data.labels.LABEL_KINDS`."""
 
@@ -58,14 +59,20 @@ class LabelTask(TokenTask, ABC):
     def positions(self, batching: BatchingConfig, tokenizer: TokenizerConfig, *, one_sequence: bool) -> int:
         return batching.max_source_length
 
-    def search_size(self, decode: DecodeConfig) -> SearchSize | None:
+    def nbest(self, decode: Any) -> int | None:
+        """Labels that a text is given; None: each of its tokens has one."""
+        return None
+
+    def search_size(self, decode: Any) -> SearchSize | None:
         return None
 
     def predictor(
-        self, trained: Trained, data: DataConfig, decode: DecodeConfig, limits: Sequence[Limits], mesh: Mesh
+        self, trained: Trained, data: DataConfig, decode: Any, limits: Sequence[Limits], mesh: Mesh
     ) -> Labeller:
-        format, each = request_format(data, limits, self.rows), self.labels == "tag"
-        return Labeller(trained.scorer, trained.params, trained.tokenizers, decode, format, each=each)
+        return Labeller(
+            trained.scorer, trained.params, trained.tokenizers, request_format(data, limits, self.rows),
+            batch_size=decode.batch_size, nbest=self.nbest(decode),
+        )  # fmt: skip
 
     def question(self, record: Record) -> Record:
         return record

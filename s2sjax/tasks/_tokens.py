@@ -19,7 +19,7 @@ from s2sjax.data.segmentation import Segmentation
 from s2sjax.data.splits import blank_of
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
-from s2sjax.inference.decoding import DecodeConfig
+from s2sjax.inference.decoding import DecodeConfig, PassConfig
 from s2sjax.inference.likelihood import cross_entropy_sums
 from s2sjax.inference.requests import RequestFormat
 from s2sjax.inference.scorers import Scorer
@@ -45,6 +45,7 @@ def check_writes_text(family: str, traits: Traits, others: Sequence[str]) -> Non
 class TokenTask:
     """A task whose targets are tokens."""
 
+    decode: ClassVar[type[PassConfig]] = DecodeConfig
     defaults: ClassVar[Mapping[str, Any]] = {}
 
     @property

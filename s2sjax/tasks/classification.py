@@ -7,7 +7,7 @@ label.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from s2sjax.api import Traits
 from s2sjax.data.batching import BatchingConfig
@@ -15,6 +15,7 @@ from s2sjax.data.config import DataConfig
 from s2sjax.data.records import Record
 from s2sjax.data.tokenizer_config import TokenizerConfig
 from s2sjax.errors import UserError
+from s2sjax.inference.decoding import LabelConfig, PassConfig
 from s2sjax.metrics.measure import references_of
 from s2sjax.metrics.names import LABEL_METRICS
 from s2sjax.tasks._labels import LabelTask
@@ -26,7 +27,11 @@ class Classification(LabelTask):
 
     name: ClassVar[str] = "classification"
     default_metrics: ClassVar[tuple[str, ...]] = LABEL_METRICS
+    decode: ClassVar[type[PassConfig]] = LabelConfig
     labels: ClassVar[str] = "label"
+
+    def nbest(self, decode: Any) -> int | None:
+        return decode.nbest
 
     def check(
         self, data: DataConfig, batching: BatchingConfig, tokenizer: TokenizerConfig, family: str, traits: Traits

@@ -81,5 +81,5 @@ def _named(value: Any) -> Any:
 
 
 def _without(values: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    assert {key for key in known if not key.startswith("task.")} <= values.keys(), "a config has every key"
+    assert {key for key in known if not key.startswith(("task.", "decode."))} <= values.keys(), "a config has every key"
     return {key: value for key, value in values.items() if key not in known or known[key] != value}
