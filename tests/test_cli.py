@@ -507,7 +507,7 @@ def test_help_is_printed_and_is_no_mistake(workdir, capsys):
         assert s2s(*arguments.split()) == 0
         assert "usage: s2sjax decode --workdir=DIR" in capsys.readouterr().out
     assert s2s("--help=decode.beam") == 0
-    assert capsys.readouterr().out.startswith("  decode.beam_size=5  (whole number)\n")
+    assert capsys.readouterr().out.startswith("  decode.beam_size=5  (whole number; of text, language)\n")
     assert s2s("decode", f"--workdir={workdir}", "--help") == 0
     assert "decode.beam_size=4  (whole number; default 5)" in capsys.readouterr().out
     assert s2s() == 2

@@ -107,5 +107,12 @@ def test_a_model_without_attention_over_a_source_has_details_without_alignments(
         for hypothesis, details in zip(hypotheses, explained, strict=True):
             assert sum(details.token_log_probs) == pytest.approx(hypothesis.score, abs=1e-4)
             assert len(details.token_log_probs) == len(hypothesis.tokens) and details.alignment is None
-    with pytest.raises(UserError, match="hmm as it is in .* has no attention over a source"):
+    with pytest.raises(UserError, match="a run of the task language, which does not offer align: choose"):
         run.align([], [])
+
+
+def test_a_model_of_pairs_without_attention_over_a_source_aligns_nothing(tmp_path):
+    experiment = tiny(tmp_path, "hmm")
+    run = write_run(tmp_path / "run", experiment, {1: (random_state(experiment, 0), {"loss": 1.0})})
+    with pytest.raises(UserError, match="hmm as it is in .* has no attention over a source"):
+        s2sjax.load(run).align([], [])

@@ -1,7 +1,16 @@
 """Tasks: what a batch means. Each module of this folder is one, but for those that begin with an underscore.
 
-A module offers `TASK`, a frozen dataclass that is an `s2sjax.task.Task`: its fields are the config section `task`
-without its `name`, which is the module's. Adding a task is adding a file: the registry is the folder.
+A module offers `TASK`, a frozen dataclass that is an `s2sjax.task.Task`. Adding a task is adding a file: the registry
+is the folder. A new one needs
+
+1. fields with defaults: the config section `task`, without its `name`, which is the module's. Each stands under
+   `Attributes:` in the class's docstring, where help reads it. A field that another task has too has its default;
+2. `decode`, the class of the config section `decode`: `DecodeConfig` for what is searched for;
+3. `columns`, `offers` and `judges`: what a record has, and which commands a run of it can answer;
+4. `check`, which refuses settings and model families in one sentence each;
+5. the rest of the protocol. `_tokens.TokenTask` has what tasks that write tokens share, `_labels.LabelTask` what tasks
+   that give labels share;
+6. a case in `tests/contract/test_tasks.py`, which walks this folder.
 """
 
 import dataclasses

@@ -14,7 +14,7 @@ from s2sjax import sharding, tasks
 from s2sjax.data.plan import PlannedBatch, Shape
 from s2sjax.data.prepare import prepare
 from s2sjax.errors import UserError
-from s2sjax.experiment import Experiment
+from s2sjax.experiment import Experiment, config_dict, resolve
 from s2sjax.inference.likelihood import bound
 from s2sjax.learning.state import Params
 from s2sjax.ops.losses import LossOptions
@@ -132,6 +132,14 @@ def assert_same_sums(subject: Made, one: Mapping[str, np.ndarray], other: Mappin
 def test_every_task_is_tried():
     assert CASES.keys() == set(tasks.names())
     assert all(tasks.named(name).name == name for name in tasks.names())
+
+
+def test_a_config_shows_what_applies_to_its_task(subject):
+    experiment = subject.experiment
+    config = config_dict(experiment)
+    assert {*config.task} == {"name", *(field.name for field in dataclasses.fields(experiment.task))}
+    assert {*config.decode} == {field.name for field in dataclasses.fields(type(experiment.task).decode)}
+    assert resolve(config) == experiment
 
 
 def test_what_is_encoded_comes_back(subject):
