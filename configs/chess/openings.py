@@ -17,7 +17,7 @@ much other work beside it, 2026-11-28. One seed.
 from s2sjax.experiment import base_config
 
 
-def get_config(argument: str = ""):
+def get_config():
     config = base_config(model="causal_lm", task="language")
 
     config.data.format = "tsv"
