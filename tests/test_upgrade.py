@@ -309,6 +309,8 @@ def test_tasks_agree_on_the_defaults_of_keys_that_they_share():
         for section in tasks.SECTIONS:
             for field in dataclasses.fields(tasks.section_of(tasks.named(name), section)):
                 assert tasks.settings(section)[field.name] == field.default
+                assert tasks.named(name) in tasks.with_setting(section, field.name)
+    assert tasks.with_setting("data", "batch_size") == () and not tasks.settings("data")
 
 
 @pytest.mark.parametrize("name", ["classification", "tagging"])

@@ -55,22 +55,26 @@ def check_offers(task: Task, command: str, workdir: object) -> None:
 
 
 def section_of(task: type[Task], name: str) -> type:
-    """The dataclass that a config section is which depends on the task: `task` or `decode`."""
+    """The dataclass that a config section of `SECTIONS` is."""
     return task if name == "task" else task.decode
 
 
 @functools.cache
 def settings(section: str) -> Mapping[str, Any]:
-    """Keys of a config section that the configs of some tasks have and those of others lack, each with its default."""
-    if section not in SECTIONS:
-        return {}
-    classes = [section_of(named(name), section) for name in names()]
-    return {field.name: field.default for cls in classes for field in dataclasses.fields(cls)}
+    """Keys of a section of `SECTIONS`, those of all tasks, each with its default; empty of another section."""
+    return {key: default for key, (default, _) in _settings(section).items()}
 
 
 def with_setting(section: str, key: str) -> tuple[type[Task], ...]:
-    """The tasks that have this key of a section of `SECTIONS`."""
-    return tuple(
-        task for task in map(named, names())
-        if key in {field.name for field in dataclasses.fields(section_of(task, section))}
-    )  # fmt: skip
+    """The tasks that have this key of a section of `SECTIONS`; none has one of another section."""
+    return _settings(section).get(key, (None, ()))[1]
+
+
+@functools.cache
+def _settings(section: str) -> Mapping[str, tuple[Any, tuple[type[Task], ...]]]:
+    """By the key: its default, and the tasks that have it."""
+    found: dict[str, tuple[Any, tuple[type[Task], ...]]] = {}
+    for task in map(named, names() if section in SECTIONS else ()):
+        for field in dataclasses.fields(section_of(task, section)):
+            found[field.name] = field.default, (*found.get(field.name, (None, ()))[1], task)
+    return found
