@@ -8,9 +8,10 @@ is the folder. A new one needs
 2. `decode`, the class of the config section `decode`: `DecodeConfig` for what is searched for;
 3. `columns`, `offers` and `judges`: what a record has, and which commands a run of it can answer;
 4. `check`, which refuses settings and model families in one sentence each;
-5. the rest of the protocol. `_tokens.TokenTask` has what tasks that write tokens share, `_labels.LabelTask` what tasks
+5. `ports`, where other than tokens are read: what stands at one position of a source, and of what is written;
+6. the rest of the protocol. `_tokens.TokenTask` has what tasks that write tokens share, `_labels.LabelTask` what tasks
    that give labels share;
-6. a case in `tests/contract/test_tasks.py`, which walks this folder.
+7. a case in `tests/contract/test_tasks.py`, which walks this folder.
 """
 
 import dataclasses
