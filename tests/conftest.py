@@ -16,6 +16,7 @@ os.environ["XLA_FLAGS"] = (  # of a flag that is given twice the last counts
     f"--xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
 )
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -23,6 +24,8 @@ from tests.sampling import sample
 
 install_import_hook(["s2sjax.ops", "s2sjax.decode"], "beartype.beartype")
 
+hypothesis.settings.register_profile("any machine", deadline=None)  # 200 ms of a busy machine's time say nothing
+hypothesis.settings.load_profile("any machine")
 
 gc.set_threshold(100_000, 20, 20)  # by default Python looks for cycles 2,882 times while tests are collected: 2.6 s
 

@@ -131,7 +131,7 @@ def test_any_metric_chooses_a_checkpoint_by_its_own_direction(family, metric, sc
     assert load(run).step == best
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(), st.lists(st.text(max_size=30), max_size=9), st.booleans())
 def test_the_name_of_a_results_file_is_a_name(split, pairs, ensemble):
     name = result_name(split, pairs, ensemble=ensemble)

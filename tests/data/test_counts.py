@@ -31,7 +31,7 @@ def directory(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     pairs=st.lists(st.tuples(SIDE, SIDE), max_size=5),
     prompt=st.sampled_from(["{source}", "<b> {source}", "b:{source} a"]),

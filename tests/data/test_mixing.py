@@ -82,7 +82,7 @@ def rows_of(plan, batches, part_of):
 
 
 @given(mixtures())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_sets_have_their_shares_to_within_a_row_after_every_epoch(made):
     split, config, batching, seed = made
     plan = plan_of(split, config, batching, seed)
@@ -100,7 +100,7 @@ def test_sets_have_their_shares_to_within_a_row_after_every_epoch(made):
 
 
 @given(mixtures())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_example_of_a_set_is_seen_twice_before_all_were_seen_once(made):
     split, config, batching, seed = made
     plan = plan_of(split, config, batching, seed)
@@ -112,7 +112,7 @@ def test_no_example_of_a_set_is_seen_twice_before_all_were_seen_once(made):
 
 
 @given(mixtures())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_batches_are_never_empty_and_fit_their_shapes(made):
     split, config, batching, seed = made
     plan = plan_of(split, config, batching, seed)
@@ -124,7 +124,7 @@ def test_batches_are_never_empty_and_fit_their_shapes(made):
 
 
 @given(mixtures(), st.integers(0, 10**6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_batch_is_a_function_of_its_number(made, number):
     """Whatever was asked before: a run that resumes asks first for a batch in the middle."""
     split, config, batching, seed = made
@@ -199,7 +199,7 @@ def test_a_set_that_is_all_too_long_is_named():
 
 
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=4), st.integers(1, 400), st.floats(1.01, 100))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_vocabulary_is_learned_from_sets_in_their_shares(counts, most, temperature):
     sizes = {f"s{i}": count for i, count in enumerate(counts)}
     config = DataConfig(mixture={name: {} for name in sizes}, mixture_temperature=temperature)

@@ -38,7 +38,7 @@ def epoch(plan, number):
 
 
 @given(plans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_each_example_within_the_limits_stands_in_exactly_one_batch_of_every_epoch(made):
     plan, config = made
     short = (plan.source_lengths <= config.max_source_length) & (plan.target_lengths <= config.max_target_length)
@@ -49,7 +49,7 @@ def test_each_example_within_the_limits_stands_in_exactly_one_batch_of_every_epo
 
 
 @given(plans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_batches_fit_their_shapes_and_shapes_the_token_budget(made):
     plan, config = made
     for batch in epoch(plan, 1):
@@ -69,7 +69,7 @@ def test_the_plan_is_the_same_on_one_device_and_on_eight():
 
 
 @given(plans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_padding_is_what_counting_says(made):
     plan, _ = made
     batches = epoch(plan, 0)

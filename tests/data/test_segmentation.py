@@ -153,7 +153,7 @@ def test_a_batch_that_was_left_out_leaves_the_epochs_of_the_others_as_they_were(
         assert shorter.batch(i).epoch == plan.batch(i + 2).epoch
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(width=st.integers(30, 120), seed=st.integers(0, 99))
 def test_a_sample_stands_in_its_row_if_there_is_room_and_what_is_usual_if_there_is_not(width, seed):
     rng = np.random.default_rng(seed)

@@ -40,7 +40,7 @@ def assert_every_word_has_its_tokens_in_order(spans, text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(text=st.one_of(st.sampled_from(TEXTS), st.text(st.characters(exclude_categories=["Cs"]))))
 def test_every_word_of_a_text_has_its_tokens_in_order(trained, kind, text):
     spans = trained[kind].encode_spans(text)
@@ -49,7 +49,7 @@ def test_every_word_of_a_text_has_its_tokens_in_order(trained, kind, text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_every_word_that_tokens_are_decoded_to_has_its_tokens_in_order(trained, kind, data):
     """Whatever the tokens: specials in the middle, bytes that are no UTF-8, more after end-of-sentence."""

@@ -56,7 +56,7 @@ def cut(row, pieces, draw, uniform):
 
 @pytest.mark.parametrize("line_ends", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=TEXTS)
 def test_without_chance_the_segmentation_is_sentencepieces(name, line_ends, text):
     tokenizer = trained(name, line_ends)
@@ -72,7 +72,7 @@ def test_without_chance_the_segmentation_is_sentencepieces(name, line_ends, text
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=TEXTS, seed=st.integers(0, 2**32))
 def test_any_sample_decodes_to_the_same_text_and_keeps_what_is_no_ordinary_piece(name, text, seed):
     tokenizer = trained(name)

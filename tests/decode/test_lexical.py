@@ -112,7 +112,7 @@ def test_the_widest_beam_finds_the_best_of_those_that_contain_the_phrases():
 NARROW = BeamConfig(beam_size=3, nbest=3, max_len=12, length_penalty="gnmt", alpha=0.6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 2**32 - 1),
     config=st.sampled_from([NARROW, dataclasses.replace(NARROW, beam_size=4, groups=2, diversity=0.5, stop="first")]),

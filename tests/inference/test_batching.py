@@ -15,7 +15,7 @@ lists = st.lists(st.tuples(*[st.integers(0, 1500)] * 2), max_size=120)
 sizes = st.integers(1, 40)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(pairs=lists, batch_size=sizes, width=st.integers(1, 12))
 def test_every_request_comes_once_the_longest_first_in_batches_of_bounded_size(pairs, batch_size, width):
     lengths = np.array(pairs, int).reshape(-1, 2)
@@ -32,7 +32,7 @@ def test_every_request_comes_once_the_longest_first_in_batches_of_bounded_size(p
         assert len(batch.requests) == most or batch is made[-1], "only the last is not full"
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(pairs=lists, batch_size=sizes)
 def test_requests_in_their_order_are_all_padded_to_the_longest(pairs, batch_size):
     lengths = np.array([source for source, _ in pairs], int)

@@ -9,7 +9,7 @@ from s2sjax.inference.decoding import DecodeConfig
 from s2sjax.inference.details import length_scores
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     hypotheses=st.lists(st.tuples(st.floats(-500, 0, width=32), st.integers(1, 300)), min_size=1, max_size=5),
     alpha=st.floats(0, 2, width=32, allow_subnormal=False),  # what float32 cannot hold is refused

@@ -33,7 +33,7 @@ READERS = {
 }
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     texts=st.lists(st.text("abcżß \n", max_size=9), max_size=12),
     cut=st.integers(0, 12),

@@ -374,7 +374,7 @@ def test_a_warning_about_lengths_names_what_was_set_and_counts_and_nothing_else(
     assert bool(told) == bool(chosen[0] or chosen[1])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_numbers_that_are_accepted_are_numbers_to_float32_and_int32(data):
     """Whatever is asked for: refused in a sentence, or a length, a divisor, a share that a device can hold."""

@@ -94,7 +94,7 @@ TEXTS = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
 CORPORA = st.lists(st.tuples(TEXTS, st.lists(TEXTS, min_size=1, max_size=3)), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CORPORA, st.randoms(use_true_random=False))
 def test_scores_are_bounded_and_do_not_depend_on_the_order_of_the_texts(corpus: list, order: random.Random):
     sources = [str(n) for n in range(len(corpus))]
@@ -109,7 +109,7 @@ def test_scores_are_bounded_and_do_not_depend_on_the_order_of_the_texts(corpus: 
     assert text_metrics(*zip(*rows, strict=True), ALL) == pytest.approx(scores)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CORPORA)
 def test_another_right_answer_makes_no_score_worse(corpus: list):
     """Not so by BLEU, whose reference length may change, by chrF and TER, and by the error rates, whose nearest
