@@ -2,11 +2,17 @@
 answer of a few words, by a pointer-generator network; after a colon, `types` tells the kind of a question instead.
 
 The files are `train.csv` and `val.csv`, all stories of a split in one file with a column `story_section` for the
-passage; compressed ones need `--config.data.file={split}.csv.xz`. Answers are compared with both annotators'.
+passage; compressed ones need `--config.data.file={split}.csv.xz`. An answer is compared with both annotators'; of ROUGE
+the better counts.
 
     s2sjax train --config=configs/fairytaleqa.py:types --workdir=runs/types --config.data.dir=DIR
     s2sjax train --config=configs/fairytaleqa.py --workdir=runs/answers --config.data.dir=DIR
     s2sjax evaluate --workdir=runs/types --split=validation
+
+Reached on validation: types 96.2 % accuracy, 95.8 macro F1 after 42 s (the same questions chose the checkpoint);
+answers 16.2 ROUGE-L, 0.8 % exact after 11 min on one EPYC (Zen 5) core with other work beside it, 2026-11-28. One seed.
+The sentence of the passage with most words of the question has 20.5, "the" for every question 13.4, and the second
+annotator, compared with the first, 64.8: 8,548 questions alone do not teach answering.
 """
 
 from s2sjax import recipes

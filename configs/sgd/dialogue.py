@@ -8,7 +8,10 @@ not. Its first 2,000 turns are validated; evaluation of all 24,363 takes long, `
     s2sjax train --config=configs/sgd/dialogue.py --workdir=runs/sgd_dialogue --config.data.dir=OUT
     s2sjax evaluate --workdir=runs/sgd_dialogue --split=dev[:500]
 
-Not yet run.
+Reached on dev[:500]: 17.3 perplexity a token, 38.4 a word, 9.6 sacreBLEU (13a, cased), 29.0 ROUGE-L with beam 5. The
+commonest turn has 1.0 and 9.7. 16 min on one EPYC (Zen 5) core beside much other work, 2026-11-28, for 1,500 steps: a
+quarter of an epoch. It was stopped at step 1,250 of 2,500 and resumed with 1,500, so the learning rate fell late. One
+seed.
 """
 
 from s2sjax.experiment import base_config
@@ -41,7 +44,7 @@ def get_config():
     config.optimizer.warmup_steps = 200
     config.optimizer.clip_norm = 1.0
 
-    config.train.steps = 2500
+    config.train.steps = 1500
     config.train.precision = "bfloat16_products"
 
     config.evaluate.every_steps = 1000
