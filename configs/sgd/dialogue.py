@@ -2,11 +2,11 @@
 arXiv:1909.05855), by a pointer-generator network (See et al. 2017, arXiv:1704.04368).
 
 `records.py` beside this file makes `dialogue.train.jsonl` and `dialogue.dev.jsonl`. Dev has services that train has
-not. Its first 2,000 turns are validated; evaluation of all 24,363 takes long, `--split=dev[:500]` a minute or two.
+not. Its first 2,000 turns are validated; evaluation of all 24,363 takes long, a slice a minute.
 
     python configs/sgd/records.py DIR OUT
     s2sjax train --config=configs/sgd/dialogue.py --workdir=runs/sgd_dialogue --config.data.dir=OUT
-    s2sjax evaluate --workdir=runs/sgd_dialogue --split=dev[:500]
+    s2sjax evaluate --workdir=runs/sgd_dialogue "--split=dev[:500]"
 
 Reached on dev[:500]: 17.3 perplexity a token, 38.4 a word, 9.6 sacreBLEU (13a, cased), 29.0 ROUGE-L with beam 5. The
 commonest turn has 1.0 and 9.7. 16 min on one EPYC (Zen 5) core beside much other work, 2026-11-28, for 1,500 steps: a
