@@ -96,10 +96,11 @@ def test_choose_accepts_the_choices_only():
 
 @pytest.mark.parametrize("typed, meant", [
     ("beam", ["beam_size"]), ("size", ["beam_size"]), ("beam_sise", ["beam_size"]), ("bat", ["batch_size"]),
-    ("be", ["beta"]), ("", []), ("zzz", []), ("BEAM_SIZE", []),
+    ("be", ["beta"]), ("at", []), ("", []), ("zzz", []), ("BEAM_SIZE", []),
 ])  # fmt: skip
 def test_a_name_that_begins_with_what_was_typed_is_nearer_than_one_spelled_like_it(typed, meant):
     assert closest(typed, ["alpha", "batch_size", "beam_size", "beta"]) == meant
+    assert closest("source", ["max_source", "source_model"]) == ["source_model"], "though the other one is shorter"
 
 
 def test_of_several_names_that_hold_what_was_typed_the_shortest_is_nearest():

@@ -25,7 +25,8 @@ def test_messages_up_to_some_thousand_characters_are_whole():
 
 @pytest.mark.parametrize("names, said", [
     ([], ""), (["a"], "a"), ([3, "b"], "3, b"), (["aaaa"] * 5, "aaaa, aaaa, aaaa and 2 more"),
-    (["b" * 300, "c"], f"{'b' * 200}... and 1 more"),
+    (["b" * 300, "c"], f"{'b' * 200}... and 1 more"), (["c" * 8] * 2, "cccccccc, cccccccc"),
+    (["d" * 5, "d" * 5, "d" * 6], "ddddd, ddddd and 1 more"),
 ])  # fmt: skip
 def test_of_a_long_list_some_names_are_told_and_how_many_more_there_are(names, said):
     assert listed(names, most=20) == said

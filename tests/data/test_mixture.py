@@ -163,4 +163,7 @@ def test_the_parts_of_equal_configs_are_made_once():
     assert parts_of(DataConfig(mixture={"a": {"weight": 1}})) is parts_of(mixed)
     with pytest.raises(UserError, match="weight is True"):  # which is equal to 1
         parts_of(DataConfig(mixture={"a": {"weight": True}}))
+    for shared in (found, parts_of(mixed)):
+        with pytest.raises(TypeError):  # whoever changed what is kept would change it for all
+            shared["b"] = mixed
     assert hash(mixed) == hash(DataConfig(mixture={"b": {}})) and mixed != DataConfig(mixture={"b": {}})

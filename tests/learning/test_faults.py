@@ -125,6 +125,12 @@ def test_a_config_that_cannot_be_is_a_users_error(values, message):
         FaultsConfig(**values)
 
 
+def test_the_least_that_a_config_may_say_is_taken():
+    least = {"watchdog_seconds": 1.0, "max_skips": 0, "max_rollbacks": 0, "loss_spike": 1.01, "gradient_spike": 1.01}
+    assert all(getattr(FaultsConfig(**least), name) == value for name, value in least.items())
+    FaultsConfig(**dict.fromkeys(least, 0))
+
+
 def copied(tree):
     return jax.tree.map(np.array, tree)
 
