@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 
 from s2sjax import sharding
 from s2sjax.data import pipeline
-from s2sjax.data.examples import assemble
 from s2sjax.data.plan import Plan, make_plan
 from s2sjax.data.prepare import prepare
 from s2sjax.experiment import Experiment
@@ -43,10 +42,11 @@ def start(experiment: Experiment, devices: int | None = None) -> Started:
     """Training on so many devices, or on all there are, of all processes."""
     config, split_time = experiment.train, experiment.splits_time
     mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:devices])
-    prepared = prepare(experiment.data, experiment.tokenizer, ("train",))
-    split = prepared.splits["train"]
+    task = experiment.task
+    prepared = prepare(experiment.data, task.tokenizer(experiment.tokenizer), ("train",), rows=task.rows)
+    examples = task.arrange(prepared.splits["train"])
     plan = make_plan(
-        split["source"].lengths, split["target"].lengths, experiment.batching, seed=experiment.seed,
+        *task.lengths(examples), experiment.batching, seed=experiment.seed,
         divisor=sharding.batch_shards(mesh, split_time=split_time) * config.accumulate,
     )  # fmt: skip
     parts = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)
@@ -54,7 +54,7 @@ def start(experiment: Experiment, devices: int | None = None) -> Started:
     state = jax.jit(parts.init, out_shardings=places)(stream_key(experiment.seed, "init"))
     place = sharding.batch_sharding(mesh, split_time=split_time)
     only = functools.partial(sharding.rows_here, place)
-    feed = pipeline.batches(plan, functools.partial(assemble, split=split), range(config.steps), only=only)
+    feed = pipeline.batches(plan, functools.partial(task.batch, examples=examples), range(config.steps), only=only)
     batches = (sharding.to_devices(batch, place) for batch in feed)
     return Started(mesh, plan, make_step(parts.model, parts.optimizer, experiment, mesh, places), state, batches)
 

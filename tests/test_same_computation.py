@@ -32,6 +32,8 @@ FAMILIES = {
             "model__prefix": True, "model__kv_heads": 1, "model__positions": "rotary", "model__window": 6,
         },
     ),
+    "encoder": ("encoder", {"model__dropout": 0.2, "model__mlp": "gelu", "model__positions": "learned"}),
+    "rnn_encoder": ("rnn_encoder", {"model__dropout": 0.2, "model__layers": 2}),
 }  # fmt: skip
 
 SCAN = {"model__dropout": 0.2, "model__scan": True, "model__remat": "full"}
@@ -43,6 +45,7 @@ REMATERIALISED = {
     "griffin": ("griffin", {"model__dropout": 0.2, "model__remat": "full", "model__repeats": 2}),
     "gnmt": ("gnmt", {"model__dropout": 0.2, "model__remat": "full", "model__encoder_layers": 4}),
     "experts, scan": ("causal_lm", SCAN | {"model__experts": 4}),
+    "encoder, scan": ("encoder", SCAN | {"model__layers": 3}),
 }
 """They gather each layer's parameters when it runs, if these are split over `fsdp`."""
 

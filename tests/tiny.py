@@ -34,12 +34,15 @@ LETTERS = "abcdef"
 
 
 def write_text(directory: Path, *, train: int = 90, held_out: int = 20, longest: int = 9, seed: int = 0) -> Path:
-    """Files `train.src`, `train.tgt` and so on: words of 1 to `longest` letters and their reversals."""
+    """Files `train.src`, `train.tgt`, `train.tags` and so on: words of 1 to `longest` letters, their reversals, and the
+    letters of these as tags."""
     rng = np.random.default_rng(seed)
     directory.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", train), ("validation", held_out), ("test", held_out)):
         words = ["".join(rng.choice(list(LETTERS), rng.integers(1, longest + 1))) for _ in range(count)]
         write_split(directory, split, words, [word[::-1] for word in words])
+        tags = "".join(f"{' '.join(word[::-1])}\n" for word in words)
+        (directory / f"{split}.tags").write_text(tags, encoding="utf-8")
     return directory
 
 
@@ -64,6 +67,11 @@ def _sizes(family: str) -> dict[str, Any]:
     }[family]
 
 
+def task_of(family: str) -> str:
+    """A task that the family can do: text, or tagging if it labels what it reads."""
+    return "tagging" if models.family(family).TRAITS.writes_in_place else "text"
+
+
 def tiny_model(family: str, **others: Any) -> Any:
     """The config of a tiny model, with some values of its own."""
     return models.family(family).Config(**{**_sizes(family), **others})
@@ -71,10 +79,12 @@ def tiny_model(family: str, **others: Any) -> Any:
 
 def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> dict[str, Any]:
     """What `tiny` sets, as dotted keys: one layer, one evaluation shape, nothing decoded while training."""
+    task = overrides.get("task__name", task_of(family))
     values: dict[str, Any] = {
+        "task.name": task,
         "data.dir": str(data),
         "data.source": "{split}.src",
-        "data.target": "{split}.tgt",
+        "data.target": "{split}.tags" if task == "tagging" else "{split}.tgt",
         "data.cache_dir": str(data / "cache"),
         "batching.buckets": 1,
         "batching.tokens": 128,
@@ -97,7 +107,7 @@ def tiny_values(data: Path, family: str = "transformer", **overrides: Any) -> di
 def tiny(data: Path, family: str = "transformer", **overrides: Any) -> Experiment:
     """A tiny experiment on the files of `write_text`. Overrides are spelled `train__steps=3`."""
     values = tiny_values(data, family, **overrides)
-    config = base_config(model=family, task=values.get("task.name", "text"))
+    config = base_config(model=family, task=values["task.name"])
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         (config[section] if section else config)[name] = value
@@ -107,11 +117,11 @@ def tiny(data: Path, family: str = "transformer", **overrides: Any) -> Experimen
 def config_file(path: Path, data: Path, family: str = "transformer", **overrides: Any) -> Path:
     """The same experiment as a config file for the command line."""
     values = tiny_values(data, family, **overrides)
-    lines, task = [f"    config.{key} = {value!r}" for key, value in values.items()], values.get("task.name", "text")
-    body = "\n".join(lines)
+    body = "\n".join(f"    config.{key} = {value!r}" for key, value in values.items())
     path.write_text(
         "from s2sjax.experiment import base_config\n\n\n"
-        f"def get_config(argument=''):\n    config = base_config({family!r}, {task!r})\n{body}\n    return config\n"
+        f"def get_config(argument=''):\n    config = base_config({family!r}, {values['task.name']!r})\n"
+        f"{body}\n    return config\n"
     )
     return path
 

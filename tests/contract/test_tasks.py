@@ -52,7 +52,11 @@ CASES = {
     "language": Case(
         "causal_lm", WORDS, {"data__source": "", "data__target": "{split}.tgt", "task__context": 4, "task__stride": 2}
     ),
-    "tagging": Case("rnn_encoder", [" ".join("VC"[letter not in "ae"] + word[0] for letter in word) for word in WORDS]),
+    "tagging": Case(
+        "rnn_encoder",
+        [" ".join("VC"[letter not in "ae"] + word[0] for letter in word) for word in WORDS],
+        {"data__target": "{split}.tgt"},
+    ),
     "classification": Case("rnn_seq2seq", [f"begins with {word[0]}" for word in WORDS]),
 }
 

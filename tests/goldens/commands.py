@@ -20,7 +20,10 @@ from tests.goldens.stablehlo import normalised, summary
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parent / "data"
 CONFIG = Path(__file__).parent / "config.py"
-FAMILIES = ("transformer", "rnn_seq2seq", "gnmt", "causal_lm", "griffin", "lstm_lm/text", "hmm/text")
+FAMILIES = (
+    "transformer", "rnn_seq2seq", "gnmt", "causal_lm", "griffin", "lstm_lm/text", "hmm/text", "encoder/tags",
+    "rnn_encoder/tags",
+)  # fmt: skip
 SECTIONS = (
     "model", "data", "tokenizer", "optimizer", "train", "evaluate", "decode", "checkpoint", "faults", "mesh",
 )  # fmt: skip
@@ -122,7 +125,8 @@ def without_times(values: Any) -> Any:
 def family(work: Work, name: str) -> None:
     """Five steps of a family, and what it decodes, scores and measures then."""
     run = work.train(name.replace("/", "-"), name)
-    source, target = ("test.en", "test.de") if "/" not in name else ("", "test.count")
+    files = {"": ("test.en", "test.de"), "text": ("", "test.count"), "tags": ("test.count", "test.count")}
+    source, target = files[name.partition("/")[2]]
     given = [f"--input={DATA / source}"] if source else ["--prompt=two three"]
     work.run(f"{run}/decode", "decode", f"--workdir={run}", *given, "--format=jsonl", "--config.decode.nbest=2")
     sources = [f"--source={DATA / source}"] if source else []

@@ -1,8 +1,8 @@
-"""Tiny runs for goldens: numbers from English into German, or counting.
+"""Tiny runs for goldens: numbers from English into German, counting, or tagging each number with itself.
 
     s2sjax train --config=tests/goldens/config.py:FAMILY --workdir=DIR --config.data.dir=tests/goldens/data
 
-FAMILY is a model family; followed by "/text" it is a language model of plain text.
+FAMILY is a model family; followed by "/text" it is a language model of plain text, followed by "/tags" it tags.
 """
 
 from s2sjax.experiment import base_config
@@ -24,14 +24,15 @@ SMALL = {
 
 
 def get_config(argument: str = "transformer"):
-    family, _, plain = argument.partition("/")
-    config = base_config(model=family)
-    config.data.source = "" if plain else "{split}.en"
-    config.data.target = "{split}.count" if plain else "{split}.de"
+    family, _, kind = argument.partition("/")
+    config = base_config(model=family, task="tagging" if kind == "tags" else "text")
+    sources = {"": "{split}.en", "text": "", "tags": "{split}.count"}
+    config.data.source = sources[kind]
+    config.data.target = "{split}.count" if kind else "{split}.de"
     config.batching.tokens = 256
     config.batching.buckets = 2
     config.batching.pack_length = 24
-    config.tokenizer.kind = "word" if plain else "bpe"
+    config.tokenizer.kind = "word" if kind else "bpe"
     config.tokenizer.vocab_size = 56
     for name, value in SMALL.items():
         if name in config.model:
@@ -46,9 +47,10 @@ def get_config(argument: str = "transformer"):
     config.train.steps = 5
     config.train.log_every = 1
     config.train.ema_decay = 0.9
-    config.evaluate.decode = not plain
+    config.evaluate.decode = kind != "text"
     config.evaluate.every_steps = 5
     config.evaluate.samples = 1
     config.checkpoint.every_steps = 5
-    config.decode.beam_size = 2
+    if kind != "tags":
+        config.decode.beam_size = 2
     return config

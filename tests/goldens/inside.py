@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from s2sjax import models
@@ -19,20 +18,19 @@ from s2sjax.data.examples import assemble
 from s2sjax.data.mixing import training_plan
 from s2sjax.data.prepare import prepare
 from s2sjax.experiment import Experiment, base_config, config_dict, resolve
-from s2sjax.inference.likelihood import loss_sums
+from s2sjax.inference.labelling import label_log_probs
 from s2sjax.inspection.subject import describe
-from s2sjax.ops.linear import Precision
-from s2sjax.ops.losses import LossOptions
-from s2sjax.ports import Tokens
 from s2sjax.processes import jax_settings
-from tests.tiny import read_state
+from s2sjax.runs.assembly import build_scorer
+from s2sjax.vocabulary import own_vocabulary
+from tests.tiny import read_state, task_of
 
 VOCABULARY = 19
 
 
 def experiment(family: str, values: Mapping[str, Any]) -> Experiment:
-    """A family's base config with other values, by dotted keys."""
-    config = base_config(model=family)
+    """A family's base config for a task that it can do, with other values, by dotted keys."""
+    config = base_config(model=family, task=task_of(family))
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         (config[section] if section else config)[name] = value
@@ -44,6 +42,11 @@ def fields_of(family: str) -> set[str]:
     return {field.name for field in dataclasses.fields(models.family(family).Config)}
 
 
+def labels(family: str) -> bool:
+    """Whether a family labels what it reads."""
+    return models.family(family).TRAITS.writes_in_place
+
+
 def step_text(experiment: Experiment, devices: int) -> str:
     """StableHLO of the step that training runs, of a batch of the longest rows, on so many devices."""
     subject = describe(experiment, jax.devices()[:devices], VOCABULARY, None)
@@ -51,19 +54,12 @@ def step_text(experiment: Experiment, devices: int) -> str:
         return subject.step.lower(subject.state, subject.batch).as_text()
 
 
-def loss_text(family: str, options: Mapping[str, Any]) -> str:
-    """StableHLO of the loss of a batch and its gradient, with dropout. Args: options: of the model's config."""
-    module, place = models.family(family), jnp.zeros((8, 8), jnp.int32)
-    model = module.build(module.Config(**options), Tokens(VOCABULARY), Tokens(VOCABULARY), precision=Precision.FLOAT32)
-    names = ("inputs", "input_segments", "input_positions", "targets", "target_segments", "target_positions")
-    batch = dict.fromkeys(names, place) | {"weights": place.astype(jnp.float32)}
-    params = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch, train=False)["params"], batch)
-
-    def loss(params, batch, key):
-        return loss_sums(model, params, batch, LossOptions(), dropout_key=key).loss
-
+def predictions_text(experiment: Experiment) -> str:
+    """StableHLO of the labels that a model predicts of a batch of the longest rows."""
+    subject, vocabularies = describe(experiment, jax.devices()[:1], VOCABULARY, None), (own_vocabulary(VOCABULARY),) * 2
+    scorer = build_scorer(experiment, vocabularies, "float32")
     with jax_settings.exact_products():
-        return jax.jit(jax.value_and_grad(loss)).lower(params, batch, jax.random.key(0)).as_text()
+        return label_log_probs.lower(scorer, subject.state.params, subject.batch).as_text()
 
 
 def config_values(config: Any) -> dict[str, Any]:
@@ -76,7 +72,7 @@ def config_values(config: Any) -> dict[str, Any]:
 
 def base_values(family: str) -> dict[str, Any]:
     """Every config key of a family with its default."""
-    if family in models.text_writers():
+    if not labels(family):
         return config_values(base_config(model=family))
     own = {"name": family, **to_json(models.family(family).Config())}  # it has no text to write
     others = {key: value for key, value in config_values(base_config()).items() if not key.startswith("model.")}

@@ -1,7 +1,7 @@
 """Training steps that are held: of every family every variant of the contract, and what else changes a step.
 
 Each has a moving average, clipping, weight decay, smoothing and, where there is any, dropout, so that all of a step is
-in them. Of a family that labels what it reads it is the loss and its gradient.
+in them. Of a family that labels what it reads its predictions are held too, which are one pass of the model.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 
 from s2sjax import models
 from tests.contract.conftest import SLOW_SUBJECTS, SMALL, SUBJECTS
-from tests.goldens.inside import experiment, fields_of, loss_text, step_text
+from tests.goldens.inside import experiment, fields_of, labels, predictions_text, step_text
 from tests.goldens.stablehlo import normalised
 
 
@@ -24,6 +24,8 @@ class Step:
     others: Mapping[str, Any]
     """Config keys of other sections."""
     devices: int = 1
+    predictions: bool = False
+    """Hold what the model predicts, in place of its step."""
 
     def text(self) -> str:
         """Its normalised StableHLO."""
@@ -31,13 +33,11 @@ class Step:
         sizes = {name: size for name, size in SMALL.items() if name in fields}
         dropout = {"dropout": 0.1} if "dropout" in fields else {}
         options = {**sizes, **dropout, **self.options}
-        if self.family not in models.text_writers():
-            assert not self.others, "it is of the model alone"
-            return normalised(loss_text(self.family, options))
         model = {f"model.{name}": value for name, value in options.items()}
         counts = self.options.get("learning") == "em"
         config = {**BASE, **(COUNTING if counts else GRADIENT), **model, **self.others}
-        return normalised(step_text(experiment(self.family, config), self.devices))
+        made = experiment(self.family, config)
+        return normalised(predictions_text(made) if self.predictions else step_text(made, self.devices))
 
 
 BASE = {
@@ -73,6 +73,11 @@ _MORE = {
 }
 
 STEPS = {subject.name: Step(subject.family, dict(subject.options), {}) for subject in (*SUBJECTS, *SLOW_SUBJECTS)}
+STEPS |= {
+    f"{subject.name}, predictions": Step(subject.family, dict(subject.options), {}, predictions=True)
+    for subject in SUBJECTS
+    if labels(subject.family)
+}
 STEPS |= _MORE
 FAST = {
     *(next(subject.name for subject in SUBJECTS if subject.family == family) for family in models.families()),

@@ -15,6 +15,7 @@ from s2sjax.inspection.compiled import compile_step
 from s2sjax.inspection.cost import device_bytes, estimate_cost, list_parameters
 from s2sjax.inspection.subject import describe, described_devices
 from tests.config_files import config_names, config_of
+from tests.tiny import task_of
 
 VOCAB = 1000
 FLOAT = 4  # bytes
@@ -22,7 +23,7 @@ FLOAT = 4  # bytes
 
 def experiment(family="causal_lm", **overrides):
     """A small model on text without sources if its family can read that, on batches of 16 rows of 32 tokens."""
-    config = base_config(model=family)
+    config = base_config(model=family, task=task_of(family))
     language_model = models.family(family).TRAITS.language_model
     values = {"batching__kind": "pack", "batching__pack_length": 32, "batching__tokens": 512, "train__loss_chunk": 64}
     if language_model:
@@ -72,7 +73,7 @@ def test_nothing_is_allocated():
     assert sum(x.nbytes for x in jax.live_arrays()) - before < 1000, "random keys, and nothing of the model's size"
 
 
-@pytest.mark.parametrize("family", models.text_writers())
+@pytest.mark.parametrize("family", models.families())
 def test_fsdp_over_eight_devices_stores_an_eighth_and_little_more(family):
     assert_eighth(subject(family=family, vocab=8000, mesh__fsdp=8))
 
@@ -234,6 +235,8 @@ LARGER |= {"batching__tokens": 2048, "train__loss_chunk": 256, "model__scan": Tr
         {"family": "rnn_seq2seq", "devices": 1, "model__copy": True},
         {"family": "lstm_lm", "devices": 1},
         {"family": "griffin", "devices": 1},
+        {"family": "encoder", "devices": 1},
+        {"family": "rnn_encoder", "devices": 1},
     ],
     ids=lambda overrides: "-".join(map(str, overrides.values())),
 )

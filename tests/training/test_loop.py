@@ -111,7 +111,7 @@ RANDOM = {"train__ema_decay": 0.9, "train__steps": 16, "checkpoint__every_steps"
 
 def every_family():
     """Each with both kinds of batches; one of them among the fast tests."""
-    for family in models.text_writers():
+    for family in models.families():
         for batching in ("bucket", "pack"):
             fast = (family, batching) == ("transformer", "pack")
             yield pytest.param(family, batching, marks=() if fast else pytest.mark.slow)
