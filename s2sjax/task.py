@@ -112,6 +112,8 @@ class Pairs(NamedTuple):
 class Task(Protocol):
     """What the training loop, evaluation and the commands ask."""
 
+    def __hash__(self) -> int: ...
+
     name: ClassVar[str]
     """Of its module, and what `config.task.name` is."""
     columns: ClassVar[tuple[str, ...]]

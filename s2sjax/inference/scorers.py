@@ -31,6 +31,8 @@ WatchedStep = Callable[[Array, Cache], tuple[Array, Cache, Array]]
 class Scorer(Protocol):
     """Stepping and teacher forcing, with parameters of whatever form the scorer's own are."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def reads(self) -> Port | None:
         """What its source is."""

@@ -1,9 +1,10 @@
 """A compiled search: rows of tokens in, and what was found for each out, in batches of few shapes."""
 
 import dataclasses
+import functools
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -48,32 +49,7 @@ class Search:
         self._config, self._format, self._mesh = config, format, mesh
         self._vocabulary = tokenizer.vocabulary
         mask = config.allowed(tokenizer)
-        allowed = None if mask is None else jnp.asarray(mask)
-
-        def search(params, sentences: Sentences, trie: Trie | None, how: BeamConfig | SampleConfig) -> Found:
-            batch = source_batch(sentences.inputs, sentences.lengths)
-            memory = scorer.encode(params, batch)
-            width = how.beam_size if isinstance(how, BeamConfig) else how.samples
-            cache = scorer.init_cache(params, memory, width=width, max_len=how.max_len)
-            step, bonus = scorer.step(params, memory), None
-            if config.coverage:
-                mask = batch["input_segments"] > 0
-                step, cache = with_coverage(scorer.watched_step(params, memory)), uncovered(cache, mask, width)
-                bonus = lambda cache: coverage_penalty(cache.coverage, mask, config.coverage)  # noqa: E731
-            cache = narrow(cache) if config.expand_late else cache
-            constraints = Constraints(allowed, sentences.prefixes, trie, phrases=sentences.phrases)
-            asked = Asked(sentences.limits, sentences.least, sentences.expected, constraints)
-            if isinstance(how, BeamConfig):
-                best = beam_search(step, cache, sentences.first, how, asked, bonus=bonus)
-                return Found(best.tokens, best.lengths, best.log_probs, best.scores)
-            keys = sentence_keys(config.seed, sentences.ids)
-            if config.method == "sample":
-                drawn = sample(step, cache, sentences.first, how, keys, asked)
-                return Found(drawn.tokens, drawn.lengths, drawn.log_probs, drawn.drawn)
-            found = stochastic_beam_search(step, cache, sentences.first, how, keys, asked)
-            return Found(found.tokens, found.lengths, found.log_probs, found.perturbed)
-
-        self._compiled = jax.jit(search, static_argnums=3)
+        self._compiled = _compiled(scorer, config, None if mask is None else mask.tobytes())
 
     def __call__(self, params, requests: Requests) -> Iterator[tuple[Sequence[int], Found]]:
         """What is found for some requests, and the numbers of their rows, until all have come.
@@ -171,6 +147,38 @@ class Search:
                 "the model gives NaN: these parameters are broken; decode with --config.decode.checkpoint=STEP"
             )
         return Found(*(x[:count] for x in found))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(scorer: Scorer, config: DecodeConfig, mask: bytes | None) -> Callable[..., Found]:
+    """The search under `jax.jit`. Whoever asks for the same again, with a run that was opened anew or other settings in
+    between, finds what was compiled. Args: mask: which tokens may occur, a byte each; None: all."""
+
+    def search(params, sentences: Sentences, trie: Trie | None, how: BeamConfig | SampleConfig) -> Found:
+        batch = source_batch(sentences.inputs, sentences.lengths)
+        memory = scorer.encode(params, batch)
+        width = how.beam_size if isinstance(how, BeamConfig) else how.samples
+        cache = scorer.init_cache(params, memory, width=width, max_len=how.max_len)
+        step, bonus = scorer.step(params, memory), None
+        if config.coverage:
+            seen = batch["input_segments"] > 0
+            step, cache = with_coverage(scorer.watched_step(params, memory)), uncovered(cache, seen, width)
+            bonus = lambda cache: coverage_penalty(cache.coverage, seen, config.coverage)  # noqa: E731
+        cache = narrow(cache) if config.expand_late else cache
+        allowed = None if mask is None else jnp.asarray(np.frombuffer(mask, bool))
+        constraints = Constraints(allowed, sentences.prefixes, trie, phrases=sentences.phrases)
+        asked = Asked(sentences.limits, sentences.least, sentences.expected, constraints)
+        if isinstance(how, BeamConfig):
+            best = beam_search(step, cache, sentences.first, how, asked, bonus=bonus)
+            return Found(best.tokens, best.lengths, best.log_probs, best.scores)
+        keys = sentence_keys(config.seed, sentences.ids)
+        if config.method == "sample":
+            drawn = sample(step, cache, sentences.first, how, keys, asked)
+            return Found(drawn.tokens, drawn.lengths, drawn.log_probs, drawn.drawn)
+        found = stochastic_beam_search(step, cache, sentences.first, how, keys, asked)
+        return Found(found.tokens, found.lengths, found.log_probs, found.perturbed)
+
+    return jax.jit(search, static_argnums=3)
 
 
 def _lengths(rows: Sequence[np.ndarray], size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from s2sjax import sharding
+from s2sjax.api import Batch
 from s2sjax.config import nearest
 from s2sjax.data import pipeline
 from s2sjax.data.columns import Examples
@@ -40,7 +41,7 @@ from s2sjax.reporting.plots import attention_map
 from s2sjax.reporting.report import Reporter
 from s2sjax.runs import costs, home
 from s2sjax.runs.assembly import build_scorer
-from s2sjax.task import Predictor, Trained
+from s2sjax.task import Predictor, Sums, Task, Trained
 
 
 class Evaluator:
@@ -78,12 +79,7 @@ class Evaluator:
         self._longer = longest > max(experiment.batching.max_source_length, experiment.batching.max_target_length)
 
         options = LossOptions(chunk=experiment.train.loss_chunk, shards=shards)
-
-        def sums(params, batch):
-            with gathered(params) as ready:
-                return task.evaluation(scorer, ready, batch, options)
-
-        self._sums = jax.jit(sums)
+        self._sums = _compiled(task, scorer, options, gathered)
 
     def __call__(self, params) -> dict[str, float]:
         return self._of_batches(self._plan, params, 0, self._plan.batches_per_epoch)
@@ -137,6 +133,19 @@ def check_positions(experiment: Experiment, source: np.ndarray, target: np.ndarr
             f"{counted(limit, 'token')}, the first of them number {int(np.argmax(lengths > limit)) + 1} with "
             f"{int(lengths[np.argmax(lengths > limit)])}: cut them, or train with more positions"
         )
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(
+    task: Task, scorer: Scorer, options: LossOptions, gathered: Callable[[Any], contextlib.AbstractContextManager[Any]]
+) -> Callable[[Any, Batch], Sums]:
+    """The sums of a batch under `jax.jit`, which whoever asks for the same again finds compiled."""
+
+    def sums(params, batch):
+        with gathered(params) as ready:
+            return task.evaluation(scorer, ready, batch, options)
+
+    return jax.jit(sums)
 
 
 class Validator:

@@ -163,6 +163,14 @@ def test_what_is_asked_for_is_what_comes(model, params):
     assert all(len({h.ids for h in found}) == 4 for found in drawn)
 
 
+def test_whoever_asks_for_the_same_search_again_finds_it_compiled(model, params):
+    def compiled(**fields):
+        return translator(model, params, **fields)._search._compiled
+
+    assert compiled(nbest=2) is compiled(nbest=2) is not compiled(nbest=2, forbidden=("a",))
+    assert compiled(nbest=2, forbidden=("a",)) is not compiled(nbest=2, forbidden=("b",))
+
+
 def test_draws_follow_the_seed_and_the_source(model, params):
     first = translator(model, params, **WAYS["sampling"])(SOURCES).result
     assert [h.ids for h in first[0]] == [h.ids for h in first[-1]], "the same source twice, the same draws"
