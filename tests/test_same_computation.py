@@ -109,7 +109,7 @@ def test_layers_that_gather_their_parameters_compute_the_same(name, place, data)
 
 def test_devices_and_parts_together_are_one_device(data):
     place = {"mesh__fsdp": 2, "mesh__sequence": 2, "mesh__data": 1, "train__accumulate": 2}
-    assert_same(data, FAMILIES["copying"], place, steps=3)
+    assert_same(data, FAMILIES["encoder"], place, steps=3)
 
 
 @pytest.mark.slow

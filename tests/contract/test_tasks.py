@@ -106,8 +106,10 @@ def made(name: str, directory) -> Made:
     prepared = prepare(experiment.data, task.tokenizer(experiment.tokenizer), rows=task.rows)
     examples = task.arrange(prepared.splits["train"])
     mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
-    model, _, init, _ = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)
-    return Made(experiment, prepared, examples, model, init(jax.random.key(1)).params)
+    model, _, _, state = assemble_run(experiment, prepared.tokenizers.vocabularies, mesh)
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: 0.5 * rng.standard_normal(leaf.shape, np.float32), state.params)
+    return Made(experiment, prepared, examples, model, params)
 
 
 @pytest.fixture(params=tasks.names())

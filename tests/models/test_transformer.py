@@ -277,7 +277,7 @@ def test_capacity_limits_training_only():
 
 
 def test_a_learned_table_is_loud_about_positions_beyond_it():
-    model = build(positions="learned", max_positions=4)
+    model = build(positions="learned", max_positions=4, encoder_layers=1, decoder_layers=1)
     output, _ = jax.jit(lambda: model.init_with_output(jax.random.key(0), BUCKETED, train=False))()
     lengths = [(BUCKETED[f"{side}_segments"] > 0).sum(axis=1) for side in ("input", "target")]
     long = jnp.maximum(*lengths) > 4

@@ -1,5 +1,7 @@
 """Copying against its definition in float64, and the chunked loss against the plain one."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,12 @@ def sums(loss, **options):
     return of
 
 
+@functools.lru_cache
+def differentiated(loss, **options):
+    """`sums` and their gradient, compiled once."""
+    return jax.jit(jax.value_and_grad(sums(loss, **options), has_aux=True))
+
+
 def distributions(learned):
     """Of every word at each position [B, T, V] float64 by equation 9 of See et al., one position at a time; and the
     softmaxes' normalisers [B, T]."""
@@ -88,7 +96,7 @@ def test_the_mixture_is_the_papers_distribution():
 
 @pytest.mark.parametrize("options", [{"label_smoothing": 0.0, "z_loss": 0.0}, SMOOTH], ids=["plain", "smoothed"])
 def test_the_loss_and_its_gradient_are_those_of_the_definition(options):
-    (loss, made), gradients = jax.value_and_grad(sums(copying_cross_entropy, **options), has_aux=True)(LEARNED)
+    (loss, made), gradients = differentiated(copying_cross_entropy, **options)(LEARNED)
     assert_close(loss, defined_loss(LEARNED, **options), roundings=50)
     mixed, _ = distributions(LEARNED)
     assert_close(made.nll, defined_loss(LEARNED, label_smoothing=0.0, z_loss=0.0), roundings=50)
@@ -106,12 +114,18 @@ def test_the_loss_and_its_gradient_are_those_of_the_definition(options):
 @pytest.mark.parametrize("options", [{}, SMOOTH], ids=["plain", "smoothed"])
 @pytest.mark.parametrize("parts", [{"chunk": 7}, {"chunk": 4, "shards": 2, "time_shards": 3}], ids=str)
 def test_chunks_compute_the_same(options, parts):
-    (loss, made), expected = jax.value_and_grad(sums(copying_cross_entropy, **options), has_aux=True)(LEARNED)
+    (loss, made), expected = differentiated(copying_cross_entropy, **options)(LEARNED)
     chunked = sums(chunked_copying_cross_entropy, **options, **parts)
-    (found, others), gradients = jax.value_and_grad(lambda x: (3 * chunked(x)[0], chunked(x)[1]), has_aux=True)(LEARNED)
+
+    @jax.jit
+    def thrice(x):
+        return jax.value_and_grad(lambda x: (3 * chunked(x)[0], chunked(x)[1]), has_aux=True)(x)
+
+    (found, others), gradients = thrice(LEARNED)
     assert_close(found, 3 * loss, roundings=50)
     assert_close(jnp.stack(others), jnp.stack(made), roundings=50)
-    assert_close(jnp.stack(chunked(LEARNED)[1]), jnp.stack(made), roundings=50)  # as it is computed without gradients
+    alone = jax.jit(chunked)(LEARNED)[1]  # as it is computed without gradients
+    assert_close(jnp.stack(alone), jnp.stack(made), roundings=50)
     for a, b in zip(gradients, expected, strict=True):
         assert_close(a, 3 * b, roundings=100)
 
@@ -130,10 +144,8 @@ def test_without_a_bias_nothing_is_added():
 def test_bfloat16_is_of_products_only(precision):
     dtype = precision.activations
     learned = (LEARNED[0].astype(dtype), *LEARNED[1:])
-    (loss, _), gradients = jax.value_and_grad(
-        sums(chunked_copying_cross_entropy, precision=precision, chunk=5), has_aux=True
-    )(learned)
-    exact = sums(copying_cross_entropy)(LEARNED)[0]
+    (loss, _), gradients = differentiated(chunked_copying_cross_entropy, precision=precision, chunk=5)(learned)
+    (exact, _), _ = differentiated(copying_cross_entropy)(LEARNED)
     assert float(loss) == pytest.approx(float(exact), rel=1e-2) and float(loss) != float(exact)
     assert gradients[0].dtype == dtype and all(g.dtype == jnp.float32 for g in gradients[1:])
 
@@ -151,7 +163,7 @@ EXTREMES = {
 def test_what_is_all_but_impossible_costs_a_finite_loss_with_a_finite_gradient(loss, sharper, gate):
     features, kernel, bias, gates, scores = LEARNED
     learned = (50 * features, kernel, bias, gates + gate, scores * (1 + sharper))
-    (value, _), gradients = jax.value_and_grad(sums(loss, **SMOOTH), has_aux=True)(learned)
+    (value, _), gradients = differentiated(loss, **SMOOTH)(learned)
     assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
 
 

@@ -16,8 +16,11 @@ LOGITS = 2 * RNG.normal(size=(M, E))
 FILLED = np.arange(M) % 4 != 3
 
 
+_route = jax.jit(route, static_argnames="k")
+
+
 def routing(k, logits=LOGITS, filled=FILLED) -> Routing:
-    return route(jnp.array(logits, jnp.float32), jnp.array(filled), k=k)
+    return _route(jnp.array(logits, jnp.float32), jnp.array(filled), k=k)
 
 
 def grouped(up, down):
@@ -62,7 +65,9 @@ def test_gradients_through_the_sorting_equal_those_of_a_dense_sum():
         gates = jnp.sum(jax.nn.one_hot(chosen.experts, E) * chosen.gates[..., None], axis=1)
         return jnp.sum(jnp.sin(jnp.einsum("med,me->md", everything, gates)))
 
-    for got, expected in zip(*(jax.grad(f, argnums=(0, 1, 2))(*WEIGHTS) for f in (sparse, dense)), strict=True):
+    for got, expected in zip(
+        *(jax.jit(jax.grad(f, argnums=(0, 1, 2)))(*WEIGHTS) for f in (sparse, dense)), strict=True
+    ):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -128,7 +133,7 @@ def test_ample_capacity_drops_nothing_and_has_the_gradients_of_dropless_routing(
     def exact(x, up, down):
         return jnp.sum(jnp.sin(dropless(x, chosen, grouped(up, down), count=E)))
 
-    (a, da), (b, db) = (jax.value_and_grad(f, argnums=(0, 1, 2))(*WEIGHTS) for f in (ample, exact))
+    (a, da), (b, db) = (jax.jit(jax.value_and_grad(f, argnums=(0, 1, 2)))(*WEIGHTS) for f in (ample, exact))
     assert float(a) == pytest.approx(float(b), rel=1e-5)
     for got, expected in zip(da, db, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

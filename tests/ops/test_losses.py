@@ -25,9 +25,8 @@ def both(chunk, *, bias=BIAS, shards=1, time_shards=1, **options):
             sums = function(features, kernel, bias, TARGETS, WEIGHTS, LossOptions(**options, **more))
             return 3.0 * sums.loss, sums  # 3: a cotangent that is not 1
 
-        grads, sums = jax.grad(loss, argnums=(0, 1) if bias is None else (0, 1, 2), has_aux=True)(
-            FEATURES, KERNEL, bias
-        )
+        differentiated = jax.jit(jax.grad(loss, argnums=(0, 1) if bias is None else (0, 1, 2), has_aux=True))
+        grads, sums = differentiated(FEATURES, KERNEL, bias)
         return sums, grads
 
     return values(cross_entropy), values(chunked_cross_entropy, chunk=chunk, shards=shards, time_shards=time_shards)
@@ -68,8 +67,9 @@ def test_tokens_of_weight_zero_change_nothing_whatever_stands_there():
 
     masked = WEIGHTS == 0
     other = jnp.where(masked[..., None], FEATURES + 5, FEATURES), jnp.where(masked, (TARGETS + 1) % V, TARGETS)
-    a, b = jax.grad(loss)(FEATURES, TARGETS), jax.grad(loss)(*other)
-    assert float(loss(FEATURES, TARGETS)) == pytest.approx(float(loss(*other)), rel=1e-6)
+    value = jax.jit(jax.value_and_grad(loss))
+    (one, a), (another, b) = value(FEATURES, TARGETS), value(*other)
+    assert float(one) == pytest.approx(float(another), rel=1e-6)
     np.testing.assert_array_equal(np.asarray(a)[masked], 0)
     np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -127,7 +127,8 @@ def test_the_loss_of_a_mixture_is_the_cross_entropy_of_its_log_probabilities(lab
 
     for a, b in zip(plain(features, kernel)[1], ours(features, kernel)[1], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
-    grads = (jax.grad(on_distributions(f), argnums=(0, 1), has_aux=True)(FEATURES, KERNEL)[0] for f in (plain, ours))
+    differentiated = (jax.jit(jax.grad(on_distributions(f), argnums=(0, 1), has_aux=True)) for f in (plain, ours))
+    grads = (f(FEATURES, KERNEL)[0] for f in differentiated)
     for a, b in zip(*grads, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -139,7 +140,7 @@ def test_a_mixture_that_holds_a_target_for_impossible_costs_a_finite_loss_with_a
     def loss(features, kernel):
         return mixture_cross_entropy(features, kernel, TARGETS, jnp.ones((B, T)), label_smoothing=0.1).loss
 
-    value, grads = jax.value_and_grad(loss, argnums=(0, 1))(features, kernel)
+    value, grads = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(features, kernel)
     assert np.isfinite(value) and all(np.isfinite(g).all() for g in grads)
 
 
