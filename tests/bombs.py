@@ -263,7 +263,7 @@ def field(rng: random.Random, content: bytes) -> bytes:
 
 def pieces(rng: random.Random, run: Path, place: Path) -> Act:
     """A model with very many pieces or other fields of some bytes, or fields in fields."""
-    n = power(rng, 18, 25)
+    n = power(rng, 22, 25)
     added = rng.choice((
         lambda: b"\x0a\x00" * (n // 2), lambda: b"\x0a\x03\x0a\x01x" * (n // 5), lambda: field(rng, b"") * (n // 2),
         lambda: field(rng, b"\x00" * n), lambda: functools.reduce(lambda inner, _: field(rng, inner), range(60), b""),
