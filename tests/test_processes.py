@@ -112,7 +112,7 @@ def place(tmp_path_factory) -> Path:
 def trained(place) -> Path:
     """Six steps by two processes."""
     config = config_file(
-        place / "six.py", place / "data", model__dropout=0.2, train__steps=6, evaluate__every_steps=6,
+        place / "six.py", place / "data", "lstm_lm", model__dropout=0.2, train__steps=6, evaluate__every_steps=6,
     )  # fmt: skip
     together = run(place / "six.run", "train", f"--config={config}", f"--workdir={place}/six")
     assert re.search(r"on 2 cpu devices", together.err())

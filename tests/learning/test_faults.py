@@ -21,8 +21,8 @@ from s2sjax.runs.workdir import check_workdir
 from s2sjax.training import loop, setup, skipped
 from s2sjax.training.loop import INTERRUPTED, train
 from s2sjax.training.skipped import Skipped, read_skipped, write_skipped
-from tests.tiny import assert_same_state, compiling_once, on_devices, read_state, records, tiny, write_text
-from tests.training.test_loop import Update, terminated_at, train_with_interruptions
+from tests.tiny import assert_same_state, compiling_once, on_devices, read_state, records, write_text
+from tests.training.test_loop import Update, small, terminated_at, train_with_interruptions
 
 OPTIONS = {"model__dropout": 0.2, "train__ema_decay": 0.9, "train__steps": 16, "checkpoint__every_steps": 3}
 
@@ -176,7 +176,7 @@ def test_a_spike_by_the_configs_rule_is_not_taken(data):
 @pytest.mark.slow
 def test_bad_steps_are_skipped_counted_and_told_and_the_run_goes_on(data, poison, tmp_path, capsys):
     poison(4, 5, 9)
-    experiment = tiny(data, **OPTIONS)
+    experiment = small(data, **OPTIONS)
     assert train(experiment, tmp_path / "run") == 0
     state = read_state(tmp_path / "run")
     assert state["step"] == 16 and state["health/updates"] == 13
@@ -197,7 +197,7 @@ def test_bad_steps_are_skipped_counted_and_told_and_the_run_goes_on(data, poison
 
 def test_bad_steps_are_bounded_and_the_message_says_where_it_stands(data, poison, tmp_path):
     poison(*range(4, 16))
-    experiment = tiny(data, faults__max_skips=2, faults__beyond_max_skips="stop", **OPTIONS)
+    experiment = small(data, faults__max_skips=2, faults__beyond_max_skips="stop", **OPTIONS)
     message = (
         r"the loss is nan at step 7, the last of more than 2 bad steps \(config.faults.max_skips\) among 7; no update "
         r"of them was taken \(last checkpoint: 6\): lower config.optimizer.learning_rate .*beyond_max_skips=rollback"
@@ -235,9 +235,9 @@ def test_a_checkpoint_that_a_roll_back_could_go_to_is_always_kept(tmp_path):
 def without(data, tmp_path_factory):
     """A run that never saw batches 4 to 14, of which 12 to 14 go wrong."""
     workdir = tmp_path_factory.mktemp("without") / "run"
-    train(tiny(data, **ROLLING | {"train__steps": 1}), workdir)
+    train(small(data, **ROLLING | {"train__steps": 1}), workdir)
     write_skipped(workdir, Skipped(((4, 15),), ()))
-    assert train(tiny(data, **ROLLING), workdir) == 0
+    assert train(small(data, **ROLLING), workdir) == 0
     return workdir
 
 
@@ -246,7 +246,7 @@ def test_a_roll_back_ends_as_a_run_that_never_saw_the_batches_of_the_window(
     data, poison, short_window, without, tmp_path, capsys
 ):
     poison(12, 13, 14)
-    assert train(tiny(data, **ROLLING), tmp_path) == 0
+    assert train(small(data, **ROLLING), tmp_path) == 0
     assert_same_state(without, tmp_path)
     said = "roll-back 1 of at most 3 (config.faults.max_rollbacks): back to before step 5; batches 4 to 14 of the data"
     log = capsys.readouterr().err
@@ -274,17 +274,17 @@ def test_a_roll_back_that_a_kill_cuts_short_is_made_again(
 
         patch.setattr(skipped, moment, act_and_die)
         with terminated_at(3):
-            assert train(tiny(data, **ROLLING), tmp_path) == INTERRUPTED
+            assert train(small(data, **ROLLING), tmp_path) == INTERRUPTED
         with pytest.raises(KeyboardInterrupt):
-            train(tiny(data, **ROLLING), tmp_path)
-    assert train_with_interruptions(tiny(data, **ROLLING), tmp_path, 12) == 2
+            train(small(data, **ROLLING), tmp_path)
+    assert train_with_interruptions(small(data, **ROLLING), tmp_path, 12) == 2
     assert_same_state(without, tmp_path)
     assert len(read_skipped(tmp_path).roll_backs) == 1
 
 
 def test_roll_backs_are_bounded(data, poison, short_window, tmp_path):
     poison(*range(4, 100))
-    experiment = tiny(data, faults__max_rollbacks=2, **ROLLING)
+    experiment = small(data, faults__max_rollbacks=2, **ROLLING)
     message = (
         r"the loss is nan at step 3, .*\(last checkpoint: none\), after 2 roll-backs \(config.faults.max_rollbacks\): "
         "the data is not to blame; lower config.optimizer.learning_rate"
@@ -312,7 +312,7 @@ def ask(number=signal.SIGUSR1):
 def test_a_request_while_there_is_nothing_to_save_ends_the_run_at_once(data, tmp_path, monkeypatch, capsys, phase):
     act = getattr(setup, phase)
     monkeypatch.setattr(setup, phase, lambda *args, **options: (ask(), act(*args, **options)))
-    assert train(tiny(data), tmp_path / "run") == INTERRUPTED
+    assert train(small(data), tmp_path / "run") == INTERRUPTED
     assert "stopped by SIGUSR1 where there was nothing to save; the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -320,14 +320,14 @@ def test_a_request_while_there_is_nothing_to_save_ends_the_run_at_once(data, tmp
 def test_a_request_while_restoring_ends_the_run_at_once(data, tmp_path, monkeypatch):
     restore = Checkpointer.restore
     monkeypatch.setattr(Checkpointer, "restore", lambda *args, **options: (ask(), restore(*args, **options)))
-    assert train(tiny(data), tmp_path) == INTERRUPTED
+    assert train(small(data), tmp_path) == INTERRUPTED
     assert [e["reason"] for e in events(tmp_path, "stop")] == ["Stopped: by SIGUSR1"]
 
 
 def test_a_run_directory_that_was_only_just_begun_is_begun_again(data, tmp_path):
     (tmp_path / "plots").mkdir()
     (tmp_path / "config.tmp").write_text("{")
-    check_workdir(tiny(data), tmp_path)
+    check_workdir(small(data), tmp_path)
 
 
 def test_a_request_while_the_step_is_compiled_saves_the_first_step(data, tmp_path, monkeypatch):
@@ -335,19 +335,19 @@ def test_a_request_while_the_step_is_compiled_saves_the_first_step(data, tmp_pat
     with monkeypatch.context() as patch:
         step = setup.make_step
         patch.setattr(setup, "make_step", lambda *args: (lambda f: lambda *xs: (ask(), f(*xs))[1])(step(*args)))
-        assert train(tiny(data, **options), tmp_path) == INTERRUPTED
+        assert train(small(data, **options), tmp_path) == INTERRUPTED
     assert read_state(tmp_path)["step"] == 1
     (preempted,) = events(tmp_path, "preempt")
     assert (preempted["step"], preempted["reason"]) == (1, "SIGUSR1")
     assert events(tmp_path, "stop")[-1]["reason"] == "preempted"
-    assert train(tiny(data, **options), tmp_path) == 0
+    assert train(small(data, **options), tmp_path) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [4, 8])
 def test_a_request_while_validating_saves_at_once_and_validates_when_resumed(data, tmp_path, monkeypatch, at):
     """In the middle, and at the last step."""
-    experiment = tiny(data, **OPTIONS | {"train__steps": 8, "evaluate__every_steps": 4, "checkpoint__keep_last": 9})
+    experiment = small(data, **OPTIONS | {"train__steps": 8, "evaluate__every_steps": 4, "checkpoint__keep_last": 9})
     assert train(experiment, tmp_path / "alone") == 0
     with monkeypatch.context() as patch:
         validate = Validator.__call__

@@ -23,8 +23,7 @@ from s2sjax.errors import UserError
 from s2sjax.inference.gathering import gathering
 from s2sjax.inference.likelihood import loss_sums
 from s2sjax.inference.scorers import Single
-from s2sjax.learning import optim
-from s2sjax.learning.state import initializer, shardings
+from s2sjax.learning.state import shardings
 from s2sjax.ops.linear import Precision
 from s2sjax.ops.losses import LossOptions
 from s2sjax.reporting.report import Reporter
@@ -33,13 +32,14 @@ from s2sjax.runs.evaluate import Evaluator, Validator
 from s2sjax.runs.workdir import check_workdir
 from s2sjax.sharding import MeshConfig
 from s2sjax.tasks.text import Text
-from s2sjax.training import loop
+from s2sjax.training import loop, setup
 from s2sjax.training.loop import INTERRUPTED, train
 from s2sjax.training.step import make_step
 from tests.tiny import (
     assert_same_state,
     compiling_once,
     on_devices,
+    random_state,
     read_state,
     records,
     tiny,
@@ -59,6 +59,10 @@ def data(tmp_path_factory):
     return write_text(tmp_path_factory.mktemp("data"))
 
 
+small = functools.partial(tiny, family="lstm_lm")
+"""As `tiny`, of a family whose step is compiled in a third of a Transformer's time: for what no family changes."""
+
+
 @pytest.fixture
 def one_device(monkeypatch):
     on_devices(monkeypatch, 1)
@@ -70,7 +74,7 @@ def finished(data, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         on_devices(patch, 1)
-        train(tiny(data, train__steps=2), workdir)
+        train(small(data, train__steps=2), workdir)
     return workdir
 
 
@@ -93,6 +97,22 @@ def terminated_at(*steps):
         Reporter.advance = advance
 
 
+@pytest.fixture
+def one_step_for_each_config(monkeypatch):
+    """Runs of the same config share their compiled step, as they would if they found it in the cache. What processes of
+    their own compute, `tests/test_resume_kill.py` compares."""
+    made, make = [], setup.make_step
+
+    def made_once(model, optimizer, experiment, mesh, places):
+        for step, *what in made:
+            if what == [model, experiment, mesh, places]:
+                return step
+        made.append((make(model, optimizer, experiment, mesh, places), model, experiment, mesh, places))
+        return made[-1][0]
+
+    monkeypatch.setattr(setup, "make_step", made_once)
+
+
 def train_with_interruptions(experiment, workdir, *steps) -> int:
     """Train, be told to stop at each of these steps, and resume; the number of times that train was called."""
     calls = 1
@@ -113,13 +133,15 @@ def every_family():
     """Each with both kinds of batches; one of them among the fast tests."""
     for family in models.families():
         for batching in ("bucket", "pack"):
-            fast = (family, batching) == ("transformer", "pack")
+            fast = (family, batching) == ("lstm_lm", "pack")
             yield pytest.param(family, batching, marks=() if fast else pytest.mark.slow)
 
 
 @pytest.mark.grid(2)
 @pytest.mark.parametrize("family, batching", list(every_family()))
-def test_an_interrupted_run_equals_one_left_alone_bit_for_bit(one_device, data, tmp_path, family, batching):
+def test_an_interrupted_run_equals_one_left_alone_bit_for_bit(
+    one_device, one_step_for_each_config, data, tmp_path, family, batching
+):
     """With dropout and a moving average, interrupted in the middle of the first and of the second epoch."""
     buckets = 2 if family == "transformer" else 1  # each is another compilation
     dropout = {} if family == "hmm" else {"model__dropout": 0.2}
@@ -147,7 +169,7 @@ def test_an_interrupted_run_equals_one_left_alone_bit_for_bit(one_device, data, 
 
 
 def test_the_seed_decides(one_device, data, finished, tmp_path):
-    train(tiny(data, seed=1, train__steps=2), tmp_path)
+    train(small(data, seed=1, train__steps=2), tmp_path)
     a, b = read_state(finished), read_state(tmp_path)
     assert all((a[name] != b[name]).any() for name in a if name.startswith("params/") and name.endswith("kernel"))
 
@@ -178,8 +200,8 @@ def test_eight_devices_equal_one(data, tmp_path, monkeypatch, axes):
 class Update:
     """`make_step` for a tiny model on one device, and a batch whose rows differ in their number of tokens."""
 
-    def __init__(self, data, **options):
-        self.experiment = tiny(data, **options)
+    def __init__(self, data, family="lstm_lm", **options):
+        self.experiment = tiny(data, family, **options)
         prepared = prepare(self.experiment.data, self.experiment.tokenizer, ("train",))
         self.split = prepared.splits["train"]
         mesh = sharding.make_mesh(self.experiment.mesh, jax.devices()[:1])
@@ -204,7 +226,7 @@ class Update:
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_equals_the_whole_batch_whatever_the_token_counts(data, parts):
     options = {"optimizer__name": "sgd", "optimizer__learning_rate": 0.1, "train__z_loss": 1e-3}
-    whole, accumulated = Update(data, **options), Update(data, train__accumulate=parts, **options)
+    whole, accumulated = (Update(data, "transformer", train__accumulate=n, **options) for n in (1, parts))
     tokens = whole.batch(2)["weights"].sum(axis=1).reshape(-1, parts).sum(axis=0)
     assert len(set(tokens)) > 1, "the parts must differ"
     a, b = whole.state, accumulated.state
@@ -269,8 +291,7 @@ def test_the_validation_loss_counts_every_example_once(tmp_path, devices):
     split = prepared.splits["validation"]
     ports = experiment.task.ports(*prepared.tokenizers.vocabularies)
     model = models.build("transformer", experiment.model, ports, precision=Precision.FLOAT32)
-    optimizer = optim.make_optimizer(experiment.optimizer, 1)
-    params = initializer(model, ports, optimizer, ema=False)(jax.random.key(1)).params
+    params = random_state(experiment, 1, prepared.tokenizers.source.vocab_size).params
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
     value = Evaluator(Single(model, Precision.FLOAT32), experiment, split, mesh)(
         jax.device_put(params, sharding.replicated(mesh))
@@ -377,12 +398,12 @@ def test_a_loss_that_is_not_a_number_ends_the_run_with_advice(one_device, data, 
     options = {"optimizer__name": "sgd", "optimizer__learning_rate": 1e30, "optimizer__warmup_steps": 0}
     message = r"the (loss|update's norm) is (nan|inf) at step 3.*lower config.optimizer.learning_rate"
     with pytest.raises(UserError, match=message):
-        train(tiny(data, faults__max_skips=2, faults__max_rollbacks=1, **options), tmp_path)
+        train(small(data, faults__max_skips=2, faults__max_rollbacks=1, **options), tmp_path)
     assert not list((tmp_path / "checkpoints").glob("[0-9]*")), "no broken state is saved"
 
 
 def test_a_workdir_of_another_config_is_refused_with_both_values(one_device, data, finished):
-    other = tiny(data, train__steps=2, seed=3, optimizer__learning_rate=0.5)
+    other = small(data, train__steps=2, seed=3, optimizer__learning_rate=0.5)
     message = "config.optimizer.learning_rate was 0.01 and is 0.5; config.seed was 0 and is 3. Use these values, or"
     before = (finished / "config.json").read_bytes()
     with pytest.raises(UserError, match=message):
@@ -391,7 +412,7 @@ def test_a_workdir_of_another_config_is_refused_with_both_values(one_device, dat
 
 
 def test_another_model_in_a_workdir_is_refused(one_device, data, finished):
-    with pytest.raises(UserError, match="config.model.name was 'transformer' and is 'rnn_seq2seq'"):
+    with pytest.raises(UserError, match="config.model.name was 'lstm_lm' and is 'rnn_seq2seq'"):
         train(tiny(data, "rnn_seq2seq", train__steps=2), finished)
 
 
@@ -400,7 +421,7 @@ def test_what_may_change_may_change(one_device, data, finished, tmp_path, capsys
     shutil.copytree(finished, tmp_path / "run")
     shutil.copytree(data, tmp_path / "moved")
     options = {"train__log_every": 2, "decode__beam_size": 2, "evaluate__every_steps": 3, "checkpoint__keep_last": 1}
-    assert train(tiny(tmp_path / "moved", train__steps=4, **options), tmp_path / "run") == 0
+    assert train(small(tmp_path / "moved", train__steps=4, **options), tmp_path / "run") == 0
     assert read_state(tmp_path / "run")["step"] == 4
     log = capsys.readouterr().err
     assert "resuming at step 2" in log
@@ -412,9 +433,9 @@ def test_what_may_change_may_change(one_device, data, finished, tmp_path, capsys
 
 def test_a_finished_run_has_nothing_to_do(one_device, data, finished, capsys):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
-    assert train(tiny(data, train__steps=2), finished) == 0
+    assert train(small(data, train__steps=2), finished) == 0
     assert "nothing to do: this run is at step 2 of 2; raise config.train.steps" in capsys.readouterr().err
-    assert train(tiny(data, train__steps=1), finished) == 0  # and its config stays as it is
+    assert train(small(data, train__steps=1), finished) == 0  # and its config stays as it is
     assert "nothing to do: this run is at step 2 of 1" in capsys.readouterr().err
     for path, content in before.items():
         assert path.read_bytes() == content or "tensorboard" in str(path) or path.name == "events.jsonl"
@@ -426,7 +447,7 @@ def test_other_data_under_a_run_is_refused(one_device, data, finished, tmp_path)
     write_split(other, "train", ["xyz", "zyx"], ["zyx", "xyz"])
     message = r"training data .*other.* is not what .* was trained on; restore it .*it has blank lines"
     with pytest.raises(UserError, match=message):
-        train(tiny(other, train__steps=4), tmp_path / "run")
+        train(small(other, train__steps=4), tmp_path / "run")
 
 
 def test_a_directory_that_is_no_run_is_left_alone(one_device, data, tmp_path):
