@@ -7,6 +7,7 @@ flipped bit, casts to another type in silence, and believes names of directories
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
 import re
@@ -27,11 +28,14 @@ from s2sjax.checkpoints.sizes import check_files, check_sizes, parse_arrays
 from s2sjax.errors import UserError, in_one_line, listed
 from s2sjax.files import rundir
 from s2sjax.metrics.names import sign_of
+from s2sjax.plural import counted
 
 Read = TypeVar("Read")
 
 _CHOICES = 20
 """How often another checkpoint is chosen when the one that was chosen has gone."""
+_MOST_TOLD = 10
+"""Damaged checkpoints of which it is said what is wrong with them."""
 STEP = re.compile(r"[1-9][0-9]{0,17}|0")
 """What the directory of a checkpoint is called."""
 
@@ -245,7 +249,7 @@ class CheckpointReader:
             raise GoneError(f"there is no checkpoint {step} in {self.directory}; {self._others(step)}")
 
     def _all_damaged(self, damaged: Mapping[int, str], failures: tuple[str, ...] = ()) -> UserError:
-        listing = "; ".join((*(f"checkpoint {step}: {damage}" for step, damage in damaged.items()), *failures))
+        listing = "; ".join((*_told(damaged), *failures))
         return UserError(
             f"every checkpoint in {self.directory} is damaged: {listing}. "
             "Move them away to begin anew, or choose another workdir."
@@ -376,8 +380,16 @@ class CheckpointReader:
 
 
 def passed_over(damaged: Mapping[int, str], instead: str) -> tuple[str, ...]:
-    """A sentence for each damaged checkpoint, and what the run goes on from."""
-    return tuple(f"checkpoint {step}: {damage}; going on from {instead}" for step, damage in damaged.items())
+    """A sentence for each damaged checkpoint, and what the run goes on from; of very many, the first ones."""
+    return tuple(f"{each}; going on from {instead}" for each in _told(damaged))
+
+
+def _told(damaged: Mapping[int, str]) -> list[str]:
+    """What is wrong with each; a stranger's run may have very many."""
+    told = [f"checkpoint {step}: {damage}" for step, damage in itertools.islice(damaged.items(), _MOST_TOLD)]
+    if more := len(damaged) - len(told):
+        told.append(f"{counted(more, 'more checkpoint')}: damaged too")
+    return told
 
 
 def _metrics(body: Mapping[str, Any]) -> dict[str, float]:

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import random
@@ -217,6 +218,20 @@ def test_the_best_is_chosen_among_what_can_be_read_and_the_rest_is_told(tmp_path
     assert restored.step == 1 and "checkpoint 2: " in two and "is a link" in two
     assert "checkpoint 3: " in three and three.endswith("going on from checkpoint 1")
     assert reader.restore_chosen(abstract(make_state()), "1").messages == ()
+
+
+def test_of_very_many_damaged_checkpoints_the_first_are_told_and_the_others_counted(copy):
+    for step in range(300, 400):
+        (copy / str(step)).mkdir()
+    reader, state = CheckpointReader(copy), abstract(make_state())
+    for choose in (reader.restore, functools.partial(reader.restore_chosen, choice="last")):
+        messages = choose(state).messages
+        assert len(messages) == 11 and "checkpoint 399: " in messages[0]
+        assert messages[-1] == "90 more checkpoints: damaged too; going on from checkpoint 200"
+    for step in (100, 200):
+        (copy / str(step) / manifest.NAME).unlink()
+    with pytest.raises(UserError, match=r"checkpoint 390: [^;]*; 92 more checkpoints: damaged too\. Move them away"):
+        reader.restore(state)
 
 
 def test_a_checkpoint_of_another_model_is_refused_and_the_differences_are_named(saved):
