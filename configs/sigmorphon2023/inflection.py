@@ -5,7 +5,12 @@ The argument is a language (deu eng fin spa). Without one, one model learns all 
     s2sjax train --config=configs/sigmorphon2023/inflection.py --workdir=runs/inflection --config.data.dir=DIR
     s2sjax evaluate --workdir=runs/inflection --split=validation
 
-Not yet run to its end.
+Reached without a language, words right on dev in %; dev chose nothing, the last checkpoint counts:
+
+    deu 80.2    eng 95.9    fin 88.0    spa 94.0
+
+One EPYC (Zen 5) core with much other work beside it, 4 minutes for all four, 2026-11-28. One seed. One language alone
+was not run.
 """
 
 from s2sjax import recipes
@@ -20,7 +25,7 @@ def get_config(argument: str = ""):
 
     config.model.dropout = 0.3
 
-    config.train.steps = 2500 if len(chosen) > 1 else 2000
+    config.train.steps = 2100
     return config
 
 
