@@ -293,6 +293,7 @@ def test_another_precision_is_another_predictor_of_the_same_parameters(run, make
         ({"decode.checkpoint": "last"}, "decides what is loaded"),
         ({"mesh.data": 1}, "decides what is loaded"),
         ({"model.width": 3}, "model.width is not with_config's to change"),
+        ({"task.target_order": "right_to_left"}, "target_order is 'right_to_left', not 'left_to_right', as .* learned"),
         ({"config.seed": 3}, "did you mean 'seed'|config.decode.seed|seed"),
     ],
 )
@@ -305,6 +306,11 @@ def test_settings_are_checked_as_on_the_command_line(run, changes, message):
 
 
 # ---- load ----
+
+
+def test_a_run_is_of_the_task_that_it_has_learned(run):
+    with pytest.raises(UserError, match="config.task.name is 'classification', but what .* has learned is 'text'"):
+        s2sjax.load(run.workdir, **{"task.name": "classification"})
 
 
 def test_load_takes_settings_and_refuses_what_is_no_path(run, make):

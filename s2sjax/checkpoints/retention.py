@@ -32,7 +32,8 @@ class CheckpointConfig:
     cast: bool = False
 
     def __post_init__(self) -> None:
-        if part_and_name(self.metric)[1] not in METRICS:
+        part, name = part_and_name(self.metric)
+        if not part or name not in METRICS:
             check_choices(self, "config.checkpoint")
         for name, least in (("every_steps", 1), ("keep_last", 1), ("keep_best", 0)):
             if getattr(self, name) < least:

@@ -11,7 +11,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from s2sjax import models
-from s2sjax.errors import UserError, listed
+from s2sjax.config import differences, to_json
+from s2sjax.data.labels import LABEL_KINDS
+from s2sjax.errors import UserError, listed, shown
 from s2sjax.experiment import Experiment
 from s2sjax.inference.scorers import Single
 from s2sjax.learning import optim
@@ -88,13 +90,23 @@ def check_changes(keys: Iterable[str], workdir: Path) -> None:
             )
 
 
-def check_languages(experiment: Experiment, saved: Experiment, workdir: Path) -> None:
-    """Raise a `UserError` if `data.pairs` asks for a language that the run, with its saved config, has not learned."""
-    learned, asked = (
+def check_learned(experiment: Experiment, saved: Experiment, workdir: Path) -> None:
+    """Raise a `UserError` if a run, with its saved config, is asked for what it has not learned: labels in place of
+    text, targets in another order, or a language of `data.pairs`."""
+    asked, learned = experiment.task, saved.task
+    kinds = [each.task.tokenizer(each.tokenizer).target_kind for each in (experiment, saved)]
+    # Not of any two tasks: a language model may be given pairs, and one of pairs plain text.
+    if asked.name != learned.name and set(kinds) & set(LABEL_KINDS):
+        raise UserError(f"config.task.name is '{asked.name}', but what {workdir} has learned is '{learned.name}'")
+    if asked.name == learned.name and asked.rows != learned.rows:
+        changed = differences(to_json(learned), to_json(asked), "config.task.")
+        told = " and ".join(f"{key} is {shown(new)}, not {shown(old)}" for key, (old, new) in changed.items())
+        raise UserError(f"{told}, as {workdir} has learned it: leave it out")
+    known, wanted = (
         {language for pair in each.data.pairs for language in pair.split("-")} for each in (saved, experiment)
     )
-    if learned and not asked <= learned:
+    if known and not wanted <= known:
         raise UserError(
-            f"config.data.pairs names {listed(sorted(asked - learned))}, and what {workdir} has learned is "
-            f"{listed(sorted(learned))}"
+            f"config.data.pairs names {listed(sorted(wanted - known))}, and what {workdir} has learned is "
+            f"{listed(sorted(known))}"
         )

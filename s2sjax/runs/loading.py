@@ -26,7 +26,7 @@ from s2sjax.plural import counted
 from s2sjax.processes import jax_settings
 from s2sjax.processes.root_logger import root_logger_untouched
 from s2sjax.runs import costs, home
-from s2sjax.runs.assembly import Vocabularies, assemble_run, build_scorer, check_languages, in_precision
+from s2sjax.runs.assembly import Vocabularies, assemble_run, build_scorer, check_learned, in_precision
 from s2sjax.runs.depth import check_depth
 from s2sjax.runs.run import Run
 from s2sjax.sharding import MeshConfig
@@ -77,7 +77,7 @@ def load(
     saved = experiments.load(workdir / "config.json") if saved is None else experiments.as_experiment(saved)
     asked = saved if experiment is None else experiments.as_experiment(experiment)
     experiment = experiments.override(asked, changes, section="decode")
-    check_languages(experiment, saved, workdir)
+    check_learned(experiment, saved, workdir)
     own = frozenset({*inputs.texts(list(said) if isinstance(said, Set) else said, "said"), *changes})
     bounded = home.check_costs(workdir, experiment, saved, own)
     if bounded is not None:

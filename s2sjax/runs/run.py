@@ -24,7 +24,7 @@ from s2sjax.inference.word_alignment import Alignment
 from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
 from s2sjax.processes import jax_settings
-from s2sjax.runs.assembly import build_model, check_changes, check_languages, in_precision
+from s2sjax.runs.assembly import build_model, check_changes, check_learned, in_precision
 from s2sjax.runs.counted import CountedRun
 from s2sjax.runs.evaluate import make_predictor
 from s2sjax.task import Predictor
@@ -110,7 +110,7 @@ class Run:
         return made
 
     def _with_experiment(self, experiment: Experiment) -> "Run":
-        check_languages(experiment, self.saved, self.workdir)
+        check_learned(experiment, self.saved, self.workdir)
         model, others = self.model, self.others
         if experiment.decode.precision != self.experiment.decode.precision:
             model = build_model(experiment, self.tokenizers.vocabularies, experiment.decode.precision)
