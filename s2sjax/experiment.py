@@ -244,10 +244,11 @@ def base_config(model: str = "transformer", task: str = "text") -> ConfigDict:
         UserError: there is no such family or task, or the family cannot do the task.
     """
     values: dict[str, dict[str, Any]] = {"model": {"name": model}, "task": {"name": task}}
-    own = {field.name for field in dataclasses.fields(models.family(model).Config)}
+    own = {field.name: type(field.default) for field in dataclasses.fields(models.family(model).Config)}
     for key, value in tasks.named(task).defaults.items():
         section, _, name = key.partition(".")
-        if section != "model" or name in own:  # a task knows no family
+        # A task knows no family: one may lack the key, or mean another thing by it.
+        if section != "model" or own.get(name) is type(value):
             values.setdefault(section, {})[name] = value
     return config_dict(resolve(values))
 

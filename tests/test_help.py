@@ -150,6 +150,17 @@ def test_help_of_a_run_shows_its_values(tmp_path):
     assert "model.width" not in text, "another family's"
 
 
+def test_help_of_a_run_says_whose_a_key_is_that_it_lacks(tmp_path):
+    save(resolve(base_config("hmm", "language")), tmp_path / "config.json")
+    lacking = {
+        "model.dropout": "causal_lm or .*, and config.model.name is 'hmm' here",
+        "data.target_order": "config.task.target_order is a key of text, and config.task.name is 'language' here",
+    }
+    for prefix, whose in lacking.items():
+        with pytest.raises(UserError, match=whose):
+            help_for([f"--workdir={tmp_path}"], COMMANDS["decode"], prefix)
+
+
 def test_options_with_choices_take_what_the_code_takes():
     choices = {(c.name, o.name): o.choices for c in COMMANDS.values() for o in c.options if o.choices}
     assert choices["rerank", "utility"] == tuple(UTILITIES)

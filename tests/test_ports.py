@@ -19,8 +19,10 @@ from s2sjax.nn.layers import Dense, Embedding
 from s2sjax.nn.source import embed_source, source_embedding
 from s2sjax.ops.linear import Precision
 from s2sjax.ports import Ports, Tokens, Vectors
+from s2sjax.runs.assembly import build_model
 from s2sjax.tasks.text import Text
 from s2sjax.training.loop import train
+from s2sjax.vocabulary import own_vocabulary
 from tests.contract.conftest import VECTOR_SUBJECTS, WIDTH, bucketed, packed, vectors_of
 from tests.tiny import compiling_once, on_devices, records, tiny, write_text
 
@@ -113,6 +115,18 @@ def test_a_config_is_refused_before_data_is_read_if_no_vocabulary_would_mend_it(
     )
     with pytest.raises(UserError, match=expected):
         with_frames("causal_lm")
+
+
+@pytest.mark.parametrize("task", tasks.names())
+def test_defaults_of_a_task_and_a_family_fit_the_vocabularies_that_the_task_has(task):
+    for family in models.families():
+        try:
+            experiment = resolve(base_config(family, task))
+        except UserError as error:
+            assert "choose" in str(error), "the family cannot do it"
+            continue
+        sizes = (9, 9) if task == "language" or experiment.task.tokenizer(experiment.tokenizer).joint else (9, 4)
+        build_model(experiment, tuple(map(own_vocabulary, sizes)), "float32")
 
 
 def test_a_task_has_defaults_for_the_keys_that_a_family_has(monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 from s2sjax.commands.options import Command, Option
 from s2sjax.commands.reference import Key, config_keys, sections
 from s2sjax.config import nearest
+from s2sjax.errors import UserError
 from s2sjax.upgrade import current_key
 
 _MISSING = object()
@@ -47,10 +48,10 @@ def explain(command: Command, prefix: str, values: Mapping[str, Any]) -> str:
         values: values of the config in play by dotted key; empty: there is none.
 
     Raises:
-        UserError: no key begins so.
+        UserError: no key of this config begins so.
     """
     if prefix:
-        return "\n".join(_entries(_narrowed(command, prefix), values)) + "\n"
+        return "\n".join(_entries(_narrowed(command, prefix, values), values)) + "\n"
     lines = [_usage(command), "", *_wrapped(command.summary)]
     if command.description:
         lines += ["", *_wrapped(command.description)]
@@ -97,7 +98,7 @@ def _config(command: Command, values: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _narrowed(command: Command, prefix: str) -> list[Key]:
+def _narrowed(command: Command, prefix: str, values: Mapping[str, Any]) -> list[Key]:
     if command.config == "none":
         raise command.misuse(f"--help={prefix} lists config keys, and {command.name} takes none")
     prefix = current_key(prefix.removeprefix("--").removeprefix("config."))
@@ -107,12 +108,20 @@ def _narrowed(command: Command, prefix: str) -> list[Key]:
         known = nearest(prefix, {key.name for key in keys}).partition(" (known: ")[0]
         hint = known if known.startswith("did you") else f"sections: {', '.join(sections())}"
         raise command.misuse(f"no config key begins with '{prefix}': {hint}")
+    if not any(_in_play(key, values) for key in found):
+        name, kind = found[0].name, _owner_kind(found[0])
+        owners = " or ".join(key.owner for key in found if key.name == name)
+        raise UserError(f"config.{name} is a key of {owners}, and config.{kind} is '{values[kind]}' here")
     return found
 
 
 def _in_play(key: Key, values: Mapping[str, Any]) -> bool:
-    name = "model.name" if key.name.startswith("model.") else "task.name"
-    return not (values and key.owner and key.owner != values.get(name))
+    return not (values and key.owner and key.owner != values.get(_owner_kind(key)))
+
+
+def _owner_kind(key: Key) -> str:
+    """The key that says which owner's keys a config has."""
+    return "model.name" if key.name.startswith("model.") else "task.name"
 
 
 def _entries(keys: Iterable[Key], values: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ encoder reads it off the first token of the source. Nothing is searched for: one
 label.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,6 +27,7 @@ class Classification(LabelTask):
 
     name: ClassVar[str] = "classification"
     default_metrics: ClassVar[tuple[str, ...]] = LABEL_METRICS
+    defaults: ClassVar[Mapping[str, Any]] = {"model.tied": "decoder"}  # labels are no words of a source
     decode: ClassVar[type[PassConfig]] = LabelConfig
     labels: ClassVar[str] = "label"
 
