@@ -114,7 +114,7 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ({"evaluate": {"rouge_tokenize": "utf8"}}, "config.evaluate.rouge_tokenize is 'utf8': known: ascii, unicode"),
         ({"evaluate": {"decode": False}, "checkpoint": {"metric": "ter"}}, "set config.evaluate.decode=True"),
         ({"batching": {"kind": "bukket"}}, "config.batching.kind is 'bukket': did you mean 'bucket'"),
-        ({"data": {"source": ""}}, "config.model.name=transformer needs sources; .* causal_lm, griffin"),
+        ({"data": {"source": ""}}, "needs sources; name one, with config.task.name=text, or .* causal_lm, griffin"),
         (
             {"model": {"name": "encoder"}},
             "=encoder labels what it reads and writes no text; .*: causal_lm, gnmt, griffin",

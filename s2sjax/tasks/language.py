@@ -108,8 +108,8 @@ class Language(TokenTask):
         check_writes_text(family, traits, models.language_models())
         if not traits.language_model:
             raise UserError(
-                f"config.data.source is empty, and config.model.name={family} needs sources; name one, or "
-                f"choose a language model: {', '.join(models.language_models())}"
+                f"config.data.source is empty, and config.model.name={family} needs sources; name one, with "
+                f"config.task.name=text, or choose a language model: {', '.join(models.language_models())}"
             )
         if not tokenizer.joint:
             raise UserError("config.data.source is empty, so there is one vocabulary: set config.tokenizer.joint=True")
