@@ -308,6 +308,12 @@ def test_settings_are_checked_as_on_the_command_line(run, changes, message):
 # ---- load ----
 
 
+def test_what_predicts_knows_what_it_reads(run):
+    expected = run.experiment.task.ports(*run.tokenizers.vocabularies).reads
+    assert run.predictor.scorer.reads == expected
+    assert s2sjax.load(run.workdir, ensemble=[run.workdir]).predictor.scorer.reads == expected
+
+
 def test_a_run_is_of_the_task_that_it_has_learned(run):
     with pytest.raises(UserError, match="config.task.name is 'classification', but what .* has learned is 'text'"):
         s2sjax.load(run.workdir, **{"task.name": "classification"})

@@ -34,8 +34,12 @@ def build_model(experiment: Experiment, vocabularies: Vocabularies, precision: s
 
 def build_scorer(experiment: Experiment, vocabularies: Vocabularies, precision: str) -> Single:
     """The same, as search and evaluation ask it."""
-    reads = experiment.task.ports(*vocabularies).reads
-    return Single(build_model(experiment, vocabularies, precision), Precision(precision), reads)
+    return scorer_of(build_model(experiment, vocabularies, precision), experiment, vocabularies, precision)
+
+
+def scorer_of(model: nn.Module, experiment: Experiment, vocabularies: Vocabularies, precision: str) -> Single:
+    """A module of a run that was built already, as search and evaluation ask it."""
+    return Single(model, Precision(precision), experiment.task.ports(*vocabularies).reads)
 
 
 class Parts(NamedTuple):

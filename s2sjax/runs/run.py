@@ -18,13 +18,12 @@ from s2sjax.experiment import Experiment
 from s2sjax.inference import inputs
 from s2sjax.inference.details import Details, Logits
 from s2sjax.inference.hypotheses import Hypothesis
-from s2sjax.inference.scorers import Ensemble, Scorer, Single
+from s2sjax.inference.scorers import Ensemble, Scorer
 from s2sjax.inference.tagging import tags
 from s2sjax.inference.word_alignment import Alignment
-from s2sjax.ops.linear import Precision
 from s2sjax.plural import counted
 from s2sjax.processes import jax_settings
-from s2sjax.runs.assembly import build_model, check_changes, check_learned, in_precision
+from s2sjax.runs.assembly import build_model, check_changes, check_learned, in_precision, scorer_of
 from s2sjax.runs.counted import CountedRun
 from s2sjax.runs.evaluate import make_predictor
 from s2sjax.task import Predictor
@@ -66,8 +65,8 @@ class Run:
     @functools.cached_property
     def predictor(self) -> Predictor:
         """What makes predictions, as `decode` in the config says, by this run or all members of the ensemble."""
-        precision, runs = Precision(self.experiment.decode.precision), (self, *self.others)
-        members = tuple(Single(run.model, precision) for run in runs)
+        precision, runs = self.experiment.decode.precision, (self, *self.others)
+        members = tuple(scorer_of(run.model, run.experiment, run.tokenizers.vocabularies, precision) for run in runs)
         scorer: Scorer = members[0]
         params: Any = self.params
         if self.others:
