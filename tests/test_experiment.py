@@ -109,6 +109,7 @@ def test_a_new_key_cannot_be_set_in_a_config_file():
         ({"decode": {"checkpoint": "newest"}}, "config.decode.checkpoint is 'newest': expected best, last or a step"),
         ({"checkpoint": {"metric": "blue"}}, "config.checkpoint.metric is 'blue': did you mean 'bleu'"),
         ({"checkpoint": {"metric": "/loss"}}, "config.checkpoint.metric is '/loss': did you mean 'loss'"),
+        ({"task": {"name": "classification"}, "tokenizer": {"source_model": "m"}}, "beside labels .* leave it out"),
         ({"evaluate": {"metrics": ["chrF"]}}, "config.evaluate.metrics is 'chrF': did you mean 'chrf'"),
         ({"evaluate": {"metrics": ["bleu"], "bleu_tokenize": "zhh"}}, "bleu_tokenize is 'zhh': did you mean 'zh'"),
         ({"evaluate": {"rouge_tokenize": "utf8"}}, "config.evaluate.rouge_tokenize is 'utf8': known: ascii, unicode"),

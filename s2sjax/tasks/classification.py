@@ -44,6 +44,11 @@ class Classification(LabelTask):
                 "of one vocabulary: choose a family with an encoder, or have it write labels as text "
                 "(config.task.name=text, config.evaluate.metrics=('exact_match', 'macro_f1'))"
             )
+        if tokenizer.source_model:
+            raise UserError(
+                "config.tokenizer.source_model is a model that was trained, but beside labels the vocabulary of "
+                "sources is learned: leave it out"
+            )
 
     def longest(self, batching: BatchingConfig) -> tuple[int, int]:
         return batching.max_source_length, 1
