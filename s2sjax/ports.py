@@ -74,7 +74,7 @@ def check_tied(tied: str, reads: Port, writes: Tokens) -> None:
     if reads.size != writes.size:
         raise UserError(
             f"config.model.tied is 'all', but the vocabularies have {reads.size} and {counted(writes.size, 'entry')}; "
-            "set config.tokenizer.joint=True or config.model.tied=decoder"
+            "set config.model.tied=decoder, or config.tokenizer.joint=True where both are text"
         )
 
 

@@ -199,7 +199,7 @@ def test_7_sampling_a_play_from_a_character_model():
         write(f"data/{split}.play", lines * times)
     shell(
         r"""
-s2sjax train --config=small.py:causal_lm --workdir=runs/play --config.data.source= --config.data.target={split}.play --config.data.join=True --config.data.context=64 --config.model.layers=2 --config.model.heads=2 --config.model.hidden=128
+s2sjax train --config=small.py:causal_lm --workdir=runs/play --config.data.source= --config.data.target={split}.play --config.task.join=True --config.task.context=64 --config.model.layers=2 --config.model.heads=2 --config.model.hidden=128
 s2sjax decode --workdir=runs/play --prompt='ROMEO:\n' --config.decode.method=sample --config.decode.max_new_tokens=60 --config.decode.temperature=0.5 --output=play.txt
 """  # noqa: E501
     )

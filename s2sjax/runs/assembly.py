@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from s2sjax import models
 from s2sjax.config import differences, to_json
 from s2sjax.data.labels import LABEL_KINDS
+from s2sjax.data.tokenizer import TokenizerPair
 from s2sjax.errors import UserError, listed, shown
 from s2sjax.experiment import Experiment
 from s2sjax.inference.scorers import Single
@@ -92,6 +93,17 @@ def check_changes(keys: Iterable[str], workdir: Path) -> None:
             raise UserError(
                 f"{key} is not with_config's to change, which takes keys of decode, data, batching, task and evaluate"
             )
+
+
+def check_one_table(experiment: Experiment, tokenizers: TokenizerPair) -> None:
+    """Raise a `UserError` if two vocabularies are to have one table, in which an id of the one is another word of the
+    other. It is asked where a run begins; those that have begun so go on."""
+    one = tokenizers.joint or tokenizers.source.to_bytes() == tokenizers.target.to_bytes()
+    if getattr(experiment.model, "tied", None) == "all" and not one:
+        raise UserError(
+            "config.model.tied is 'all', but source and target have vocabularies of their own: set "
+            "config.model.tied=decoder, or config.tokenizer.joint=True"
+        )
 
 
 def check_learned(experiment: Experiment, saved: Experiment, workdir: Path) -> None:

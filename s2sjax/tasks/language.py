@@ -30,6 +30,7 @@ from s2sjax.task import Limits, Pairs, Rows, Trained
 from s2sjax.tasks._tokens import TokenTask, check_writes_text, request_format, search
 from s2sjax.vocabulary import Vocabulary, check_one_vocabulary
 
+_NO_SOURCE = "config.task.name is 'language' (config.data.source is empty)"
 MOST_OVERLAP = 64
 """Windows of a text that the same token is read in."""
 
@@ -108,22 +109,22 @@ class Language(TokenTask):
         check_writes_text(family, traits, models.language_models())
         if not traits.language_model:
             raise UserError(
-                f"config.data.source is empty, and config.model.name={family} needs sources; name one, with "
+                f"{_NO_SOURCE}, and config.model.name={family} needs sources; name one, with "
                 f"config.task.name=text, or choose a language model: {', '.join(models.language_models())}"
             )
         if not tokenizer.joint:
-            raise UserError("config.data.source is empty, so there is one vocabulary: set config.tokenizer.joint=True")
+            raise UserError(f"{_NO_SOURCE}, so there is one vocabulary: set config.tokenizer.joint=True")
 
     def check_evaluation(self, decode: bool, metrics: Sequence[str]) -> None:
         if decode:
             raise UserError(
-                "config.data.source is empty: a language model's text has no sources whose translations could be "
+                f"{_NO_SOURCE}: a language model's text has no sources whose translations could be "
                 "compared; set config.evaluate.decode=False"
             )
         compared = [name for name in metrics if name in TEXT_METRICS]
         if compared:
             raise UserError(
-                f"config.data.source is empty: a language model's text has nothing to compare with, so there is no "
+                f"{_NO_SOURCE}: a language model's text has nothing to compare with, so there is no "
                 f"{compared[0]} of it; config.evaluate.metrics and config.checkpoint.metric may name "
                 f"{', '.join(LIKELIHOOD_METRICS)}"
             )

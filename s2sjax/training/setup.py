@@ -19,7 +19,7 @@ from s2sjax.learning import optim
 from s2sjax.learning.state import TrainState, shardings
 from s2sjax.reporting.display import progress
 from s2sjax.runs import home
-from s2sjax.runs.assembly import assemble_run
+from s2sjax.runs.assembly import assemble_run, check_one_table
 from s2sjax.runs.evaluate import check_metric, check_search, text_metrics_of
 from s2sjax.runs.workdir import check_workdir, claim_workdir, own_tokenizers
 from s2sjax.training.step import make_step
@@ -60,6 +60,8 @@ def set_up(experiment: Experiment, workdir: Path, said: Collection[str] | None =
         home.check_tokens(workdir, experiment, said, own)
         tokenizer, rows = experiment.task.tokenizer(experiment.tokenizer), experiment.task.rows
         prepared = prepare(experiment.data, tokenizer, rows=rows, own=own, progress=advance)
+    if held is None:
+        check_one_table(experiment, prepared.tokenizers)
     split = experiment.task.arrange(prepared.splits["train"])
     divisor = sharding.batch_shards(mesh, split_time=experiment.splits_time) * experiment.train.accumulate
     sections = experiment.batching, experiment.tokenizer

@@ -28,8 +28,8 @@ def _schedule(experiment: Experiment) -> Iterator[str]:
     if config.warmup_steps >= steps:
         yield (
             f"config.optimizer.warmup_steps is {config.warmup_steps}, but training has {counted(steps, 'step')}: the "
-            "learning "
-            "rate still rises when training ends; for all of the schedule set fewer, or more config.train.steps"
+            "learning rate still rises when training ends; for all of the schedule set fewer, or more "
+            "config.train.steps"
         )
     elif config.schedule == "wsd" and config.warmup_steps + round(steps * config.decay_fraction) > steps:
         yield (
@@ -77,6 +77,9 @@ def _batching(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
 
 def _tokenizer(experiment: Experiment) -> Iterator[tuple[str, str, str, bool]]:
     config = experiment.tokenizer
+    own = experiment.task.tokenizer(config).target_kind
+    why = f"config.task.name is '{experiment.task.name}', whose targets are of kind '{own}'"
+    yield "tokenizer", "target_kind", why, config.target_kind != own
     for key in ("bpe_dropout", "sampling_alpha", "sampling_slack"):
         yield "tokenizer", key, "config.tokenizer.sampling is 'none'", not config.sampled_sides
     if config.sampled_sides and not config.source_model:

@@ -142,6 +142,7 @@ def ways_to_train(work: Work) -> None:
         "devices", "transformer", *scan, "--config.mesh.fsdp=2", "--config.mesh.tensor=2", "--config.mesh.data=1",
         devices=4,
     )  # fmt: skip
+    # By the names that the keys had once: old commands go on working.
     work.train("windows", "causal_lm/text", "--config.data.join=True", "--config.data.context=12")
     work.train("bfloat16", "rnn_seq2seq", "--config.train.precision=bfloat16_products")
 

@@ -57,6 +57,14 @@ def test_a_setting_without_effect_is_named_with_the_reason(family, settings, exp
     assert expected in sentence
 
 
+def test_labels_have_a_kind_of_their_own():
+    config = base_config("rnn_encoder", "tagging")
+    assert list(without_effect(resolve(config))) == []
+    config.tokenizer.joint, config.tokenizer.target_kind = False, "word"
+    (sentence,) = without_effect(resolve(config))
+    assert "target_kind is word, but config.task.name is 'tagging', whose targets are of kind 'tag'" in sentence
+
+
 def test_what_is_used_is_not_told_of():
     used = {"optimizer__schedule": "wsd", "optimizer__final_fraction": 0.1, "optimizer__decay_fraction": 0.3}
     assert told("causal_lm", **used, model__positions="rotary", model__rotary_base=5.0, model__window=4) == []
