@@ -8,7 +8,7 @@ import os
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from s2sjax.data import lines
@@ -81,6 +81,9 @@ def test_a_few_zeros_do_not_make_another_encoding_of_utf8_wherever_they_stand(di
         if units[number].isascii():
             units[number] = units[number][:1] + b"\0" if encoding == "LE" else b"\0" + units[number][1:]
     content = b"".join(units[:5]) + b"\nx" + b"".join(units[5:]) + b"y\n"
+    for seen in (content, content[: content.index(b"\n") + 1]):  # a stream is judged by its first line
+        # Where a quarter is tabs and line ends it may as well be Devanagari, whose letters have "\t" in UTF-16.
+        assume(4 * (seen.count(b"\t") + seen.count(b"\n")) < len(seen.replace(b"\0", b"")))
     path = directory / "file"
     path.write_bytes(content)
     try:
