@@ -352,7 +352,8 @@ def test_outputs_do_not_depend_on_company_order_padding_nbest_or_devices(family,
 @pytest.mark.thorough
 @pytest.mark.parametrize("precision", [precision for precision in Precision if precision != Precision.FLOAT32])
 def test_operands_rounded_beforehand_change_nothing(subject, precision):
-    scorer, batch = Single(subject.build(precision), precision), jax.tree.map(jnp.asarray, dict(bucketed()))
+    batch = jax.tree.map(jnp.asarray, dict(subject.given(bucketed())))
+    scorer = Single(subject.build(precision), precision)
     rounded = scorer.rounded(subject.params)
     halved = [a.dtype != b.dtype for a, b in zip(*map(jax.tree.leaves, (subject.params, rounded)), strict=True)]
     assert any(halved) == (subject.family != "hmm"), "a mixture of distributions multiplies in float32 always"
@@ -362,7 +363,7 @@ def test_operands_rounded_beforehand_change_nothing(subject, precision):
         forced = scorer.token_log_probs(params, batch)
         if subject.family not in models.text_writers():
             return (forced,)
-        memory = scorer.encode(params, source_batch(batch["inputs"], (batch["inputs"] != PAD).sum(axis=1)))
+        memory = scorer.encode(params, source_batch(batch["inputs"], (batch["input_segments"] > 0).sum(axis=1)))
         cache = scorer.init_cache(params, memory, width=2, max_len=3)
         stepped, _ = scorer.step(params, memory)(batch["targets"][:, :2], cache)
         return forced, stepped
